@@ -1,0 +1,1 @@
+//! Benches of the engine and of the front beside other servers.
