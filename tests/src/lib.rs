@@ -1,1 +1,15 @@
-//! What the scenarios share: starting and stopping the daemon, and what a test may require of the machine.
+//! What the scenarios share: starting and stopping the daemon, a client that sees every byte and header, recorded
+//! traces, and what a test may require of the machine.
+//!
+//! A scenario is a file in `tests/tests/`. It talks to the real binary over real sockets and counts at the
+//! registry what a read has cost. Nothing here reaches into the daemon.
+#![forbid(unsafe_code)]
+
+mod client;
+mod daemon;
+mod metrics;
+pub mod need;
+
+pub use client::{Answer, AnswerHead, Client, Reading, Request};
+pub use daemon::{Builder, Daemon, Io};
+pub use metrics::Metrics;

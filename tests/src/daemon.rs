@@ -1,0 +1,321 @@
+//! The real `darter serve`, as a child process with ports and a directory of its own.
+
+use std::{
+    env,
+    fs::{self, File, OpenOptions},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{self, Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::{Client, Metrics, Request};
+
+/// How long a start may take, also after a kill -9: part of the daemon's promise.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+/// How long an orderly stop may take: it lets running answers end.
+const STOPPED_WITHIN: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(10);
+
+/// What moves bytes between slabs and sockets: `--io`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Io {
+    /// The daemon probes and chooses.
+    #[default]
+    Auto,
+    /// io_uring.
+    Ring,
+    /// Blocking calls on a pool of threads.
+    Pool,
+}
+
+impl Io {
+    /// As the flag and the daemon's log write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Io::Auto => "auto",
+            Io::Ring => "ring",
+            Io::Pool => "pool",
+        }
+    }
+}
+
+/// How a daemon is to be started. What is not said is left to the daemon's own defaults, except that each daemon
+/// gets addresses and a data directory of its own and a small capacity.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    flags: Vec<String>,
+    capacity: String,
+    data_dir: Option<PathBuf>,
+    deny_io_uring: bool,
+}
+
+impl Builder {
+    /// The registry for requests that name none, allowed although it is on loopback.
+    pub fn registry(self, url: &str) -> Builder {
+        let host = url.split_once("://").map_or(url, |(_, host)| host).trim_end_matches('/').to_owned();
+        self.flag("--registry", url).allow_registry(&host)
+    }
+
+    /// One more registry, `HOST[:PORT]`, that the destination guard lets pass.
+    pub fn allow_registry(self, host: &str) -> Builder {
+        self.flag("--allow-registry", host)
+    }
+
+    /// How much may be kept, as in the configuration: `64MiB`.
+    pub fn capacity(mut self, capacity: &str) -> Builder {
+        self.capacity = capacity.to_owned();
+        self
+    }
+
+    /// Whether the rest of a blob is fetched once a part of it has been read.
+    pub fn prefetch(self, prefetch: bool) -> Builder {
+        self.flag("--prefetch", &prefetch.to_string())
+    }
+
+    /// How many cores serve.
+    pub fn shards(self, shards: u16) -> Builder {
+        self.flag("--shards", &shards.to_string())
+    }
+
+    /// Which I/O the daemon is told to use.
+    pub fn io(self, io: Io) -> Builder {
+        self.flag("--io", io.name())
+    }
+
+    /// Whether the child runs under a seccomp filter that refuses io_uring, as in a container.
+    pub fn deny_io_uring(mut self, deny: bool) -> Builder {
+        self.deny_io_uring = deny;
+        self
+    }
+
+    /// Where content is kept, instead of a temporary directory. It outlives the daemon.
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.data_dir = Some(path.into());
+        self
+    }
+
+    /// Any further flag of `darter serve`.
+    pub fn flag(mut self, name: &str, value: &str) -> Builder {
+        self.flags.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Starts the daemon and waits until it serves.
+    ///
+    /// # Panics
+    /// When the binary is missing, or the daemon ends or is not ready within 20 s; its log is shown.
+    pub fn start(self) -> Daemon {
+        let mut daemon = self.spawn();
+        daemon.wait_until_ready();
+        daemon
+    }
+
+    /// Starts a daemon that is expected to refuse, and waits for it to end.
+    ///
+    /// # Panics
+    /// When it is still running after 20 s.
+    pub fn start_refused(self) -> (ExitStatus, String) {
+        let mut daemon = self.spawn();
+        let status = daemon.wait(READY_WITHIN);
+        (status, daemon.log())
+    }
+
+    fn spawn(self) -> Daemon {
+        let home = TempDir::with_prefix("darter-test-").expect("a temporary directory can be made");
+        let host = own_loopback_address();
+        let data_dir = self.data_dir.clone().unwrap_or_else(|| home.path().join("data"));
+        let (front, admin) = (SocketAddr::new(host, free_port()), SocketAddr::new(host, free_port()));
+        let child = command(&self, &data_dir, front, admin, home.path());
+        Daemon { builder: self, home, data_dir, front, admin, child }
+    }
+}
+
+/// A running `darter serve`. Dropped, it is killed by its own process id.
+#[derive(Debug)]
+pub struct Daemon {
+    builder: Builder,
+    home: TempDir,
+    data_dir: PathBuf,
+    front: SocketAddr,
+    admin: SocketAddr,
+    child: Child,
+}
+
+impl Daemon {
+    /// A daemon to be, with a capacity of 256 MiB.
+    pub fn builder() -> Builder {
+        Builder { flags: Vec::new(), capacity: "256MiB".to_owned(), data_dir: None, deny_io_uring: false }
+    }
+
+    /// Where clients read.
+    pub fn front(&self) -> SocketAddr {
+        self.front
+    }
+
+    /// Where `/server/ping` and `/metrics` are.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Where content is kept.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// A new client of the front.
+    pub fn client(&self) -> Client {
+        Client::new(self.front)
+    }
+
+    /// What the daemon has printed so far, over all its starts.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).expect("the log of the daemon can be read")
+    }
+
+    /// A scrape of `/metrics`.
+    pub fn metrics(&self) -> Metrics {
+        let answer = Client::new(self.admin).fetch(&Request::get("/metrics")).expect("/metrics answers");
+        assert_eq!(answer.status(), 200, "/metrics");
+        Metrics::parse(std::str::from_utf8(&answer.body).expect("metrics are text"))
+    }
+
+    /// Stops in order, with SIGTERM.
+    ///
+    /// # Panics
+    /// When it does not end within 60 s, or with anything but 0.
+    pub fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        let status = self.wait(STOPPED_WITHIN);
+        assert!(status.success(), "SIGTERM ended the daemon with {status}\n{}", self.log());
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill9(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait(STOPPED_WITHIN);
+    }
+
+    /// Starts it again after [`Daemon::stop`] or [`Daemon::kill9`], on the same addresses and the same directory.
+    /// Returns how long it took to be ready.
+    pub fn restart(&mut self) -> Duration {
+        assert!(self.child.try_wait().is_ok_and(|status| status.is_some()), "stop it before you restart it");
+        self.child = command(&self.builder, &self.data_dir, self.front, self.admin, self.home.path());
+        self.wait_until_ready()
+    }
+
+    /// Sends any signal.
+    pub fn signal(&self, signal: Signal) {
+        // The child has not been reaped, or the id would not be the child's any more.
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("a child can be signalled by its parent");
+    }
+
+    /// Waits for the daemon to end by itself.
+    ///
+    /// # Panics
+    /// When it is still running after `within`; its log is shown.
+    pub fn wait(&mut self, within: Duration) -> ExitStatus {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "still running after {within:?}\n{}", self.log());
+            thread::sleep(POLL);
+        }
+    }
+
+    fn wait_until_ready(&mut self) -> Duration {
+        let started = Instant::now();
+        let ping = Request::get("/server/ping");
+        loop {
+            if Client::new(self.admin).fetch(&ping).is_ok_and(|answer| answer.status() == 200) {
+                return started.elapsed();
+            }
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                panic!("the daemon ended with {status} before it was ready\n{}", self.log());
+            }
+            assert!(started.elapsed() < READY_WITHIN, "not ready after {READY_WITHIN:?}\n{}", self.log());
+            thread::sleep(POLL);
+        }
+    }
+
+    fn log_file(&self) -> PathBuf {
+        log_file(self.home.path())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log());
+        }
+    }
+}
+
+/// Executes `darter serve` with its output appended to the log.
+fn command(builder: &Builder, data_dir: &Path, front: SocketAddr, admin: SocketAddr, home: &Path) -> Child {
+    let mut command = match builder.deny_io_uring {
+        true => {
+            let mut filtered = Command::new(built("without-io-uring"));
+            filtered.arg(built("darter"));
+            filtered
+        }
+        false => Command::new(built("darter")),
+    };
+    command.arg("serve").arg("--data-dir").arg(data_dir);
+    command.args(["--capacity", &builder.capacity]);
+    command.args(["--front", &front.to_string(), "--admin", &admin.to_string()]).args(&builder.flags);
+    // No configuration, proxy or state of the person who runs the tests.
+    command.env("HOME", home).env_remove("XDG_STATE_HOME").env_remove("XDG_CONFIG_HOME");
+    for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+        command.env_remove(proxy);
+    }
+    let log = || -> io::Result<File> { OpenOptions::new().create(true).append(true).open(log_file(home)) };
+    command.stdin(Stdio::null());
+    command.stdout(log().expect("the log can be opened")).stderr(log().expect("the log can be opened"));
+    command.spawn().expect("the daemon can be executed")
+}
+
+fn log_file(home: &Path) -> PathBuf {
+    home.join("log")
+}
+
+/// A binary of this workspace, built in the same profile as the running test.
+///
+/// # Panics
+/// When it is not there.
+fn built(name: &str) -> PathBuf {
+    let test = env::current_exe().expect("a test knows its own path");
+    // The test is target/PROFILE/deps/NAME-HASH.
+    let binary = test.ancestors().nth(2).expect("a test lies two levels deep").join(name);
+    assert!(
+        binary.is_file(),
+        "{} is not built; `cargo test --workspace` builds it, for one package alone run `cargo build --workspace` first",
+        binary.display(),
+    );
+    binary
+}
+
+/// An address of 127.64.0.0/10 that belongs to this process alone, by its id (at most 22 bits). No other test and no
+/// outgoing connection uses a port there, so that a port can be chosen before it is bound, and again at a restart.
+fn own_loopback_address() -> IpAddr {
+    let [_, high, middle, low] = process::id().to_be_bytes();
+    IpAddr::V4(Ipv4Addr::new(127, 64 | high, middle, low))
+}
+
+/// A port not given to any other daemon of this process, below the kernel's range for outgoing connections.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
