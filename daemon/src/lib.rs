@@ -2,3 +2,5 @@
 //!
 //! The binary `darter` is a thin shell over this crate; the whole-system tests use its demo registry.
 #![forbid(unsafe_code)]
+
+pub mod demo;
