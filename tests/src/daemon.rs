@@ -54,6 +54,7 @@ pub struct Builder {
     capacity: String,
     data_dir: Option<PathBuf>,
     deny_io_uring: bool,
+    expected_io: Option<Io>,
 }
 
 impl Builder {
@@ -89,6 +90,14 @@ impl Builder {
         self.flag("--io", io.name())
     }
 
+    /// On this I/O in earnest. For the pool, io_uring is refused to the child, and the daemon must find that out by
+    /// itself. The start fails when the daemon then says that it uses the other.
+    pub fn over(self, io: Io) -> Builder {
+        let denied = io == Io::Pool;
+        let chosen = self.io(if denied { Io::Auto } else { io }).deny_io_uring(denied);
+        Builder { expected_io: Some(io), ..chosen }
+    }
+
     /// Whether the child runs under a seccomp filter that refuses io_uring, as in a container.
     pub fn deny_io_uring(mut self, deny: bool) -> Builder {
         self.deny_io_uring = deny;
@@ -114,6 +123,10 @@ impl Builder {
     pub fn start(self) -> Daemon {
         let mut daemon = self.spawn();
         daemon.wait_until_ready();
+        if let Some(io) = daemon.builder.expected_io {
+            let said = format!("io={}", io.name());
+            assert!(daemon.log().contains(&said), "the daemon does not say {said}:\n{}", daemon.log());
+        }
         daemon
     }
 
@@ -137,6 +150,29 @@ impl Builder {
     }
 }
 
+/// Makes two tests of each scenario, a function of [`Io`](crate::Io): with io_uring, and with io_uring refused by a
+/// seccomp filter.
+#[macro_export]
+macro_rules! on_both_io {
+    ($($scenario:ident),* $(,)?) => {
+        mod ring {
+            $(#[test]
+            fn $scenario() {
+                let test = concat!("ring::", stringify!($scenario));
+                if $crate::need::need(test, &[$crate::need::Need::IoUring]) {
+                    super::$scenario($crate::Io::Ring);
+                }
+            })*
+        }
+        mod pool {
+            $(#[test]
+            fn $scenario() {
+                super::$scenario($crate::Io::Pool);
+            })*
+        }
+    };
+}
+
 /// A running `darter serve`. Dropped, it is killed by its own process id.
 #[derive(Debug)]
 pub struct Daemon {
@@ -151,7 +187,13 @@ pub struct Daemon {
 impl Daemon {
     /// A daemon to be, with a capacity of 256 MiB.
     pub fn builder() -> Builder {
-        Builder { flags: Vec::new(), capacity: "256MiB".to_owned(), data_dir: None, deny_io_uring: false }
+        Builder {
+            flags: Vec::new(),
+            capacity: "256MiB".to_owned(),
+            data_dir: None,
+            deny_io_uring: false,
+            expected_io: None,
+        }
     }
 
     /// Where clients read.
@@ -205,7 +247,7 @@ impl Daemon {
     /// Starts it again after [`Daemon::stop`] or [`Daemon::kill9`], on the same addresses and the same directory.
     /// Returns how long it took to be ready.
     pub fn restart(&mut self) -> Duration {
-        assert!(self.child.try_wait().is_ok_and(|status| status.is_some()), "stop it before you restart it");
+        assert!(!self.running(), "stop it before you restart it");
         self.child = command(&self.builder, &self.data_dir, self.front, self.admin, self.home.path());
         self.wait_until_ready()
     }
@@ -215,6 +257,11 @@ impl Daemon {
         // The child has not been reaped, or the id would not be the child's any more.
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("a child can be signalled by its parent");
+    }
+
+    /// Whether it has not ended yet.
+    pub fn running(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be waited for").is_none()
     }
 
     /// Waits for the daemon to end by itself.

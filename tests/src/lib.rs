@@ -8,8 +8,16 @@
 mod client;
 mod daemon;
 mod metrics;
+mod mount;
 pub mod need;
+mod origin;
+mod snapshot;
+mod trace;
 
 pub use client::{Answer, AnswerHead, Client, Reading, Request};
 pub use daemon::{Builder, Daemon, Io};
 pub use metrics::Metrics;
+pub use mount::Mounted;
+pub use origin::{BLOCK_BYTES, Blob, Origin};
+pub use snapshot::Snapshot;
+pub use trace::Trace;

@@ -1,0 +1,232 @@
+//! The registry as a scenario sees it: blobs whose every byte is known, and the bill for what was read of them.
+
+use std::{
+    io::{self, Read},
+    ops::Range,
+    thread,
+    time::{Duration, Instant},
+};
+
+use darter::demo::registry::{self, Faults, Registry, RegistryOptions, RequestLine};
+
+use crate::{Reading, Request};
+
+/// The unit in which the daemon fetches on demand, and so the unit of the bill. Stated here on its own, not taken
+/// from the engine: the promise to the registry's owner is in these 64 KiB.
+pub const BLOCK_BYTES: u64 = 64 << 10;
+
+const REPOSITORY: &str = "library/scenario";
+/// The registry is quiet when nothing has been asked or sent for that long.
+const QUIET: Duration = Duration::from_millis(500);
+/// How much of a body is compared at once.
+const PART_BYTES: usize = 256 << 10;
+
+/// A registry on loopback that counts. Stops when dropped.
+#[derive(Debug)]
+pub struct Origin {
+    registry: Registry,
+}
+
+impl Origin {
+    /// A registry as fast as loopback goes.
+    pub fn start() -> Origin {
+        Origin::with(RegistryOptions::default())
+    }
+
+    /// A registry that is slow, redirects or misbehaves.
+    pub fn with(options: RegistryOptions) -> Origin {
+        Origin { registry: Registry::start(options).expect("a registry can listen on loopback") }
+    }
+
+    /// The registry itself.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        self.registry.url()
+    }
+
+    /// Puts in a blob of `len` bytes that depend on `seed` alone.
+    pub fn blob(&self, seed: u64, len: u64) -> Blob {
+        let content = registry::Blob::synthetic(seed, len);
+        let digest = self.registry.add_blob(REPOSITORY, content.clone());
+        Blob { content, target: format!("/v2/{REPOSITORY}/blobs/{digest}") }
+    }
+
+    /// What goes wrong from now on.
+    pub fn faults(&self, faults: Faults) {
+        self.registry.set_faults(faults);
+    }
+
+    /// Body bytes of blobs sent since the start or the last [`Origin::forget`].
+    pub fn blob_bytes(&self) -> u64 {
+        self.registry.counts().blob_get.body_bytes
+    }
+
+    /// Starts a new bill.
+    pub fn forget(&self) {
+        self.registry.reset_counts();
+    }
+
+    /// Waits until nobody has asked anything for half a second.
+    ///
+    /// # Panics
+    /// After a minute of unrest.
+    pub fn wait_until_quiet(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let (mut counts, mut since) = (self.registry.counts(), Instant::now());
+        while since.elapsed() < QUIET {
+            thread::sleep(QUIET / 20);
+            let now = self.registry.counts();
+            if now != counts {
+                (counts, since) = (now, Instant::now());
+            }
+            assert!(Instant::now() < deadline, "the registry is still being asked: {counts:?}");
+        }
+    }
+
+    /// How many bytes of each block of `blob` have been sent.
+    ///
+    /// # Panics
+    /// When there were more requests than the registry keeps.
+    pub fn bytes_by_block(&self, blob: &Blob) -> Vec<u64> {
+        let requests = self.registry.requests();
+        assert!(requests.len() < RequestLine::KEPT, "more requests than the registry remembers");
+        let mut sent = vec![0; usize::try_from(blob.len().div_ceil(BLOCK_BYTES)).expect("a small blob")];
+        for request in requests.iter().filter(|request| request.target.starts_with(&blob.target)) {
+            let start = first_byte(request);
+            for (block, part) in by_block(start..start + request.body_bytes) {
+                sent[block] += part;
+            }
+        }
+        sent
+    }
+}
+
+/// A blob at the origin, every byte of which is known.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    content: registry::Blob,
+    target: String,
+}
+
+impl Blob {
+    /// The path under which registry and front have it.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// Length in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "no scenario has an empty blob")]
+    pub fn len(&self) -> u64 {
+        self.content.len()
+    }
+
+    /// Every byte.
+    pub fn whole(&self) -> Range<u64> {
+        0..self.len()
+    }
+
+    /// A GET of all of it.
+    pub fn get(&self) -> Request {
+        Request::get(&self.target)
+    }
+
+    /// A GET of this part of it.
+    pub fn get_range(&self, range: Range<u64>) -> Request {
+        self.get().range(range)
+    }
+
+    /// What `range` contains.
+    pub fn bytes(&self, range: Range<u64>) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).expect("a small range")];
+        self.content.read_exact_at(&mut bytes, range.start).expect("the range is within the blob");
+        bytes
+    }
+
+    /// How many bytes the blocks have that `ranges` touch, each counted once: what a boot may cost.
+    pub fn touched(&self, ranges: impl IntoIterator<Item = Range<u64>>) -> u64 {
+        let mut touched = std::collections::BTreeSet::new();
+        touched.extend(ranges.into_iter().flat_map(by_block).map(|(block, _)| block as u64));
+        touched.into_iter().map(|block| BLOCK_BYTES.min(self.len() - block * BLOCK_BYTES)).sum()
+    }
+
+    /// Reads the body of an answer to its end and compares it with `range`.
+    ///
+    /// # Errors
+    /// What the socket says. The bytes that came before were right.
+    ///
+    /// # Panics
+    /// On any other status than 200 or 206, a wrong byte, or a body of another length.
+    pub fn check(&self, reading: Reading<'_>, range: Range<u64>) -> io::Result<()> {
+        let (mut reading, mut at) = (reading, range.start);
+        let head = reading.head();
+        let status = if range == self.whole() { &[200, 206][..] } else { &[206] };
+        assert!(status.contains(&head.status), "{} {range:?}: {head:?}", self.target);
+        assert_eq!(head.content_length(), Some(range.end - range.start), "{} {range:?}", self.target);
+        let mut part = vec![0; PART_BYTES];
+        loop {
+            let got = reading.read(&mut part)?;
+            if got == 0 {
+                break;
+            }
+            let expected = self.bytes(at..at + got as u64);
+            if let Some(wrong) = (0..got).find(|&index| part[index] != expected[index]) {
+                panic!("{} {range:?}: wrong byte at {}", self.target, at + wrong as u64);
+            }
+            at += got as u64;
+        }
+        assert_eq!(at, range.end, "{} {range:?}: the body has another length", self.target);
+        Ok(())
+    }
+}
+
+/// The blocks of a range, with how many bytes of the range lie in each.
+fn by_block(range: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
+    (range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES)).map(move |block| {
+        let start = range.start.max(block * BLOCK_BYTES);
+        let end = range.end.min((block + 1) * BLOCK_BYTES);
+        (usize::try_from(block).expect("a small blob"), end - start)
+    })
+}
+
+/// Where the body of an answer began.
+fn first_byte(request: &RequestLine) -> u64 {
+    let range = request.range.as_deref().filter(|_| request.status == 206);
+    range.map_or(0, |range| {
+        let first = range.strip_prefix("bytes=").and_then(|range| range.split('-').next());
+        first.and_then(|first| first.parse().ok()).unwrap_or_else(|| panic!("a daemon's own range: {range}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Client;
+
+    #[test]
+    fn the_bill_is_in_blocks() {
+        let origin = Origin::start();
+        let blob = origin.blob(1, 3 * BLOCK_BYTES + 10);
+        let mut client = Client::new(origin.registry().host().parse().expect("an address"));
+        for range in [10..20, BLOCK_BYTES - 1..BLOCK_BYTES + 1, 3 * BLOCK_BYTES..blob.len()] {
+            let reading = client.send(&blob.get_range(range.clone())).expect("the registry answers");
+            blob.check(reading, range).expect("the registry answers");
+        }
+        assert_eq!(origin.bytes_by_block(&blob), [11, 1, 0, 10]);
+        assert_eq!(blob.touched([10..20, 5..BLOCK_BYTES, 3 * BLOCK_BYTES..blob.len()]), BLOCK_BYTES + 10);
+    }
+
+    #[test]
+    #[should_panic(expected = "wrong byte at 70000")]
+    fn one_wrong_byte_is_seen() {
+        let origin = Origin::start();
+        let blob = origin.blob(1, 100_000);
+        origin.faults(Faults { flip_byte_at: Some(70_000), ..Faults::default() });
+        let mut client = Client::new(origin.registry().host().parse().expect("an address"));
+        let reading = client.send(&blob.get()).expect("the registry answers");
+        let _ = blob.check(reading, blob.whole());
+    }
+}
