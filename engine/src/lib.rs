@@ -1,1 +1,36 @@
-//! The piece store.
+//! Darter's piece store.
+//!
+//! Contents are cut into blocks of 64 KiB and pieces of 256 KiB; a piece lives in a slot of a preallocated,
+//! memory-mapped slab. Readers get slices of the mapping under a lease, or buffers filled by one read; writers
+//! hand over whole blocks. What is durable is found again after a crash.
+//!
+//! What a newcomer should read, in this order: [`layout`] for the units, [`store`] for what can be asked,
+//! `slot` for the life of a slot, `docs/data-format.md` for what is on disk, `keeper` for when it gets there.
+//!
+//! The engine knows no network, no HTTP and no peer.
+#![deny(unsafe_code)]
+
+pub mod buffer;
+mod clock;
+pub mod content;
+pub mod content_id;
+mod directory;
+mod eviction;
+pub mod format;
+mod free_slots;
+mod frontier;
+mod hasher;
+mod index;
+mod keeper;
+pub mod layout;
+mod records;
+pub mod ring;
+mod slab;
+mod slot;
+pub mod store;
+
+pub use content::{Content, ContentSpec, Verification};
+pub use content_id::{ContentId, Naming, RegistryScope, Scope};
+pub use directory::OpenError;
+pub use layout::{BLOCK_BYTES, BlockIndex, BlockRun, Layout, PIECE_BYTES, PieceIndex};
+pub use store::{Reservation, Store, StoreOptions};

@@ -1,0 +1,107 @@
+//! Pooled buffers of one block.
+//!
+//! Bytes from the network gather in them until a block is whole; cold reads land in them. A filled buffer is
+//! frozen into [`Bytes`], shared by readers and by the write to its slot, and comes back to the pool when the
+//! last of them lets go. The pool never holds more than its limit: who finds it empty waits or sheds.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::layout::BLOCK_BYTES;
+
+/// Source of block buffers with a fixed limit; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct BlockPool {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    idle: Mutex<Vec<Box<[u8]>>>,
+    permits: Arc<Semaphore>,
+    blocks_max: usize,
+}
+
+impl BlockPool {
+    /// A pool of at most `blocks_max` buffers of [`BLOCK_BYTES`]; memory is taken as it is first used.
+    pub fn new(blocks_max: usize) -> Self {
+        let permits = Arc::new(Semaphore::new(blocks_max));
+        Self { shared: Arc::new(Shared { idle: Mutex::default(), permits, blocks_max }) }
+    }
+
+    /// A buffer, at once or not at all.
+    pub fn try_take(&self) -> Option<BlockBuffer> {
+        let permit = self.shared.permits.clone().try_acquire_owned().ok()?;
+        Some(self.buffer(permit))
+    }
+
+    /// A buffer, as soon as one comes back.
+    pub async fn take(&self) -> BlockBuffer {
+        match self.shared.permits.clone().acquire_owned().await {
+            Ok(permit) => self.buffer(permit),
+            Err(_) => unreachable!("the pool never closes its semaphore"),
+        }
+    }
+
+    /// Buffers in use now.
+    pub fn in_use(&self) -> usize {
+        self.shared.blocks_max - self.shared.permits.available_permits()
+    }
+
+    fn buffer(&self, permit: OwnedSemaphorePermit) -> BlockBuffer {
+        let idle = self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let data = idle.unwrap_or_else(|| vec![0; BLOCK_BYTES as usize].into_boxed_slice());
+        BlockBuffer { data, shared: self.shared.clone(), _permit: permit }
+    }
+}
+
+/// One buffer of [`BLOCK_BYTES`], owned. Its contents are those of its last user.
+#[derive(Debug)]
+pub struct BlockBuffer {
+    data: Box<[u8]>,
+    shared: Arc<Shared>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl BlockBuffer {
+    /// All of the buffer, to be filled.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.data
+    }
+
+    /// The first `filled` bytes as shared bytes.
+    pub fn freeze(self, filled: usize) -> Bytes {
+        Bytes::from_owner(self).slice(..filled)
+    }
+}
+
+impl AsRef<[u8]> for BlockBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Drop for BlockBuffer {
+    fn drop(&mut self) {
+        let data = std::mem::take(&mut self.data);
+        self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner).push(data);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_holds_until_the_last_share_is_dropped() {
+        let pool = BlockPool::new(1);
+        let bytes = pool.try_take().unwrap().freeze(100);
+        let share = bytes.slice(10..20);
+        drop(bytes);
+        assert!(pool.try_take().is_none());
+        drop(share);
+        assert!(pool.try_take().is_some());
+    }
+}

@@ -1,0 +1,303 @@
+//! A content in memory: what it is, which slots hold its pieces, and how far its digest has been checked.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::content_id::{ContentId, Naming, RegistryScope, Scope};
+use crate::format::ContentRecord;
+use crate::frontier::Frontier;
+use crate::layout::{BlockIndex, Layout, PieceIndex};
+use crate::slot::SlotIndex;
+
+/// How coarse "last used" is on disk: a record is not rewritten for every read.
+const USED_AT_STEP_S: u64 = 300;
+const NO_SLOT: u32 = u32::MAX;
+
+/// What a content is created with.
+#[derive(Clone, Debug)]
+pub struct ContentSpec {
+    /// Name.
+    pub id: ContentId,
+    /// What the name is the hash of.
+    pub naming: Naming,
+    /// Length and blocks.
+    pub layout: Layout,
+    /// Canonical origin of the registry that the bytes come from, `scheme://host:port`.
+    pub registry: String,
+    /// As the registry named it; may be empty.
+    pub media_type: String,
+    /// ETag or Last-Modified of a content named by URL; may be empty.
+    pub validator: String,
+}
+
+/// How far the bytes are proved to be those of the digest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verification {
+    /// The whole digest was right.
+    Passed,
+    /// The whole digest was wrong: the content is purged.
+    Wrong,
+    /// Hashed up to here; the block named is the next one.
+    Pending {
+        /// The next block to hash.
+        next: BlockIndex,
+        /// Nothing goes on until that block is written or fed.
+        stalled: bool,
+    },
+    /// Named by URL: there is nothing to check against.
+    Unprovable,
+}
+
+/// The registry that unverified bytes belong to.
+#[derive(Clone, Debug)]
+struct Source {
+    registry: String,
+    scope: RegistryScope,
+}
+
+/// One content of the store.
+#[derive(Debug)]
+pub struct Content {
+    id: ContentId,
+    naming: Naming,
+    layout: Layout,
+    source: Mutex<Source>,
+    media_type: String,
+    validator: String,
+    created_at_s: u64,
+    pub(crate) place: u32,
+    pub(crate) tenure: u64,
+    pieces: Box<[AtomicU32]>,
+    pub(crate) held_slots: AtomicU32,
+    pinned: AtomicBool,
+    gone: AtomicBool,
+    /// A record of it is on disk.
+    pub(crate) recorded: AtomicBool,
+    pub(crate) used_at_s: AtomicU64,
+    pub(crate) passed_at_s: AtomicU64,
+    pub(crate) frontier: Frontier,
+    /// Under which scope the index has it. Changed by the index only.
+    pub(crate) indexed_as: Mutex<Scope>,
+    changed: Notify,
+}
+
+impl Content {
+    pub(crate) fn new(spec: ContentSpec, place: u32, tenure: u64) -> Self {
+        let now = clock::unix_s();
+        let scope = RegistryScope::of_origin(&spec.registry);
+        Self {
+            id: spec.id,
+            naming: spec.naming,
+            layout: spec.layout,
+            source: Mutex::new(Source { registry: spec.registry, scope }),
+            media_type: spec.media_type,
+            validator: spec.validator,
+            created_at_s: now,
+            place,
+            tenure,
+            pieces: no_pieces(spec.layout),
+            held_slots: AtomicU32::new(0),
+            pinned: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            recorded: AtomicBool::new(false),
+            used_at_s: AtomicU64::new(now),
+            passed_at_s: AtomicU64::new(0),
+            frontier: Frontier::new(),
+            indexed_as: Mutex::new(Scope::Registry(scope)),
+            changed: Notify::new(),
+        }
+    }
+
+    /// From its record; `None` if the record's length is none that a content can have.
+    pub(crate) fn restore(record: ContentRecord) -> Option<Self> {
+        let layout = Layout::new(record.length_bytes)?;
+        let scope = if record.verified { Scope::Verified } else { Scope::Registry(record.scope) };
+        Some(Self {
+            id: record.id,
+            naming: record.naming,
+            layout,
+            source: Mutex::new(Source { registry: record.registry, scope: record.scope }),
+            media_type: record.media_type,
+            validator: record.validator,
+            created_at_s: record.created_at_s,
+            place: record.index,
+            tenure: record.tenure,
+            pieces: no_pieces(layout),
+            held_slots: AtomicU32::new(0),
+            pinned: AtomicBool::new(record.pinned),
+            gone: AtomicBool::new(false),
+            recorded: AtomicBool::new(true),
+            used_at_s: AtomicU64::new(record.used_at_s),
+            passed_at_s: AtomicU64::new(record.passed_at_s),
+            frontier: if record.verified { Frontier::passed(layout) } else { Frontier::new() },
+            indexed_as: Mutex::new(scope),
+            changed: Notify::new(),
+        })
+    }
+
+    pub(crate) fn record(&self, sequence: u64) -> ContentRecord {
+        let source = self.source().clone();
+        ContentRecord {
+            index: self.place,
+            sequence,
+            tenure: self.tenure,
+            id: self.id,
+            length_bytes: self.layout.length_bytes(),
+            live: !self.is_gone(),
+            verified: self.verification() == Verification::Passed,
+            pinned: self.pinned(),
+            naming: self.naming,
+            created_at_s: self.created_at_s,
+            used_at_s: self.used_at_s.load(Ordering::Relaxed),
+            expires_at_s: 0,
+            passed_at_s: self.passed_at_s.load(Ordering::Relaxed),
+            scope: source.scope,
+            registry: source.registry,
+            media_type: self.media_type.clone(),
+            validator: self.validator.clone(),
+        }
+    }
+
+    /// Name.
+    pub fn id(&self) -> ContentId {
+        self.id
+    }
+
+    /// What the name is the hash of.
+    pub fn naming(&self) -> Naming {
+        self.naming
+    }
+
+    /// Length and blocks.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Canonical origin of the registry that unverified bytes came from.
+    pub fn registry(&self) -> String {
+        self.source().registry.clone()
+    }
+
+    /// New bytes come from another registry: what is unverified belongs to that one now.
+    pub(crate) fn set_registry(&self, registry: &str) -> RegistryScope {
+        let scope = RegistryScope::of_origin(registry);
+        *self.source() = Source { registry: registry.to_owned(), scope };
+        scope
+    }
+
+    fn source(&self) -> std::sync::MutexGuard<'_, Source> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As the registry named it; may be empty.
+    pub fn media_type(&self) -> &str {
+        &self.media_type
+    }
+
+    /// ETag or Last-Modified of a content named by URL; may be empty.
+    pub fn validator(&self) -> &str {
+        &self.validator
+    }
+
+    /// Unix seconds.
+    pub fn created_at_s(&self) -> u64 {
+        self.created_at_s
+    }
+
+    /// Unix seconds, to within some minutes.
+    pub fn used_at_s(&self) -> u64 {
+        self.used_at_s.load(Ordering::Relaxed)
+    }
+
+    /// Never evicted.
+    pub fn pinned(&self) -> bool {
+        self.pinned.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_pinned(&self, pinned: bool) {
+        self.pinned.store(pinned, Ordering::Relaxed);
+    }
+
+    /// Pieces of which at least one block is here.
+    pub fn held_pieces(&self) -> u32 {
+        self.held_slots.load(Ordering::Relaxed)
+    }
+
+    /// How far the digest is checked.
+    pub fn verification(&self) -> Verification {
+        match self.naming {
+            Naming::Url => Verification::Unprovable,
+            Naming::Digest => self.frontier.verification(self.layout),
+        }
+    }
+
+    /// Completes when the verification moved, stalled or ended after this call.
+    pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
+    pub(crate) fn notify_changed(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Removed from the store: nothing more is kept for it, and whoever still holds it should look it up again.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_gone(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+
+    /// Notes a use. True when the record on disk should learn of it.
+    pub(crate) fn note_used(&self) -> bool {
+        let now = clock::unix_s();
+        let before = self.used_at_s.load(Ordering::Relaxed);
+        let stale = now.saturating_sub(before) >= USED_AT_STEP_S;
+        if stale {
+            self.used_at_s.store(now, Ordering::Relaxed);
+        }
+        stale
+    }
+
+    pub(crate) fn slot_of(&self, piece: PieceIndex) -> Option<SlotIndex> {
+        let slot = self.pieces[piece.number() as usize].load(Ordering::Acquire);
+        (slot != NO_SLOT).then_some(SlotIndex(slot))
+    }
+
+    /// Gives the piece its slot. The caller holds the store's room, so nobody else gives it one now.
+    pub(crate) fn set_slot(&self, piece: PieceIndex, slot: SlotIndex) {
+        self.pieces[piece.number() as usize].store(slot.0, Ordering::Release);
+        self.held_slots.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The piece no longer lives in that slot. False if it did not.
+    pub(crate) fn clear_slot(&self, piece: u32, slot: SlotIndex) -> bool {
+        let Some(entry) = self.pieces.get(piece as usize) else { return false };
+        let cleared = entry.compare_exchange(slot.0, NO_SLOT, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if cleared {
+            self.held_slots.fetch_sub(1, Ordering::Relaxed);
+        }
+        cleared
+    }
+
+    /// The slots that hold pieces now.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (u32, SlotIndex)> {
+        (0u32..).zip(self.pieces.iter()).filter_map(|(piece, slot)| {
+            let slot = slot.load(Ordering::Acquire);
+            (slot != NO_SLOT).then_some((piece, SlotIndex(slot)))
+        })
+    }
+
+    /// The scope under which it may be served now.
+    pub fn scope(&self) -> Scope {
+        *self.indexed_as.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn no_pieces(layout: Layout) -> Box<[AtomicU32]> {
+    (0..layout.piece_count()).map(|_| AtomicU32::new(NO_SLOT)).collect()
+}

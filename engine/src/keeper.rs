@@ -1,0 +1,457 @@
+//! The thread that evicts, makes room, and makes records durable.
+//!
+//! One pass does, in this order:
+//!
+//! 1. evict, if little room is left, until twice the low water mark is free;
+//! 2. write the records that release slots, sync, and give those slots back: nothing on disk speaks for their
+//!    old tenants any more;
+//! 3. sync the slabs that were written to, write the records of contents and of new blocks, sync: they are
+//!    durable.
+//!
+//! Steps 1 and 2 run as soon as room is wanted, step 3 at most every half second or when someone waits for it.
+//! All of it is blocking I/O (a sync takes 1–7 ms and more) and none of it runs on a shard. Nothing else writes
+//! records, so this thread alone knows their places.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::clock;
+use crate::content::Content;
+use crate::eviction::{Candidate, Resident, Residents};
+use crate::format::{SLOTS_PER_SLAB, Session, SlotRecord};
+use crate::index::Places;
+use crate::layout::{BLOCKS_PER_PIECE, BlockIndex};
+use crate::records::Records;
+use crate::slot::{SlotIndex, SlotState};
+use crate::store::{FlushError, Inner, piece_key};
+
+const COMMIT_EVERY: Duration = Duration::from_millis(500);
+const EXPIRE_EVERY: Duration = Duration::from_secs(10);
+/// Released slots whose leases still live are looked at so often.
+const LEASED_RETRY: Duration = Duration::from_millis(20);
+
+/// What the keeper is told. Bounded: by slots, by contents, and by callers that wait.
+#[derive(Debug, Default)]
+pub(crate) struct KeeperQueue {
+    news: Mutex<News>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    written: HashMap<u32, Written>,
+    released: Vec<SlotIndex>,
+    contents: HashMap<u32, Arc<Content>>,
+    flushes: Vec<oneshot::Sender<Result<(), FlushError>>>,
+    room_wanted: Option<usize>,
+    stop: bool,
+}
+
+/// Blocks of one slot that no durable record speaks of yet.
+#[derive(Debug)]
+struct Written {
+    generation: u32,
+    presence: u8,
+    blake3: [[u8; 32]; BLOCKS_PER_PIECE as usize],
+}
+
+impl KeeperQueue {
+    fn news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A block was written and published.
+    pub(crate) fn written(&self, slot: SlotIndex, generation: u32, block: BlockIndex, blake3: [u8; 32]) {
+        let mut news = self.news();
+        let fresh = || Written { generation, presence: 0, blake3: Default::default() };
+        let written = news.written.entry(slot.0).or_insert_with(fresh);
+        if written.generation != generation {
+            *written = fresh();
+        }
+        written.presence |= 1 << block.in_piece();
+        written.blake3[block.in_piece() as usize] = blake3;
+    }
+
+    /// A slot's state became Releasing.
+    pub(crate) fn released(&self, slot: SlotIndex) {
+        self.news().released.push(slot);
+    }
+
+    /// What the record of a content says has changed.
+    pub(crate) fn note_content(&self, content: &Arc<Content>) {
+        self.news().contents.insert(content.place, content.clone());
+    }
+
+    /// Room for so many pieces is wanted beyond what is kept free anyway.
+    pub(crate) fn want_room(&self, pieces: usize) {
+        let mut news = self.news();
+        news.room_wanted = Some(news.room_wanted.unwrap_or(0).max(pieces));
+        self.wake.notify_one();
+    }
+
+    /// Completes when what was written before is durable.
+    pub(crate) fn flush(&self) -> oneshot::Receiver<Result<(), FlushError>> {
+        let (done, wait) = oneshot::channel();
+        self.news().flushes.push(done);
+        self.wake.notify_one();
+        wait
+    }
+
+    pub(crate) fn stop(&self) {
+        self.news().stop = true;
+        self.wake.notify_one();
+    }
+
+    /// Waits until something is urgent or the time is over.
+    fn wait(&self, timeout: Duration) -> MutexGuard<'_, News> {
+        let idle = |news: &mut News| news.flushes.is_empty() && news.room_wanted.is_none() && !news.stop;
+        self.wake.wait_timeout_while(self.news(), timeout, idle).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// The thread's own state.
+pub(crate) struct Keeper {
+    inner: Arc<Inner>,
+    records: Records,
+    /// Released slots that are not free yet: leased, or their record is not durable.
+    releasing: Vec<SlotIndex>,
+    /// Set by the first record that could not be written: what is on disk stays as it is from then on.
+    failed: Option<FlushError>,
+    _directory_lock: File,
+}
+
+impl Keeper {
+    pub(crate) fn new(inner: Arc<Inner>, records: Records, directory_lock: File) -> Self {
+        Self { inner, records, releasing: Vec::new(), failed: None, _directory_lock: directory_lock }
+    }
+
+    pub(crate) fn run(mut self) {
+        lower_priority();
+        let (mut committed, mut expired) = (Instant::now(), Instant::now());
+        loop {
+            let timeout = if self.releasing.is_empty() { COMMIT_EVERY } else { LEASED_RETRY };
+            let mut news = self.inner.keeper.wait(timeout);
+            let stop = news.stop;
+            let room_wanted = news.room_wanted.take().unwrap_or(0);
+            let released = std::mem::take(&mut news.released);
+            let commit = stop || !news.flushes.is_empty() || committed.elapsed() >= COMMIT_EVERY;
+            let batch = commit.then(|| Batch {
+                written: std::mem::take(&mut news.written),
+                contents: std::mem::take(&mut news.contents),
+                flushes: std::mem::take(&mut news.flushes),
+            });
+            drop(news);
+            self.releasing.extend(released);
+            self.make_room(room_wanted);
+            self.settle_released();
+            if let Some(batch) = batch {
+                self.commit(batch);
+                committed = Instant::now();
+            }
+            if expired.elapsed() >= EXPIRE_EVERY {
+                self.expire();
+                expired = Instant::now();
+            }
+            if stop {
+                return self.stop();
+            }
+        }
+    }
+
+    /// Evicts until twice the low water mark, and what is wanted, is free or about to be.
+    fn make_room(&mut self, wanted: usize) {
+        let inner = &self.inner;
+        let low = inner.low_water() as usize;
+        let mut room = inner.room();
+        let coming = room.free.len() as usize + self.releasing.len();
+        if coming >= low + wanted {
+            return;
+        }
+        let evictor = Evictor { inner, places: inner.index.places(), evicted: Default::default() };
+        room.queues.evict(2 * low + wanted - coming, &evictor);
+        let evicted = evictor.evicted.into_inner();
+        inner.counters.evicted_pieces.fetch_add(evicted.len() as u64, Ordering::Relaxed);
+        self.releasing.extend(evicted);
+    }
+
+    /// Makes the release of slots durable and gives back those that nobody leases.
+    fn settle_released(&mut self) {
+        if self.releasing.is_empty() {
+            return;
+        }
+        let recorded: Vec<SlotIndex> =
+            self.releasing.iter().copied().filter(|slot| self.inner.slots.durable(*slot) != 0).collect();
+        if !recorded.is_empty() {
+            if self.failed.is_some() {
+                // Records cannot be written: those slots keep their tenants on disk and must not be reused.
+                self.releasing.retain(|slot| self.inner.slots.durable(*slot) == 0);
+            } else if let Err(error) = self.write_releases(&recorded) {
+                self.fail(&error);
+                return;
+            }
+        }
+        let inner = &self.inner;
+        let mut room = inner.room();
+        let mut freed = false;
+        self.releasing.retain(|slot| {
+            let vacated = inner.slots.vacate(*slot);
+            if vacated && inner.slab_of(*slot).in_service() {
+                room.free.insert(*slot);
+                freed = true;
+            }
+            !vacated
+        });
+        drop(room);
+        if freed {
+            self.inner.room_made.notify_waiters();
+        }
+    }
+
+    fn write_releases(&mut self, slots: &[SlotIndex]) -> std::io::Result<()> {
+        for slot in slots {
+            let word = self.inner.slots.word(*slot);
+            debug_assert_eq!(word.state, SlotState::Releasing);
+            self.records.write_slot(SlotRecord {
+                index: slot.0,
+                sequence: 0,
+                tenure: 0,
+                content: 0,
+                piece: 0,
+                generation: word.generation,
+                held: false,
+                presence: 0,
+                crc32: Default::default(),
+                blake3: Default::default(),
+            })?;
+        }
+        self.records.sync()?;
+        slots.iter().for_each(|slot| self.inner.slots.forget_durable(*slot));
+        Ok(())
+    }
+
+    fn commit(&mut self, batch: Batch) {
+        let result = match &self.failed {
+            Some(failed) => Err(failed.clone()),
+            None if batch.written.is_empty() && batch.contents.is_empty() => Ok(()),
+            None => self.write_batch(&batch).map_err(|error| self.fail(&error)),
+        };
+        for flush in batch.flushes {
+            let _ = flush.send(result.clone());
+        }
+    }
+
+    fn write_batch(&mut self, batch: &Batch) -> std::io::Result<()> {
+        let held = self.synced_blocks(batch);
+        let mut contents: HashMap<u32, &Arc<Content>> =
+            batch.contents.iter().map(|(place, content)| (*place, content)).collect();
+        let places = self.inner.index.places();
+        let tenants: Vec<Arc<Content>> = held
+            .iter()
+            .filter_map(|(slot, _)| places.content(self.inner.slots.tenant(*slot).content).cloned())
+            .collect();
+        drop(places);
+        for content in &tenants {
+            if !content.recorded.load(Ordering::Relaxed) {
+                contents.entry(content.place).or_insert(content);
+            }
+        }
+        // A verdict that was taken back must be on disk before the bytes that took it back.
+        if !contents.is_empty() {
+            for content in contents.values() {
+                self.records.write_content(|sequence| content.record(sequence))?;
+                content.recorded.store(true, Ordering::Relaxed);
+            }
+            self.records.sync()?;
+        }
+        let mut durable = Vec::with_capacity(held.len());
+        for (slot, written) in held {
+            if let Some(record) = self.slot_record(slot, written)? {
+                durable.push((slot, record.generation, record.presence));
+                self.records.write_slot(record)?;
+            }
+        }
+        self.records.sync()?;
+        for (slot, _, presence) in durable {
+            // Only this thread vacates slots, so the generation is still the record's.
+            self.inner.slots.mark_durable(slot, presence);
+        }
+        for content in batch.contents.values().filter(|content| content.is_gone()) {
+            self.inner.index.vacate(content);
+        }
+        Ok(())
+    }
+
+    /// Syncs the slabs of a batch. A slab whose sync fails loses every slot of the batch that is on it.
+    fn synced_blocks<'a>(&self, batch: &'a Batch) -> Vec<(SlotIndex, &'a Written)> {
+        let mut by_slab: BTreeMap<u32, Vec<(SlotIndex, &Written)>> = BTreeMap::new();
+        for (slot, written) in &batch.written {
+            by_slab.entry(slot / SLOTS_PER_SLAB).or_default().push((SlotIndex(*slot), written));
+        }
+        let mut held = Vec::with_capacity(batch.written.len());
+        for (number, mut slots) in by_slab {
+            let slab = &self.inner.slabs[number as usize];
+            match slab.file().sync_data() {
+                Ok(()) if slab.in_service() => {
+                    slots.sort_unstable_by_key(|(slot, _)| *slot);
+                    held.extend(slots);
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::error!(
+                        slab = number, %error, pieces = slots.len(),
+                        "a slab cannot be synced: what was written to it since the last sync is dropped, and it takes no more"
+                    );
+                    self.retire_slab(number, slots.iter().map(|(slot, _)| *slot));
+                }
+            }
+        }
+        held
+    }
+
+    fn retire_slab(&self, slab: u32, unsynced: impl Iterator<Item = SlotIndex>) {
+        self.inner.slabs[slab as usize].take_out_of_service();
+        let later: Vec<SlotIndex> = {
+            let mut news = self.inner.keeper.news();
+            let on_it: Vec<u32> =
+                news.written.keys().copied().filter(|slot| slot / SLOTS_PER_SLAB == slab).collect();
+            on_it.into_iter().filter_map(|slot| news.written.remove(&slot).map(|_| SlotIndex(slot))).collect()
+        };
+        for slot in unsynced.chain(later) {
+            if self.inner.slots.release(slot) {
+                self.inner.give_up(slot);
+            }
+        }
+        let mut room = self.inner.room();
+        let first = slab * SLOTS_PER_SLAB;
+        for slot in first..first + self.inner.geometry.slots_of_slab(slab) {
+            room.free.remove(SlotIndex(slot));
+        }
+    }
+
+    /// The record of a slot with its new blocks; `None` if the slot has lost its piece since.
+    fn slot_record(&self, slot: SlotIndex, written: &Written) -> std::io::Result<Option<SlotRecord>> {
+        let slots = &self.inner.slots;
+        let word = slots.word(slot);
+        if word.state != SlotState::Held || word.generation != written.generation {
+            return Ok(None);
+        }
+        let tenant = slots.tenant(slot);
+        let Some(content) = self.inner.index.places().content(tenant.content).cloned() else {
+            return Ok(None);
+        };
+        let mut blake3 = written.blake3;
+        let before = slots.durable(slot);
+        if before != 0 {
+            // BLAKE3 is not kept in memory (128 bytes a slot): the record has that of the earlier blocks.
+            let Some(record) = self.records.read_slot(slot.0)? else { return Ok(None) };
+            for (block, hash) in blake3.iter_mut().enumerate() {
+                if written.presence & 1 << block == 0 {
+                    *hash = record.blake3[block];
+                }
+            }
+        }
+        Ok(Some(SlotRecord {
+            index: slot.0,
+            sequence: 0,
+            tenure: content.tenure,
+            content: tenant.content,
+            piece: tenant.piece,
+            generation: word.generation,
+            held: true,
+            presence: before | written.presence,
+            crc32: slots.crc32s(slot),
+            blake3,
+        }))
+    }
+
+    /// Removes what was not used for the configured time.
+    fn expire(&self) {
+        let Some(ttl) = self.inner.ttl else { return };
+        let oldest = clock::unix_s().saturating_sub(ttl.as_secs());
+        let expired: Vec<_> = self
+            .inner
+            .index
+            .places()
+            .contents()
+            .filter(|content| !content.pinned() && !content.is_gone() && content.used_at_s() < oldest)
+            .cloned()
+            .collect();
+        expired.iter().for_each(|content| self.inner.remove(content));
+    }
+
+    fn fail(&mut self, error: &std::io::Error) -> FlushError {
+        tracing::error!(%error, "records cannot be written: the cache goes on, but is not found after a restart");
+        let failed = FlushError(error.to_string());
+        self.failed = Some(failed.clone());
+        failed
+    }
+
+    fn stop(self) {
+        if self.failed.is_none() {
+            let session = Session::Stopped { sequence: self.records.sequence() };
+            if let Err(error) = self.records.write_session(session) {
+                tracing::warn!(%error, "the clean stop could not be noted");
+            }
+        }
+    }
+}
+
+/// What one commit makes durable.
+struct Batch {
+    written: HashMap<u32, Written>,
+    contents: HashMap<u32, Arc<Content>>,
+    flushes: Vec<oneshot::Sender<Result<(), FlushError>>>,
+}
+
+/// The slots as eviction sees them.
+struct Evictor<'a> {
+    inner: &'a Inner,
+    places: MutexGuard<'a, Places>,
+    evicted: std::cell::RefCell<Vec<SlotIndex>>,
+}
+
+impl Residents for Evictor<'_> {
+    fn candidate(&self, resident: Resident) -> Candidate {
+        let word = self.inner.slots.word(resident.slot);
+        if word.state != SlotState::Held || word.generation != resident.generation {
+            return Candidate::Gone;
+        }
+        let tenant = self.inner.slots.tenant(resident.slot);
+        let content = self.places.content(tenant.content);
+        if word.leases > 0 || content.is_some_and(|content| content.pinned()) {
+            return Candidate::Kept;
+        }
+        let heat = self.inner.slots.heat(resident.slot);
+        Candidate::Evictable { heat, key: content.map_or(0, |content| piece_key(content, tenant.piece)) }
+    }
+
+    fn cool(&self, resident: Resident, heat: u8) {
+        self.inner.slots.set_heat(resident.slot, heat);
+    }
+
+    fn evict(&self, resident: Resident) -> bool {
+        if !self.inner.slots.release_unleased(resident.slot) {
+            return false;
+        }
+        let tenant = self.inner.slots.tenant(resident.slot);
+        if let Some(content) = self.places.content(tenant.content) {
+            content.clear_slot(tenant.piece, resident.slot);
+        }
+        self.evicted.borrow_mut().push(resident.slot);
+        true
+    }
+}
+
+/// Background threads yield to the shards.
+pub(crate) fn lower_priority() {
+    const NICENESS: i32 = 10;
+    // On Linux a thread's niceness is its own.
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::debug!(%error, "a background thread runs at normal priority");
+    }
+}

@@ -1,0 +1,399 @@
+//! The store as its users see it: what is written is read, survives a restart, gives way, and never lies.
+//! Every case runs with both I/O backends.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use darter_engine::ring::{Backend, run_shard};
+use darter_engine::store::{ReadError, WriteError};
+use darter_engine::{
+    BLOCK_BYTES, BlockRun, Content, ContentId, ContentSpec, Layout, Naming, RegistryScope, Store,
+    StoreOptions, Verification,
+};
+use sha2::{Digest, Sha256};
+
+const REGISTRY: &str = "https://registry.example:443";
+const CAPACITY: u64 = 16 << 20;
+
+fn backends() -> Vec<Backend> {
+    match Backend::probe() {
+        Ok(()) => vec![Backend::Ring, Backend::Pool],
+        Err(reason) => {
+            eprintln!("SKIPPED: the ring's half of this test: {reason}");
+            vec![Backend::Pool]
+        }
+    }
+}
+
+fn options(directory: &Path, backend: Backend) -> StoreOptions {
+    StoreOptions {
+        data_dir: directory.to_owned(),
+        capacity_bytes: Some(CAPACITY),
+        backend,
+        pool_blocks: 256,
+        ttl: None,
+    }
+}
+
+/// Runs one case per backend in a directory of its own.
+fn check(case: impl AsyncFn(Store, &Path)) {
+    for backend in backends() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&options(directory.path(), backend)).unwrap();
+        run_shard(backend, case(store.clone(), directory.path())).unwrap();
+        store.close();
+    }
+}
+
+/// Bytes that tell their place and their content.
+fn sample(seed: u8, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+fn spec(bytes: &[u8]) -> ContentSpec {
+    ContentSpec {
+        id: ContentId::from_bytes(Sha256::digest(bytes).into()),
+        naming: Naming::Digest,
+        layout: Layout::new(bytes.len() as u64).unwrap(),
+        registry: REGISTRY.into(),
+        media_type: "application/octet-stream".into(),
+        validator: String::new(),
+    }
+}
+
+fn blocks_of(bytes: &[u8], layout: Layout, run: BlockRun) -> Vec<Bytes> {
+    let range = layout.bytes(run);
+    bytes[range.start as usize..range.end as usize]
+        .chunks(BLOCK_BYTES as usize)
+        .map(Bytes::copy_from_slice)
+        .collect()
+}
+
+async fn put(store: &Store, content: &Arc<Content>, bytes: &[u8], run: BlockRun) -> Result<(), WriteError> {
+    let reservation = Arc::new(store.reserve(content, run).await.expect("there is room"));
+    store.write(&reservation, run.first(), blocks_of(bytes, content.layout(), run), REGISTRY).await
+}
+
+async fn put_whole(store: &Store, bytes: &[u8]) -> Arc<Content> {
+    let content = store.create(&spec(bytes)).unwrap();
+    let mut rest = content.layout().whole();
+    while let Some(run) = rest {
+        put(store, &content, bytes, run.take(16)).await.unwrap();
+        rest = run.skip(16);
+    }
+    content
+}
+
+async fn read_whole(store: &Store, content: &Content) -> Result<Vec<u8>, ReadError> {
+    Ok(store.read(content, content.layout().whole().unwrap()).await?.concat())
+}
+
+async fn verdict(store: &Store, content: &Arc<Content>) -> Verification {
+    loop {
+        let changed = content.changed();
+        store.advance(content);
+        match content.verification() {
+            Verification::Pending { stalled: false, .. } => changed.await,
+            settled => return settled,
+        }
+    }
+}
+
+fn found(store: &Store, bytes: &[u8]) -> Option<Arc<Content>> {
+    store.find(&spec(bytes).id, RegistryScope::of_origin(REGISTRY))
+}
+
+#[test]
+fn what_is_written_is_read() {
+    check(async |store, _| {
+        let bytes = sample(1, 3_000_001);
+        let content = put_whole(&store, &bytes).await;
+        assert_eq!(read_whole(&store, &content).await.unwrap(), bytes);
+        let layout = content.layout();
+        let run = layout.covering(&(70_000..400_000)).unwrap();
+        let range = layout.bytes(run);
+        let part = store.read(&content, run).await.unwrap().concat();
+        assert_eq!(part, bytes[range.start as usize..range.end as usize]);
+    });
+}
+
+#[test]
+fn a_block_that_was_not_written_is_absent() {
+    check(async |store, _| {
+        let bytes = sample(2, 1 << 20);
+        let content = store.create(&spec(&bytes)).unwrap();
+        let layout = content.layout();
+        put(&store, &content, &bytes, layout.run(3, 6).unwrap()).await.unwrap();
+        let whole = layout.whole().unwrap();
+        assert!(
+            matches!(store.read(&content, whole).await, Err(ReadError::Absent(block)) if block.number() == 0)
+        );
+        assert_eq!(store.absent_prefix(&content, whole), layout.run(0, 3));
+        assert_eq!(store.present_prefix(&content, layout.run(3, 16).unwrap()), layout.run(3, 6));
+        assert_eq!(store.read(&content, layout.run(3, 6).unwrap()).await.unwrap().concat().len(), 3 << 16);
+    });
+}
+
+#[test]
+fn a_cold_page_is_read_and_checked() {
+    check(async |store, directory| {
+        let bytes = sample(3, 2_000_000);
+        let content = put_whole(&store, &bytes).await;
+        store.flush().await.unwrap();
+        drop_page_cache(directory);
+        assert_eq!(read_whole(&store, &content).await.unwrap(), bytes);
+        assert!(store.stats().cold_reads > 0);
+    });
+}
+
+/// Takes the slabs' clean pages out of memory; mapped pages stay where a reader touched them.
+fn drop_page_cache(directory: &Path) {
+    for entry in std::fs::read_dir(directory.join("store")).unwrap() {
+        let file = std::fs::File::open(entry.unwrap().path()).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
+}
+
+#[test]
+fn a_restart_finds_what_was_durable() {
+    for backend in backends() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = sample(4, 1_500_000);
+        let store = Store::open(&options(directory.path(), backend)).unwrap();
+        run_shard(backend, async {
+            let content = put_whole(&store, &bytes).await;
+            assert_eq!(verdict(&store, &content).await, Verification::Passed);
+            store.set_pinned(&content, true);
+            store.flush().await.unwrap();
+            let stat = store.stat(&content);
+            assert_eq!((stat.durable_pieces, stat.pieces), (6, 6));
+        })
+        .unwrap();
+        store.close();
+        drop(store);
+        let store = Store::open(&options(directory.path(), backend)).unwrap();
+        assert!(store.clean_start());
+        let content = found(&store, &bytes).unwrap();
+        assert_eq!(content.verification(), Verification::Passed);
+        assert!(content.pinned());
+        assert_eq!(content.media_type(), "application/octet-stream");
+        run_shard(backend, async { assert_eq!(read_whole(&store, &content).await.unwrap(), bytes) }).unwrap();
+        store.close();
+    }
+}
+
+#[test]
+fn a_piece_grows_over_several_commits_and_restarts() {
+    for backend in backends() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = sample(5, 4 << 16);
+        for block in 0..4 {
+            let store = Store::open(&options(directory.path(), backend)).unwrap();
+            run_shard(backend, async {
+                let content = store.create(&spec(&bytes)).unwrap();
+                assert_eq!(content.held_pieces(), u32::from(block > 0));
+                put(&store, &content, &bytes, content.layout().run(block, block + 1).unwrap()).await.unwrap();
+                store.flush().await.unwrap();
+                let run = content.layout().run(0, block + 1).unwrap();
+                assert_eq!(
+                    store.read(&content, run).await.unwrap().concat(),
+                    bytes[..(block as usize + 1) << 16]
+                );
+            })
+            .unwrap();
+            store.close();
+        }
+    }
+}
+
+#[test]
+fn a_changed_byte_on_disk_is_never_served() {
+    check(async |store, directory| {
+        let bytes = sample(6, 1 << 20);
+        let content = put_whole(&store, &bytes).await;
+        store.flush().await.unwrap();
+        // Past the second within which a check is not repeated.
+        tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+        let slab =
+            OpenOptions::new().read(true).write(true).open(directory.join("store/slab-00000")).unwrap();
+        let mut byte = [0];
+        slab.read_exact_at(&mut byte, 300_000).unwrap();
+        slab.write_all_at(&[byte[0] ^ 1], 300_000).unwrap();
+        let error = read_whole(&store, &content).await.unwrap_err();
+        assert!(matches!(error, ReadError::Absent(block) if block.number() == 4), "{error}");
+        assert_eq!(store.stats().checks_failed, 1);
+        // Only that piece is gone, and it can be brought again.
+        let layout = content.layout();
+        assert_eq!(store.present_prefix(&content, layout.run(8, 16).unwrap()), layout.run(8, 16));
+        put(&store, &content, &bytes, layout.run(4, 8).unwrap()).await.unwrap();
+        assert_eq!(read_whole(&store, &content).await.unwrap(), bytes);
+    });
+}
+
+#[test]
+fn a_working_set_above_capacity_evicts_and_stays_right() {
+    check(async |store, _| {
+        let blobs: Vec<Vec<u8>> = (0..12).map(|seed| sample(100 + seed, 3 << 20)).collect();
+        for round in 0..2 {
+            for bytes in &blobs {
+                let content = store.create(&spec(bytes)).unwrap();
+                let layout = content.layout();
+                for block in layout.whole().unwrap().blocks() {
+                    let run = layout.run(block.number(), block.number() + 1).unwrap();
+                    if !store.has(&content, block) {
+                        put(&store, &content, bytes, run).await.unwrap();
+                    }
+                    let range = layout.bytes(run);
+                    let seen = store.read(&content, run).await.unwrap().concat();
+                    assert!(seen == bytes[range.start as usize..range.end as usize], "round {round}");
+                }
+            }
+        }
+        let stats = store.stats();
+        assert!(stats.evicted_pieces > 60, "{stats:?}");
+        assert!(stats.used_bytes <= stats.capacity_bytes);
+    });
+}
+
+#[test]
+fn pinned_and_leased_pieces_stay() {
+    check(async |store, _| {
+        let pinned = sample(7, 2 << 20);
+        let content = put_whole(&store, &pinned).await;
+        store.set_pinned(&content, true);
+        let leased = sample(8, 1 << 20);
+        let held = put_whole(&store, &leased).await;
+        let slices = store.read(&held, held.layout().whole().unwrap()).await.unwrap();
+        for seed in 20..40 {
+            put_whole(&store, &sample(seed, 2 << 20)).await;
+        }
+        assert_eq!(read_whole(&store, &content).await.unwrap(), pinned);
+        assert_eq!(slices.concat(), leased);
+    });
+}
+
+#[test]
+fn without_room_a_reservation_is_refused_and_nothing_is_held() {
+    check(async |store, _| {
+        let big = spec(&sample(9, CAPACITY as usize));
+        let content = store.create(&big).unwrap();
+        let whole = content.layout().whole().unwrap();
+        let all = store.reserve(&content, whole).await.unwrap();
+        let other = store.create(&spec(&sample(10, 100))).unwrap();
+        assert!(store.reserve(&other, other.layout().whole().unwrap()).await.is_err());
+        drop(all);
+        store.reserve(&other, other.layout().whole().unwrap()).await.unwrap();
+        assert_eq!(store.stats().leases, 0);
+    });
+}
+
+#[test]
+fn wrong_bytes_for_a_digest_are_purged() {
+    check(async |store, _| {
+        let bytes = sample(11, 1 << 20);
+        let mut wrong = bytes.clone();
+        wrong[77_777] ^= 1;
+        let content = store.create(&spec(&bytes)).unwrap();
+        put(&store, &content, &wrong, content.layout().whole().unwrap()).await.unwrap();
+        assert_eq!(verdict(&store, &content).await, Verification::Wrong);
+        while found(&store, &bytes).is_some() {
+            content.changed().await;
+        }
+        assert!(matches!(read_whole(&store, &content).await, Err(ReadError::Absent(_))));
+        assert!(
+            store.reserve(&content, content.layout().whole().unwrap()).await.is_err(),
+            "nothing is kept for it"
+        );
+    });
+}
+
+#[test]
+fn unverified_bytes_are_found_under_their_registry_only() {
+    check(async |store, _| {
+        let bytes = sample(12, 1 << 20);
+        let elsewhere = RegistryScope::of_origin("https://other.example:443");
+        let content = store.create(&spec(&bytes)).unwrap();
+        let layout = content.layout();
+        put(&store, &content, &bytes, layout.run(0, 15).unwrap()).await.unwrap();
+        assert!(found(&store, &bytes).is_some() && store.find(&spec(&bytes).id, elsewhere).is_none());
+        put(&store, &content, &bytes, layout.run(15, 16).unwrap()).await.unwrap();
+        assert_eq!(verdict(&store, &content).await, Verification::Passed);
+        while store.find(&spec(&bytes).id, elsewhere).is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    });
+}
+
+#[test]
+fn bytes_from_the_network_carry_the_digest_where_nothing_is_kept() {
+    check(async |store, _| {
+        let bytes = sample(13, 5 << 16);
+        let content = store.create(&spec(&bytes)).unwrap();
+        let whole = content.layout().whole().unwrap();
+        for (block, part) in whole.blocks().zip(blocks_of(&bytes, content.layout(), whole)) {
+            store.feed(&content, block, part);
+        }
+        assert_eq!(verdict(&store, &content).await, Verification::Passed);
+        assert_eq!(store.stats().used_bytes, 0);
+    });
+}
+
+#[test]
+fn a_removed_content_is_gone_after_a_restart_too() {
+    for backend in backends() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = sample(14, 1 << 20);
+        let store = Store::open(&options(directory.path(), backend)).unwrap();
+        run_shard(backend, async {
+            let content = put_whole(&store, &bytes).await;
+            store.flush().await.unwrap();
+            store.remove(&content);
+            assert!(found(&store, &bytes).is_none());
+            store.flush().await.unwrap();
+        })
+        .unwrap();
+        store.close();
+        let store = Store::open(&options(directory.path(), backend)).unwrap();
+        assert!(found(&store, &bytes).is_none());
+        assert_eq!((store.stats().used_bytes, store.stats().contents), (0, 0));
+        store.close();
+    }
+}
+
+#[test]
+fn when_the_table_is_full_the_oldest_content_gives_way() {
+    check(async |store, _| {
+        for seed in 0..200u8 {
+            let bytes = sample(seed, 10);
+            put_whole(&store, &bytes).await;
+            assert_eq!(read_whole(&store, &found(&store, &bytes).unwrap()).await.unwrap(), bytes);
+        }
+        assert!(store.stats().contents <= 64);
+    });
+}
+
+#[test]
+fn unused_content_expires() {
+    let directory = tempfile::tempdir().unwrap();
+    let ttl = Some(std::time::Duration::ZERO);
+    let store = Store::open(&StoreOptions { ttl, ..options(directory.path(), Backend::Pool) }).unwrap();
+    let bytes = sample(15, 1 << 18);
+    run_shard(Backend::Pool, async {
+        drop(put_whole(&store, &bytes).await);
+        // The sweep comes every ten seconds.
+        for _ in 0..600 {
+            if found(&store, &bytes).is_none() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        panic!("still there after a minute");
+    })
+    .unwrap();
+    store.close();
+}
