@@ -199,6 +199,7 @@ fn read_header(store: &Path) -> Result<Option<Header>, OpenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return if store.exists() { Err(foreign()) } else { Ok(None) };
         }
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(foreign()),
         Err(source) => return Err(io_error("open", &path, source)),
     };
     let copies = [0, HEADER_BYTES as u64].map(|offset| {
@@ -371,6 +372,13 @@ mod tests {
         fs::write(directory.path().join("store/precious"), b"mine").unwrap();
         assert!(matches!(Directory::open(directory.path(), CAPACITY), Err(OpenError::Foreign { .. })));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "not even a lock file");
+    }
+
+    #[test]
+    fn a_store_that_is_a_file_is_foreign() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("store"), b"mine").unwrap();
+        assert!(matches!(Directory::open(directory.path(), CAPACITY), Err(OpenError::Foreign { .. })));
     }
 
     #[test]
