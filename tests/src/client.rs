@@ -242,7 +242,7 @@ impl Read for Reading<'_> {
             }
             Rest::UntilClosed => into.len(),
         };
-        let got = connection.read(&mut into[..most])?;
+        let got = connection.read(&mut into[..most]).map_err(stalled)?;
         match &mut self.rest {
             Rest::Bytes(left) | Rest::Chunk(left) if got == 0 && most > 0 => {
                 let missing = format!("the body ended {left} bytes early");
@@ -272,7 +272,8 @@ fn exchange(
     request.write(connection.get_mut(), server)?;
     let mut text = Vec::new();
     while !text.ends_with(b"\r\n\r\n") {
-        if (&mut connection).take(HEAD_BYTES_MAX as u64).read_until(b'\n', &mut text)? == 0 {
+        let mut rest = (&mut connection).take(HEAD_BYTES_MAX as u64);
+        if rest.read_until(b'\n', &mut text).map_err(stalled)? == 0 {
             return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed before the head was whole"));
         }
         if text.len() > HEAD_BYTES_MAX {
@@ -298,6 +299,14 @@ fn line(connection: &mut BufReader<TcpStream>) -> io::Result<String> {
         return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed inside a chunked body"));
     }
     Ok(text.trim_end().to_owned())
+}
+
+/// A read that took too long is reported as one that would block.
+fn stalled(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock => io::Error::new(ErrorKind::TimedOut, format!("silent for {STALLED:?}")),
+        _ => error,
+    }
 }
 
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
