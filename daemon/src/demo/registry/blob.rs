@@ -73,31 +73,36 @@ impl Blob {
         if offset.checked_add(buffer.len() as u64).is_none_or(|end| end > self.len) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        match &self.content {
-            Content::Bytes(bytes) => buffer.copy_from_slice(&bytes[offset as usize..][..buffer.len()]),
-            Content::File(file) => file.read_exact_at(buffer, offset)?,
-            Content::Synthetic(seed) => {
+        self.content.read_exact_at(buffer, offset)
+    }
+
+    fn hashed(content: Content, len: u64) -> io::Result<Self> {
+        let mut sha256 = Sha256::new();
+        let mut buffer = vec![0; 64 << 10];
+        let mut offset = 0;
+        while offset < len {
+            let part = buffer.len().min((len - offset) as usize);
+            content.read_exact_at(&mut buffer[..part], offset)?;
+            sha256.update(&buffer[..part]);
+            offset += part as u64;
+        }
+        Ok(Self { content, len, digest: sha256.finalize().into() })
+    }
+}
+
+impl Content {
+    /// The range has been checked against the length.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match self {
+            Self::Bytes(bytes) => buffer.copy_from_slice(&bytes[offset as usize..][..buffer.len()]),
+            Self::File(file) => file.read_exact_at(buffer, offset)?,
+            Self::Synthetic(seed) => {
                 let mut stream = blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof();
                 stream.set_position(offset);
                 stream.fill(buffer);
             }
         }
         Ok(())
-    }
-
-    fn hashed(content: Content, len: u64) -> io::Result<Self> {
-        let mut blob = Self { content, len, digest: Digest::of(b"") };
-        let mut sha256 = Sha256::new();
-        let mut buffer = vec![0; 64 << 10];
-        let mut offset = 0;
-        while offset < len {
-            let part = buffer.len().min((len - offset) as usize);
-            blob.read_exact_at(&mut buffer[..part], offset)?;
-            sha256.update(&buffer[..part]);
-            offset += part as u64;
-        }
-        blob.digest = sha256.finalize().into();
-        Ok(blob)
     }
 }
 

@@ -105,8 +105,15 @@ impl Service {
     pub(super) async fn paced(&self, bytes: u64) {
         if let Some(pace) = &self.pace {
             let departure = lock(pace).reserve(bytes, Instant::now());
-            tokio::time::sleep_until(departure.into()).await;
+            wait_until(departure).await;
         }
+    }
+}
+
+/// tokio's timer rounds up to whole milliseconds, a time that has come already included.
+async fn wait_until(time: Instant) {
+    if time > Instant::now() {
+        tokio::time::sleep_until(time.into()).await;
     }
 }
 
@@ -125,7 +132,7 @@ struct Exchange {
 impl Exchange {
     async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
         let at = self.service.ledger.now();
-        tokio::time::sleep(self.service.latency).await;
+        wait_until(Instant::now() + self.service.latency).await;
         let target = Target::parse(self.role, request.uri().path());
         let verdict = self.decide(&target, request);
         let entry = self.service.ledger.enter(
