@@ -1,0 +1,75 @@
+//! What readers ask a fetch for, and what comes back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use darter_engine::{BlockIndex, BlockRun, Content, ContentId, RegistryScope};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::front::range::Wanted;
+use crate::origin::{OriginError, Target, Verdict};
+
+/// One content under one registry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FetchKey {
+    /// Name of the content.
+    pub id: ContentId,
+    /// Registry that its bytes come from.
+    pub scope: RegistryScope,
+}
+
+/// Why a content or a block does not come. Every reader that waits gets the same.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The origin refused: pass its answer on.
+    #[error("the registry answered {}", .0.status)]
+    Verdict(Arc<Verdict>),
+    /// The origin cannot be reached or used: 502.
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+    /// Above the store's capacity, or without a length: stream it past the store.
+    #[error("the content cannot be kept")]
+    Unkeepable,
+    /// Queues are full: 503.
+    #[error("too much is being fetched already")]
+    Busy,
+}
+
+/// A block that was waited for.
+#[derive(Clone, Debug)]
+pub enum Arrival {
+    /// Its bytes, from the network.
+    Bytes(BlockIndex, Bytes),
+    /// Read it from the store.
+    InStore(BlockIndex),
+    /// It does not come.
+    Failed(BlockIndex, FetchError),
+}
+
+/// Who waits for blocks. The channel has room for every block of its demand, so sending never waits.
+pub(super) type Waiter = mpsc::Sender<Arrival>;
+
+/// A message to the shard that owns a content's fetch.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// What is this content? Its answer brings the first bytes with it.
+    Describe {
+        key: FetchKey,
+        target: Target,
+        wanted: Wanted,
+        reply: oneshot::Sender<Result<Arc<Content>, FetchError>>,
+    },
+    /// Bring these blocks.
+    Bring { content: Arc<Content>, key: FetchKey, target: Target, demand: Demand },
+    /// Bring what is still absent, behind all readers.
+    Prefetch { content: Arc<Content>, key: FetchKey, target: Target },
+}
+
+/// Blocks that one reader waits for.
+#[derive(Debug)]
+pub(crate) struct Demand {
+    pub(crate) run: BlockRun,
+    /// Blocks that the reader will want next: brought too, but nobody waits for them yet.
+    pub(crate) ahead: Option<BlockRun>,
+    pub(crate) waiter: Waiter,
+}

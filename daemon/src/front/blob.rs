@@ -1,0 +1,175 @@
+//! The answer to a GET of a blob by its digest.
+//!
+//! nydusd falls back on an error *before* the headers only, and hangs or fails on one after them. So a ranged
+//! answer of up to 4 MiB starts when all of its bytes are in hand, or from 2.5 s on when its first 64 KiB are; if
+//! they are not there by 3.5 s it is 503, and what has come is kept.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_engine::{BLOCK_BYTES, Content, ContentId, Verification};
+use futures_util::StreamExt;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use tokio::time::Instant;
+
+use super::body::{AnswerBody, BodyError};
+use super::range::{Resolved, Wanted};
+use super::reader::{Reader, Sources};
+use super::route::Upstream;
+use super::trouble::Trouble;
+use crate::fetch::{FetchError, FetchKey};
+use crate::metrics::Source;
+use crate::origin::Target;
+
+/// Longest range that is answered only when it is whole.
+pub const COLLECTED_BYTES_MAX: u64 = 4 << 20;
+/// From then on a first block is enough to begin.
+const BEGIN_AFTER: Duration = Duration::from_millis(2500);
+/// Until then there must be a first block. nydusd gives up at 5 s.
+const FAIL_AFTER: Duration = Duration::from_millis(3500);
+/// The same for whole contents and long ranges, whose readers are patient.
+const LONG_FAIL_AFTER: Duration = Duration::from_secs(30);
+
+/// A request for a blob, and whose.
+#[derive(Debug)]
+pub(super) struct BlobRequest {
+    pub(super) id: ContentId,
+    pub(super) upstream: Upstream,
+    pub(super) target: Target,
+    pub(super) wanted: Wanted,
+    /// The rest of the blob is to be brought too.
+    pub(super) prefetch: bool,
+}
+
+/// What to do when the store cannot hold the content: the caller passes it through.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Answer(Response<AnswerBody>, Source),
+    PassThrough(BlobRequest),
+}
+
+pub(super) async fn answer(sources: &Sources, request: BlobRequest) -> Result<Outcome, Trouble> {
+    let started = Instant::now();
+    let key = FetchKey { id: request.id, scope: request.upstream.scope() };
+    let is_short = match request.wanted {
+        Wanted::Span { first, last } => last - first < COLLECTED_BYTES_MAX,
+        Wanted::Suffix { bytes } => bytes <= COLLECTED_BYTES_MAX,
+        Wanted::Whole | Wanted::From { .. } => false,
+    };
+    let fail_after = if is_short { FAIL_AFTER } else { LONG_FAIL_AFTER };
+    // Who may read this is decided here: every reader's own proof comes before the first byte.
+    let (content, described) = match sources.store.find(&request.id, key.scope) {
+        Some(found) => (found, false),
+        None => {
+            let describing = sources.fetches.describe(key, request.target.clone(), request.wanted);
+            match tokio::time::timeout(fail_after, describing).await.map_err(|_| Trouble::Late)? {
+                Err(FetchError::Unkeepable) => return Ok(Outcome::PassThrough(request)),
+                described => (described?, true),
+            }
+        }
+    };
+    let length_bytes = content.layout().length_bytes();
+    let bytes = match request.wanted.resolve(length_bytes) {
+        Resolved::Unsatisfiable => return Ok(Outcome::Answer(unsatisfiable(length_bytes), Source::Own)),
+        Resolved::Whole => None,
+        Resolved::Part(bytes) => Some(bytes),
+    };
+    let head = head(&content, request.id, bytes.as_ref());
+    let mut reader = Reader::new(
+        sources.clone(),
+        content.clone(),
+        key,
+        request.target.clone(),
+        bytes.clone().unwrap_or(0..length_bytes),
+    );
+    if bytes.is_none() && content.verification() != Verification::Passed {
+        reader = reader.gated();
+    }
+    if request.prefetch && bytes.is_some() && content.held_pieces() < content.layout().piece_count() {
+        sources.fetches.prefetch(&content, key, request.target);
+    }
+    let collect = bytes.is_some_and(|bytes| bytes.end - bytes.start <= COLLECTED_BYTES_MAX);
+    let parts = if collect {
+        collected(&mut reader, started).await?
+    } else {
+        let first = tokio::time::timeout_at(started + LONG_FAIL_AFTER, reader.next());
+        first.await.map_err(|_| Trouble::Late)??.into_iter().collect()
+    };
+    let source = if described { Source::Origin } else { reader.source() };
+    let body = if reader.left_bytes() == 0 { AnswerBody::Parts(parts) } else { streamed(parts, reader) };
+    Ok(Outcome::Answer(head.map(|()| body), source))
+}
+
+/// All bytes of a short range, or its beginning when the time has come to answer.
+async fn collected(reader: &mut Reader, started: Instant) -> Result<VecDeque<Bytes>, Trouble> {
+    let enough = u64::from(BLOCK_BYTES).min(reader.left_bytes());
+    let mut parts = VecDeque::new();
+    let mut collected = 0;
+    while reader.left_bytes() > 0 {
+        let deadline = if collected >= enough { BEGIN_AFTER } else { FAIL_AFTER };
+        match tokio::time::timeout_at(started + deadline, reader.next()).await {
+            Ok(part) => {
+                let Some(part) = part? else { break };
+                collected += part.len() as u64;
+                parts.push_back(part);
+            }
+            Err(_) if collected >= enough => break,
+            Err(_) => return Err(Trouble::Late),
+        }
+    }
+    Ok(parts)
+}
+
+fn streamed(parts: VecDeque<Bytes>, reader: Reader) -> AnswerBody {
+    let in_hand: u64 = parts.iter().map(|part| part.len() as u64).sum();
+    let left_bytes = Some(in_hand + reader.left_bytes());
+    let rest = futures_util::stream::try_unfold(reader, async |mut reader: Reader| {
+        match reader.next().await {
+            Ok(part) => Ok(part.map(|part| (part, reader))),
+            Err(trouble) => {
+                tracing::warn!(%trouble, "an answer ends before its time");
+                Err(BodyError(trouble.to_string()))
+            }
+        }
+    });
+    let parts = futures_util::stream::iter(parts).map(Ok).chain(rest).boxed_local();
+    AnswerBody::Stream { parts, left_bytes }
+}
+
+fn head(content: &Arc<Content>, id: ContentId, bytes: Option<&std::ops::Range<u64>>) -> Response<()> {
+    let length_bytes = content.layout().length_bytes();
+    let mut answer = Response::new(());
+    let mut headers = HeaderMap::with_capacity(8);
+    let media_type = HeaderValue::from_str(content.media_type()).ok().filter(|value| !value.is_empty());
+    let octets = HeaderValue::from_static("application/octet-stream");
+    headers.insert(header::CONTENT_TYPE, media_type.unwrap_or(octets));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert("docker-content-digest", text(format!("sha256:{id}")));
+    headers.insert("x-dragonfly-task-id", text(id.to_string()));
+    let body_bytes = match bytes {
+        Some(bytes) => {
+            *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let range = format!("bytes {}-{}/{length_bytes}", bytes.start, bytes.end - 1);
+            headers.insert(header::CONTENT_RANGE, text(range));
+            bytes.end - bytes.start
+        }
+        None => length_bytes,
+    };
+    headers.insert(header::CONTENT_LENGTH, body_bytes.into());
+    *answer.headers_mut() = headers;
+    answer
+}
+
+fn unsatisfiable(length_bytes: u64) -> Response<AnswerBody> {
+    let mut answer = Response::new(AnswerBody::empty());
+    *answer.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+    answer.headers_mut().insert(header::CONTENT_RANGE, text(format!("bytes */{length_bytes}")));
+    answer
+}
+
+/// Digits, hexadecimal digits and ASCII words: always a valid header value.
+fn text(value: String) -> HeaderValue {
+    HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""))
+}

@@ -1,0 +1,75 @@
+//! The daemon's own refusals and trouble, as answers.
+//!
+//! nydusd falls back to the origin on 5xx only, and containerd on 404 and 5xx: so our own trouble is 502, 503 or
+//! 504, before any header was sent, and says that it is ours. The origin's verdicts are not in here.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::body::AnswerBody;
+use super::route::RouteError;
+use crate::fetch::FetchError;
+
+/// What went wrong before the headers of an answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Trouble {
+    /// The request cannot be routed: 502, so that clients fall back.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// The request makes no sense: 400.
+    #[error("{0}")]
+    Request(&'static str),
+    /// The content cannot be had.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// Not in time: 503.
+    #[error("the registry has not delivered in time")]
+    Late,
+    /// Limits are reached: 503.
+    #[error("this node is at its limits")]
+    Busy,
+    /// The bytes that the registry delivered are not those of the digest: 502.
+    #[error("the registry delivers bytes that are not those of the digest")]
+    WrongDigest,
+}
+
+impl Trouble {
+    /// The answer. A verdict of the origin is passed on; everything else is marked as the proxy's.
+    pub fn answer(&self) -> Response<AnswerBody> {
+        let status = match self {
+            Self::Request(_) => StatusCode::BAD_REQUEST,
+            Self::Route(_) | Self::WrongDigest | Self::Fetch(FetchError::Origin(_) | FetchError::Unkeepable) => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::Late | Self::Busy | Self::Fetch(FetchError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Fetch(FetchError::Verdict(verdict)) => {
+                // nydusd retries a 429 twenty times and gives up; a 5xx lets it go to the origin itself.
+                let ours = match verdict.status {
+                    StatusCode::TOO_MANY_REQUESTS => Some(StatusCode::SERVICE_UNAVAILABLE),
+                    status if status.is_server_error() || status.is_redirection() => Some(StatusCode::BAD_GATEWAY),
+                    _ => None,
+                };
+                match ours {
+                    Some(status) => status,
+                    None => {
+                        let mut answer = Response::new(AnswerBody::full(verdict.body.clone()));
+                        *answer.status_mut() = verdict.status;
+                        *answer.headers_mut() = verdict.headers.clone();
+                        return answer;
+                    }
+                }
+            }
+        };
+        let mut answer = Response::new(AnswerBody::full(Bytes::from(format!("darter: {self}\n"))));
+        *answer.status_mut() = status;
+        let headers = answer.headers_mut();
+        headers.insert("x-dragonfly-error-type", HeaderValue::from_static("proxy"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        answer
+    }
+
+    /// Whether [`Self::answer`] passes on what the origin decided.
+    pub fn is_verdict(&self) -> bool {
+        self.answer().headers().get("x-dragonfly-error-type").is_none()
+    }
+}

@@ -1,0 +1,250 @@
+//! What the daemon counts, and its text at `/metrics` (OpenMetrics).
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use darter_engine::Store;
+use darter_engine::store::StoreStats;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::config;
+use crate::origin::{BlobAnswer, OriginError};
+
+/// Where an answer's bytes came from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Source {
+    /// All of it was in the store.
+    Cache,
+    /// Some of it had to be fetched.
+    Origin,
+    /// Passed through, past the store.
+    Pass,
+    /// The daemon's own refusal or trouble.
+    Own,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct BySource {
+    source: Source,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Answered {
+    source: Source,
+    status: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Outcome {
+    Bytes,
+    Refused,
+    Unusable,
+    Unreachable,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ByOutcome {
+    outcome: Outcome,
+}
+
+impl EncodeLabelValue for Source {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.write_str(match self {
+            Self::Cache => "cache",
+            Self::Origin => "origin",
+            Self::Pass => "pass",
+            Self::Own => "own",
+        })
+    }
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.write_str(match self {
+            Self::Bytes => "bytes",
+            Self::Refused => "refused",
+            Self::Unusable => "unusable",
+            Self::Unreachable => "unreachable",
+        })
+    }
+}
+
+/// All counters of a daemon; shared by its shards.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Answered, Counter>,
+    body_bytes: Family<BySource, Counter>,
+    head_seconds: Family<BySource, Histogram>,
+    origin_requests: Family<ByOutcome, Counter>,
+    origin_bytes: Counter,
+    unkept_bytes: Counter,
+    shed: Counter,
+    connections: Gauge,
+    store: StoreGauges,
+}
+
+/// The store's own numbers, taken over at each scrape.
+#[derive(Debug, Default)]
+struct StoreGauges {
+    capacity: Gauge,
+    used: Gauge,
+    contents: Gauge,
+    leases: Gauge,
+    buffers: Gauge,
+    evicted: Counter,
+    checks_passed: Counter,
+    checks_failed: Counter,
+    hot: Counter,
+    cold: Counter,
+    refused: Counter,
+    written: Counter,
+}
+
+impl Metrics {
+    /// All zero. `io` is the backend that the store uses.
+    pub fn new(io: &str) -> Arc<Self> {
+        let mut registry = Registry::with_prefix("darter");
+        let info = vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("io", io.to_owned())];
+        registry.register("build", "Version of this daemon and the I/O that it uses", Info::new(info));
+        let requests = Family::default();
+        registry.register("requests", "Requests answered by the front, by where the bytes came from", requests.clone());
+        let body_bytes = Family::default();
+        registry.register_with_unit("body", "Body bytes of answers", Unit::Bytes, body_bytes.clone());
+        let head_seconds = Family::<BySource, Histogram>::new_with_constructor(|| {
+            Histogram::new([0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0])
+        });
+        registry.register_with_unit("answer_head", "From the end of a request's head to that of its answer", Unit::Seconds, head_seconds.clone());
+        let origin_requests = Family::default();
+        registry.register("origin_requests", "Blob requests to origin registries", origin_requests.clone());
+        let origin_bytes = Counter::default();
+        registry.register_with_unit("origin", "Blob bytes from origin registries", Unit::Bytes, origin_bytes.clone());
+        let unkept_bytes = Counter::default();
+        registry.register_with_unit("unkept", "Bytes that were served and found no place in the store", Unit::Bytes, unkept_bytes.clone());
+        let shed = Counter::default();
+        registry.register("connections_shed", "Connections closed because too many were open", shed.clone());
+        let connections = Gauge::default();
+        registry.register("connections", "Connections open at the front", connections.clone());
+        let store = StoreGauges::default();
+        let bytes = |name: &str, help: &str, gauge: &Gauge, registry: &mut Registry| {
+            registry.register_with_unit(name, help, Unit::Bytes, gauge.clone());
+        };
+        bytes("cache_capacity", "Bytes that the store can hold", &store.capacity, &mut registry);
+        bytes("cache_used", "Bytes of slots in use", &store.used, &mut registry);
+        bytes("buffers", "Bytes of block buffers in use", &store.buffers, &mut registry);
+        registry.register("cache_contents", "Contents that the store knows", store.contents.clone());
+        registry.register("cache_leases", "Leases on slots alive now", store.leases.clone());
+        for (name, help, counter) in [
+            ("cache_evicted_pieces", "Pieces of 256 KiB evicted", &store.evicted),
+            ("cache_checks", "Blocks whose crc32 was computed before they were served", &store.checks_passed),
+            ("cache_checks_failed", "Blocks that failed their crc32 and were dropped", &store.checks_failed),
+            ("cache_hot_reads", "Runs of blocks served from the mapping", &store.hot),
+            ("cache_cold_reads", "Runs of blocks read from disk", &store.cold),
+            ("cache_refused", "Fetches that found no room in the store", &store.refused),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        registry.register_with_unit("cache_written", "Bytes written to slots", Unit::Bytes, store.written.clone());
+        Arc::new(Self {
+            registry,
+            requests,
+            body_bytes,
+            head_seconds,
+            origin_requests,
+            origin_bytes,
+            unkept_bytes,
+            shed,
+            connections,
+            store,
+        })
+    }
+
+    /// A request was answered, its head after `elapsed`.
+    pub(crate) fn answered(&self, source: Source, status: u16, elapsed: Duration) {
+        self.requests.get_or_create(&Answered { source, status }).inc();
+        self.head_seconds.get_or_create(&BySource { source }).observe(elapsed.as_secs_f64());
+    }
+
+    /// Bytes of an answer's body were handed to its connection.
+    pub(crate) fn body(&self, source: Source, bytes: usize) {
+        self.body_bytes.get_or_create(&BySource { source }).inc_by(bytes as u64);
+    }
+
+    pub(crate) fn origin_answered(
+        &self,
+        _registry: &config::Registry,
+        answer: &Result<BlobAnswer, OriginError>,
+    ) {
+        let outcome = match answer {
+            Ok(BlobAnswer::Bytes(_) | BlobAnswer::NoLength) => Outcome::Bytes,
+            Ok(BlobAnswer::Unsatisfied { .. } | BlobAnswer::Verdict(_)) => Outcome::Refused,
+            Err(OriginError::Unusable { .. }) => Outcome::Unusable,
+            Err(OriginError::Unreachable { .. }) => Outcome::Unreachable,
+        };
+        self.origin_requests.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    pub(crate) fn origin_body(&self, bytes: usize) {
+        self.origin_bytes.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn unkept(&self, bytes: usize) {
+        self.unkept_bytes.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn connection_opened(&self) {
+        self.connections.inc();
+    }
+
+    pub(crate) fn connection_closed(&self) {
+        self.connections.dec();
+    }
+
+    pub(crate) fn connection_shed(&self) {
+        self.shed.inc();
+    }
+
+    /// The OpenMetrics text, with the store's numbers of this moment.
+    pub(crate) fn text(&self, store: &Store) -> String {
+        self.store.take_over(&store.stats());
+        let mut text = String::new();
+        if encode(&mut text, &self.registry).is_err() {
+            // Formatting into a string does not fail; an empty answer would look like a healthy one.
+            let _ = writeln!(text, "# the metrics could not be written");
+        }
+        text
+    }
+}
+
+impl StoreGauges {
+    fn take_over(&self, stats: &StoreStats) {
+        let set = |gauge: &Gauge<i64, AtomicI64>, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.capacity, stats.capacity_bytes);
+        set(&self.used, stats.used_bytes);
+        set(&self.contents, stats.contents);
+        set(&self.leases, stats.leases);
+        set(&self.buffers, stats.buffer_bytes);
+        // The store counts; a scrape brings the counter up to it.
+        let raise = |counter: &Counter<u64, AtomicU64>, value: u64| {
+            counter.inner().fetch_max(value, std::sync::atomic::Ordering::Relaxed);
+        };
+        raise(&self.evicted, stats.evicted_pieces);
+        raise(&self.checks_passed, stats.blocks_checked);
+        raise(&self.checks_failed, stats.checks_failed);
+        raise(&self.hot, stats.hot_reads);
+        raise(&self.cold, stats.cold_reads);
+        raise(&self.refused, stats.refused_reservations);
+        raise(&self.written, stats.written_bytes);
+    }
+}

@@ -1,0 +1,140 @@
+//! What an origin's answer to a request for bytes of a blob means.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::LocalBoxStream;
+use http::{HeaderMap, StatusCode, header};
+
+use super::content_range::ContentRange;
+use super::{Ask, OriginError, innermost};
+use crate::config::Registry;
+
+/// Longest body of a refusal that is passed on.
+const VERDICT_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// The origin's own decision: passed to the client as it is.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Not a success.
+    pub status: StatusCode,
+    /// `WWW-Authenticate`, `Retry-After`, `Content-Type` and the like.
+    pub headers: HeaderMap,
+    /// At most 64 KiB of the body.
+    pub body: Bytes,
+}
+
+/// An answer that makes sense.
+#[derive(Debug)]
+pub enum BlobAnswer {
+    /// Bytes of a blob of known length; they may be more than was asked for, and begin earlier.
+    Bytes(BlobStream),
+    /// A success without a length.
+    NoLength,
+    /// The range is beyond the end of a blob of this length.
+    Unsatisfied {
+        /// Length of the blob.
+        length_bytes: u64,
+    },
+    /// Not a success.
+    Verdict(Verdict),
+}
+
+/// A body with its place in the blob.
+pub struct BlobStream {
+    /// The bytes that the body promises.
+    pub bytes: Range<u64>,
+    /// Length of the whole blob.
+    pub length_bytes: u64,
+    /// As the registry named it; may be empty.
+    pub media_type: String,
+    registry: String,
+    body: LocalBoxStream<'static, reqwest::Result<Bytes>>,
+}
+
+impl BlobAnswer {
+    pub(super) async fn read(
+        registry: &Registry,
+        ask: Ask,
+        response: reqwest::Response,
+    ) -> Result<Self, OriginError> {
+        let unusable =
+            |reason: String| OriginError::Unusable { registry: registry.to_string(), reason };
+        let text = |name: header::HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let encoding = text(header::CONTENT_ENCODING).unwrap_or("identity");
+        if response.status().is_success() && !encoding.eq_ignore_ascii_case("identity") {
+            return Err(unusable(format!("the body is encoded as {encoding}, which was not asked for")));
+        }
+        let media_type = text(header::CONTENT_TYPE).unwrap_or_default().to_owned();
+        let content_range = text(header::CONTENT_RANGE).map(str::to_owned);
+        let parsed = content_range.as_deref().and_then(ContentRange::parse);
+        let (bytes, length_bytes) = match (response.status(), parsed) {
+            (StatusCode::OK, _) => match response.content_length() {
+                Some(length) => (0..length, length),
+                None => return Ok(Self::NoLength),
+            },
+            (StatusCode::PARTIAL_CONTENT, Some(ContentRange::Part { bytes, length_bytes: Some(length) })) => {
+                (bytes, length)
+            }
+            (StatusCode::PARTIAL_CONTENT, _) => {
+                let shown = content_range.unwrap_or_else(|| "no Content-Range".into());
+                return Err(unusable(format!("206 with {shown:?}")));
+            }
+            (StatusCode::RANGE_NOT_SATISFIABLE, Some(ContentRange::Unsatisfied { length_bytes })) => {
+                return Ok(Self::Unsatisfied { length_bytes });
+            }
+            _ => return Ok(Self::Verdict(Verdict::read(response).await)),
+        };
+        let starts_as_asked = match ask {
+            Ask::Span { first, .. } => bytes.start == first || response.status() == StatusCode::OK,
+            Ask::Suffix { bytes: wanted } => {
+                bytes.start == length_bytes.saturating_sub(wanted) || response.status() == StatusCode::OK
+            }
+        };
+        if !starts_as_asked {
+            return Err(unusable(format!("bytes from {} on to a request for {ask:?}", bytes.start)));
+        }
+        let body = response.bytes_stream().boxed_local();
+        let registry = registry.to_string();
+        Ok(Self::Bytes(BlobStream { bytes, length_bytes, media_type, registry, body }))
+    }
+}
+
+impl BlobStream {
+    /// The next bytes; `None` at the end of the body, which may come before the promised end.
+    ///
+    /// # Errors
+    /// The connection broke or fell silent.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
+        self.body.next().await.transpose().map_err(|error| OriginError::Unreachable {
+            registry: self.registry.clone(),
+            reason: innermost(&error),
+        })
+    }
+}
+
+impl std::fmt::Debug for BlobStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BlobStream({:?} of {})", self.bytes, self.length_bytes)
+    }
+}
+
+impl Verdict {
+    /// Reads a refusal with what of its body may be passed on.
+    async fn read(response: reqwest::Response) -> Self {
+        let status = response.status();
+        let mut headers = super::target::end_to_end(response.headers());
+        headers.remove(header::CONTENT_LENGTH);
+        let mut body = Vec::new();
+        let mut stream = response.bytes_stream();
+        while let Some(Ok(chunk)) = stream.next().await {
+            let room = VERDICT_BODY_BYTES_MAX - body.len();
+            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if body.len() == VERDICT_BODY_BYTES_MAX {
+                break;
+            }
+        }
+        Self { status, headers, body: body.into() }
+    }
+}

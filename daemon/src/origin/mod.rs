@@ -1,0 +1,180 @@
+//! The registry: requests to it, and what its answers mean.
+//!
+//! One client per shard, so that its connections belong to the shard's runtime. Redirects are followed here,
+//! without credentials across hosts; the client of the front never sees one.
+
+mod answer;
+pub mod content_range;
+mod target;
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method, header};
+use reqwest::redirect::Policy;
+use url::Url;
+
+pub use answer::{BlobAnswer, BlobStream, Verdict};
+pub use target::Target;
+pub(crate) use target::end_to_end;
+
+/// How long a connection may take to come up. Within the front's 3.5 s, so that a dead registry is told in time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long an origin may be silent in the middle of an answer.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
+const IDLE_CONNECTIONS_PER_HOST: usize = 16;
+const REDIRECTS_MAX: usize = 8;
+
+/// Which bytes of a content a request asks its origin for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ask {
+    /// `first..=last`, which may reach beyond the end.
+    Span {
+        /// First byte.
+        first: u64,
+        /// Last byte.
+        last: u64,
+    },
+    /// The last so many bytes.
+    Suffix {
+        /// How many.
+        bytes: u64,
+    },
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OriginError {
+    /// Nobody answered, or the connection broke: another try may help.
+    #[error("{registry} cannot be reached: {reason}")]
+    Unreachable {
+        /// Which registry.
+        registry: String,
+        /// What the network said.
+        reason: String,
+    },
+    /// It answered what cannot be used; another try would get the same.
+    #[error("{registry} answered what cannot be used: {reason}")]
+    Unusable {
+        /// Which registry.
+        registry: String,
+        /// What was wrong.
+        reason: String,
+    },
+}
+
+/// The client of one shard.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    client: reqwest::Client,
+}
+
+impl Origin {
+    /// A client with a connection pool of its own. `tls_verified` is false only where an operator said so.
+    ///
+    /// # Errors
+    /// The system's certificates cannot be read.
+    pub fn new(tls_verified: bool) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder()
+            .redirect(Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(SILENCE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
+            .tcp_nodelay(true)
+            .tls_danger_accept_invalid_certs(!tls_verified)
+            .build()?;
+        Ok(Self { client })
+    }
+
+    /// Asks for bytes of a blob.
+    ///
+    /// # Errors
+    /// No answer, or one that makes no sense. A refusal is an answer: [`BlobAnswer::Verdict`].
+    pub async fn blob(&self, target: &Target, ask: Ask) -> Result<BlobAnswer, OriginError> {
+        let mut headers = target.headers().clone();
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let range = match ask {
+            Ask::Span { first, last } => format!("bytes={first}-{last}"),
+            Ask::Suffix { bytes } => format!("bytes=-{bytes}"),
+        };
+        if let Ok(range) = HeaderValue::try_from(range) {
+            headers.insert(header::RANGE, range);
+        }
+        let response = self.follow(target, Method::GET, headers).await?;
+        BlobAnswer::read(target.registry(), ask, response).await
+    }
+
+    /// Sends a request without a body as it is and follows redirects of GET and HEAD.
+    ///
+    /// # Errors
+    /// No answer, or redirects without an end.
+    pub async fn pass(
+        &self,
+        target: &Target,
+        method: Method,
+    ) -> Result<reqwest::Response, OriginError> {
+        self.follow(target, method, target.headers().clone()).await
+    }
+
+    /// Sends a request with a body as it is. Its redirects are the client's to follow.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn pass_with_body(
+        &self,
+        target: &Target,
+        method: Method,
+        body: reqwest::Body,
+    ) -> Result<reqwest::Response, OriginError> {
+        let request = self.client.request(method, target.url().clone()).headers(target.headers().clone());
+        request.body(body).send().await.map_err(|error| unreachable_because(target, &error))
+    }
+
+    async fn follow(
+        &self,
+        target: &Target,
+        method: Method,
+        mut headers: HeaderMap,
+    ) -> Result<reqwest::Response, OriginError> {
+        let mut url = target.url().clone();
+        for _ in 0..=REDIRECTS_MAX {
+            let request = self.client.request(method.clone(), url.clone()).headers(headers.clone());
+            let response = request.send().await.map_err(|error| unreachable_because(target, &error))?;
+            let Some(next) = redirect_of(&url, &response, &method) else { return Ok(response) };
+            if (next.scheme(), next.host(), next.port_or_known_default())
+                != (url.scheme(), url.host(), url.port_or_known_default())
+            {
+                headers.remove(header::AUTHORIZATION);
+                headers.remove(header::COOKIE);
+            }
+            url = next;
+        }
+        Err(OriginError::Unusable {
+            registry: target.registry().to_string(),
+            reason: format!("more than {REDIRECTS_MAX} redirects"),
+        })
+    }
+}
+
+/// Where the answer sends a GET or HEAD to, if it does.
+fn redirect_of(url: &Url, response: &reqwest::Response, method: &Method) -> Option<Url> {
+    let redirects = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    if !redirects || !matches!(*method, Method::GET | Method::HEAD) {
+        return None;
+    }
+    let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
+    let next = url.join(location).ok()?;
+    matches!(next.scheme(), "http" | "https").then_some(next)
+}
+
+fn unreachable_because(target: &Target, error: &reqwest::Error) -> OriginError {
+    OriginError::Unreachable { registry: target.registry().to_string(), reason: innermost(error) }
+}
+
+/// reqwest's own message repeats the URL and hides the cause; the last cause says what happened.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

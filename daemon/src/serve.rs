@@ -1,0 +1,259 @@
+//! `darter serve`: puts the parts together, runs them, and takes them apart again.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_engine::ring::{Backend, ProbeError};
+use darter_engine::{OpenError, Store, StoreOptions};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin::Admin;
+use crate::config::{IoChoice, Settings};
+use crate::fetch::{Fetches, Pace};
+use crate::front::route::Routing;
+use crate::metrics::Metrics;
+use crate::shard::{self, Common, Shard};
+
+/// Block buffers of the node: 128 MiB. They hold what is on its way from the network to the disk and to readers.
+const POOL_BLOCKS: usize = 2048;
+/// Connections open at the front.
+const CONNECTIONS_MAX: usize = 8192;
+
+/// Why the daemon cannot run. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// A port.
+    #[error("cannot listen on {address} for the {what} ({source}): is another darter running? Name another address with {flag}")]
+    Listen {
+        /// Which port.
+        what: &'static str,
+        /// Its address.
+        address: SocketAddr,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `--io ring` where there is no ring.
+    #[error("{0}; use --io auto or --io pool, or allow io_uring_setup, io_uring_enter and io_uring_register")]
+    Ring(#[from] ProbeError),
+    /// Threads, signals.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Runs the daemon until SIGTERM or SIGINT. A second signal ends the process at once.
+///
+/// # Errors
+/// The daemon cannot start, and has changed nothing.
+pub fn run(settings: &Settings) -> Result<(), ServeError> {
+    crate::logs::start(settings.log);
+    raise_file_limit();
+    let (backend, ring_denied) = choose_backend(settings.io)?;
+    let front = listen(settings.front, "front", "--front")?;
+    let admin = listen(settings.admin, "admin port", "--admin")?;
+    let store = Store::open(&StoreOptions {
+        data_dir: settings.data_dir.clone(),
+        capacity_bytes: settings.capacity_bytes,
+        backend,
+        pool_blocks: POOL_BLOCKS,
+        ttl: settings.ttl,
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ServeError::System { what: "start the control thread", source })?;
+    let daemon = Daemon { settings, store: store.clone(), ring_denied };
+    let served = tokio::task::LocalSet::new().block_on(&runtime, daemon.run(front, admin));
+    store.close();
+    tracing::info!("stopped; what is cached will be found by the next start");
+    served
+}
+
+struct Daemon<'a> {
+    settings: &'a Settings,
+    store: Store,
+    ring_denied: Option<ProbeError>,
+}
+
+impl Daemon<'_> {
+    async fn run(&self, front: TcpListener, admin: TcpListener) -> Result<(), ServeError> {
+        let system = |what| move |source| ServeError::System { what, source };
+        let mut signals = Signals::new().map_err(system("take signals"))?;
+        let count = self.settings.shards.map_or_else(shard::default_count, std::num::NonZero::get);
+        let metrics = Metrics::new(&self.store.backend().to_string());
+        let (fetches, inboxes) = Fetches::new(count);
+        let (stop, stopping) = watch::channel(false);
+        let common = Common {
+            store: self.store.clone(),
+            metrics: metrics.clone(),
+            fetches,
+            prefetch_pace: Arc::new(Pace::new(self.settings.prefetch_bytes_per_s)),
+            routing: Routing::new(self.settings),
+            prefetch: self.settings.prefetch,
+            origin_tls_verified: self.settings.origin_tls_verified,
+            stop: stopping,
+        };
+        let processors = shard::processors_to_pin();
+        let shards = inboxes
+            .into_iter()
+            .enumerate()
+            .map(|(number, inbox)| {
+                let processor = processors.get(number % processors.len().max(1)).copied();
+                Shard::start(number, processor, common.clone(), inbox)
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(system("start a shard"))?;
+        // The shards hold what they need; their inboxes close when the last of them ends.
+        drop(common);
+        let front = tokio::net::TcpListener::from_std(front).map_err(system("use the front's socket"))?;
+        let admin = tokio::net::TcpListener::from_std(admin).map_err(system("use the admin socket"))?;
+        self.greet(&front, &admin, shards.len());
+        let answering =
+            Admin { store: self.store.clone(), metrics: metrics.clone(), metrics_enabled: self.settings.metrics };
+        let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
+        tokio::select! {
+            () = accept(&front, &shards, &metrics) => {}
+            name = signals.next() => tracing::info!(signal = name, "stopping: answers under way are finished; a second signal ends at once"),
+        }
+        drop(front);
+        let _ = stop.send(true);
+        let joined = tokio::task::spawn_blocking(move || shards.into_iter().all(Shard::join));
+        tokio::select! {
+            joined = joined => if !matches!(joined, Ok(true)) {
+                tracing::error!("a shard ended by a panic");
+            },
+            name = signals.next() => {
+                tracing::warn!(signal = name, "ended at once; what was not yet durable is fetched again");
+                std::process::exit(130);
+            }
+        }
+        admin.abort();
+        Ok(())
+    }
+
+    /// Where the daemon listens, what it keeps where, which I/O it uses, and a command to try.
+    fn greet(&self, front: &tokio::net::TcpListener, admin: &tokio::net::TcpListener, shards: usize) {
+        let local = |listener: &tokio::net::TcpListener, configured| listener.local_addr().unwrap_or(configured);
+        let (front, admin) = (local(front, self.settings.front), local(admin, self.settings.admin));
+        let stats = self.store.stats();
+        tracing::info!(
+            front = %front, admin = %admin, data_dir = %self.settings.data_dir.display(),
+            capacity = %Bytes(stats.capacity_bytes), used = %Bytes(stats.used_bytes), contents = stats.contents,
+            io = %self.store.backend(), shards, registry = %self.settings.registry, prefetch = self.settings.prefetch,
+            version = env!("CARGO_PKG_VERSION"), "darter is ready"
+        );
+        tracing::info!("try: curl http://{front}/v2/library/alpine/tags/list -H 'X-Dragonfly-Registry: {}' ; curl http://{admin}/metrics", self.settings.registry);
+        if let Some(reason) = &self.ring_denied {
+            tracing::warn!("{reason}; reads and writes go through a pool of threads, which is slower");
+        }
+        if !self.settings.origin_tls_verified {
+            tracing::warn!("proxy.security.insecure is set: registries are not asked to prove who they are, and whoever is between can change what is cached");
+        }
+        if !self.store.clean_start() {
+            tracing::info!("the last run did not stop cleanly: cached blocks are checked as they are served");
+        }
+        if let Some(warning) = self.store.warning() {
+            tracing::warn!("{warning}");
+        }
+        if self.settings.pprof_port.is_some() {
+            tracing::info!("pprofPort is accepted; profiles are not served by this version");
+        }
+    }
+}
+
+/// Hands connections to the least loaded shard. Ends only with the process's ability to accept.
+async fn accept(front: &tokio::net::TcpListener, shards: &[Shard], metrics: &Metrics) {
+    loop {
+        let stream = match front.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the front cannot accept connections for the moment");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Some(least) = shards.iter().min_by_key(|shard| shard.load()) else { return };
+        let open: usize = shards.iter().map(Shard::load).sum();
+        let handed_over = open < CONNECTIONS_MAX
+            && stream.set_nodelay(true).is_ok()
+            && stream.into_std().is_ok_and(|stream| least.hand_over(stream));
+        if !handed_over {
+            metrics.connection_shed();
+        }
+    }
+}
+
+fn choose_backend(choice: IoChoice) -> Result<(Backend, Option<ProbeError>), ServeError> {
+    match choice {
+        IoChoice::Pool => Ok((Backend::Pool, None)),
+        IoChoice::Ring => Backend::probe().map(|()| (Backend::Ring, None)).map_err(ServeError::from),
+        IoChoice::Auto => Ok(match Backend::probe() {
+            Ok(()) => (Backend::Ring, None),
+            Err(reason) => (Backend::Pool, Some(reason)),
+        }),
+    }
+}
+
+fn listen(address: SocketAddr, what: &'static str, flag: &'static str) -> Result<TcpListener, ServeError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|source| ServeError::Listen { what, address, flag, source })
+}
+
+/// Each connection is a file; the usual soft limit of 1024 is below what a front needs.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The name of the next signal that asks for a stop.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// A size for people.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+        match UNITS.iter().find(|(_, unit)| self.0 >= *unit) {
+            Some((name, unit)) => write!(f, "{:.1} {name}", self.0 as f64 / *unit as f64),
+            None => write!(f, "{} B", self.0),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! One thread that serves: its runtime, its connections, its part of the fetches.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use darter_engine::Store;
+use darter_engine::ring::run_shard;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::fetch::{Fetches, Inbox, Owner, Pace};
+use crate::front::reader::Sources;
+use crate::front::route::Routing;
+use crate::front::Front;
+use crate::metrics::Metrics;
+use crate::origin::Origin;
+
+/// Connections handed over and not yet taken up.
+const HANDOVER_MAX: usize = 256;
+
+/// What all shards have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    pub(crate) store: Store,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) fetches: Fetches,
+    pub(crate) prefetch_pace: Arc<Pace>,
+    pub(crate) routing: Routing,
+    pub(crate) prefetch: bool,
+    pub(crate) origin_tls_verified: bool,
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// The acceptor's end of a shard.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    connections: mpsc::Sender<std::net::TcpStream>,
+    open: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+impl Shard {
+    /// Starts the shard's thread, on one processor if that is given.
+    pub(crate) fn start(number: usize, processor: Option<usize>, common: Common, inbox: Inbox) -> std::io::Result<Self> {
+        let (connections, incoming) = mpsc::channel(HANDOVER_MAX);
+        let open = Arc::new(AtomicUsize::new(0));
+        let counted = open.clone();
+        let thread = std::thread::Builder::new().name(format!("darter-shard-{number}")).spawn(move || {
+            if let Some(processor) = processor {
+                pin_to(processor);
+            }
+            let backend = common.store.backend();
+            if let Err(error) = run_shard(backend, serve(common, inbox, incoming, counted)) {
+                tracing::error!(shard = number, %error, "a shard could not start");
+            }
+        })?;
+        Ok(Self { connections, open, thread })
+    }
+
+    /// Connections that it serves now.
+    pub(crate) fn load(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Hands a connection over; false if the shard has too many waiting.
+    pub(crate) fn hand_over(&self, connection: std::net::TcpStream) -> bool {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        let taken = self.connections.try_send(connection).is_ok();
+        if !taken {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Waits for the thread to end, after the stop was told. False if it ended by a panic.
+    pub(crate) fn join(self) -> bool {
+        drop(self.connections);
+        self.thread.join().is_ok()
+    }
+}
+
+async fn serve(
+    common: Common,
+    inbox: Inbox,
+    mut incoming: mpsc::Receiver<std::net::TcpStream>,
+    open: Arc<AtomicUsize>,
+) {
+    let origin = match Origin::new(common.origin_tls_verified) {
+        Ok(origin) => origin,
+        Err(error) => return tracing::error!(%error, "the client of origins could not be made; are CA certificates installed?"),
+    };
+    let owner = Owner::new(
+        common.store.clone(),
+        origin.clone(),
+        common.metrics.clone(),
+        common.prefetch_pace.clone(),
+    );
+    tokio::task::spawn_local(owner.run(inbox));
+    let sources = Sources {
+        store: common.store,
+        fetches: common.fetches,
+        metrics: common.metrics.clone(),
+    };
+    let front = Rc::new(Front { routing: common.routing, sources, origin, prefetch: common.prefetch });
+    let mut connections = JoinSet::new();
+    let mut stop = common.stop.clone();
+    loop {
+        tokio::select! {
+            connection = incoming.recv() => {
+                let Some(connection) = connection else { break };
+                let Ok(connection) = TcpStream::from_std(connection) else {
+                    open.fetch_sub(1, Ordering::Relaxed);
+                    continue;
+                };
+                let serving = front.clone().serve(connection, common.stop.clone());
+                let (metrics, open) = (common.metrics.clone(), open.clone());
+                metrics.connection_opened();
+                connections.spawn_local(async move {
+                    serving.await;
+                    metrics.connection_closed();
+                    open.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+            Some(ended) = connections.join_next() => if let Err(error) = ended {
+                tracing::error!(%error, "a connection's task failed");
+            },
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+    }
+    // Each drains within the front's timeout.
+    while connections.join_next().await.is_some() {}
+}
+
+fn pin_to(processor: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(processor);
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        tracing::debug!(processor, %error, "a shard runs unpinned");
+    }
+}
+
+/// Processors to pin shards to: all that are allowed, unless a quota makes pinning harmful.
+pub(crate) fn processors_to_pin() -> Vec<usize> {
+    let Ok(allowed) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
+    let allowed: Vec<usize> =
+        (0..rustix::thread::CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor)).collect();
+    let quota = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) < allowed.len();
+    if quota { Vec::new() } else { allowed }
+}
+
+/// The number of shards where none is configured: the processors that affinity and quota allow, four at most.
+pub(crate) fn default_count() -> usize {
+    const SHARDS_MAX: usize = 4;
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(SHARDS_MAX)
+}
