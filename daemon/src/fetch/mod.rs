@@ -42,7 +42,11 @@ pub const ORIGIN_REQUEST_BLOCKS: u32 = REQUEST_BLOCKS_MAX;
 pub const DEMAND_BLOCKS_MAX: u32 = REQUEST_BLOCKS_MAX + 1;
 /// How long a content is remembered as one that cannot be kept.
 const UNKEEPABLE_FOR: Duration = Duration::from_secs(300);
-const UNKEEPABLE_MAX: usize = 1024;
+/// A content is prefetched once in this time: what was evicted since is not wanted so much that it must push out
+/// something else.
+const PREFETCH_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// Contents remembered for the two times above.
+const REMEMBERED_MAX: usize = 4096;
 /// Pause before an unanswered first request is tried once more.
 const DESCRIBE_RETRY_AFTER: Duration = Duration::from_millis(150);
 
@@ -118,7 +122,8 @@ pub(crate) struct Owner {
     pub(crate) prefetch_pace: Arc<Pace>,
     active: RefCell<HashMap<FetchKey, Rc<Active>>>,
     describing: RefCell<HashMap<FetchKey, Vec<oneshot::Sender<Described>>>>,
-    unkeepable: RefCell<HashMap<FetchKey, Instant>>,
+    unkeepable: RefCell<Remembered>,
+    prefetched: RefCell<Remembered>,
 }
 
 type Described = Result<Arc<Content>, FetchError>;
@@ -132,7 +137,8 @@ impl Owner {
             prefetch_pace,
             active: RefCell::default(),
             describing: RefCell::default(),
-            unkeepable: RefCell::default(),
+            unkeepable: RefCell::new(Remembered::new(UNKEEPABLE_FOR)),
+            prefetched: RefCell::new(Remembered::new(PREFETCH_AGAIN_AFTER)),
         })
     }
 
@@ -151,7 +157,10 @@ impl Owner {
                 None => active::refuse(&demand),
             },
             Message::Prefetch { content, key, target } => {
-                if let Some(active) = self.active(key, &content, target) {
+                if !self.prefetched.borrow().contains(&key)
+                    && let Some(active) = self.active(key, &content, target)
+                {
+                    self.prefetched.borrow_mut().insert(key);
                     active.prefetch();
                 }
             }
@@ -193,8 +202,7 @@ impl Owner {
             let _ = reply.send(Ok(found));
             return;
         }
-        let known = self.unkeepable.borrow().get(&key).is_some_and(|since| since.elapsed() < UNKEEPABLE_FOR);
-        if known {
+        if self.unkeepable.borrow().contains(&key) {
             let _ = reply.send(Err(FetchError::Unkeepable));
             return;
         }
@@ -213,7 +221,7 @@ impl Owner {
         tokio::task::spawn_local(async move {
             let described = owner.ask_what_it_is(key, &target, wanted).await;
             if matches!(described, Err(FetchError::Unkeepable)) {
-                owner.remember_unkeepable(key);
+                owner.unkeepable.borrow_mut().insert(key);
             }
             for reply in owner.describing.borrow_mut().remove(&key).unwrap_or_default() {
                 let _ = reply.send(described.clone());
@@ -261,14 +269,32 @@ impl Owner {
         self.metrics.origin_answered(target.registry(), &answer);
         answer
     }
+}
 
-    fn remember_unkeepable(&self, key: FetchKey) {
-        let mut unkeepable = self.unkeepable.borrow_mut();
-        if unkeepable.len() >= UNKEEPABLE_MAX {
-            unkeepable.retain(|_, since| since.elapsed() < UNKEEPABLE_FOR);
+/// Contents of which something was true lately.
+#[derive(Debug)]
+struct Remembered {
+    since: HashMap<FetchKey, Instant>,
+    lasts: Duration,
+}
+
+impl Remembered {
+    fn new(lasts: Duration) -> Self {
+        Self { since: HashMap::new(), lasts }
+    }
+
+    fn contains(&self, key: &FetchKey) -> bool {
+        self.since.get(key).is_some_and(|since| since.elapsed() < self.lasts)
+    }
+
+    /// When all places are taken by fresh ones, the new one is not remembered.
+    fn insert(&mut self, key: FetchKey) {
+        if self.since.len() >= REMEMBERED_MAX {
+            let lasts = self.lasts;
+            self.since.retain(|_, since| since.elapsed() < lasts);
         }
-        if unkeepable.len() < UNKEEPABLE_MAX {
-            unkeepable.insert(key, Instant::now());
+        if self.since.len() < REMEMBERED_MAX {
+            self.since.insert(key, Instant::now());
         }
     }
 }
