@@ -247,9 +247,16 @@ impl Keeper {
 
     fn write_batch(&mut self, batch: &Batch) -> std::io::Result<()> {
         let held = self.synced_blocks(batch);
-        let mut contents: HashMap<u32, &Arc<Content>> =
-            batch.contents.iter().map(|(place, content)| (*place, content)).collect();
         let places = self.inner.index.places();
+        // A dropped content whose place has a new one already leaves its record to that one.
+        let mut contents: HashMap<u32, &Arc<Content>> = batch
+            .contents
+            .iter()
+            .filter(|(place, content)| {
+                places.content(**place).is_none_or(|current| current.tenure == content.tenure)
+            })
+            .map(|(place, content)| (*place, content))
+            .collect();
         let tenants: Vec<Arc<Content>> = held
             .iter()
             .filter_map(|(slot, _)| places.content(self.inner.slots.tenant(*slot).content).cloned())

@@ -378,6 +378,34 @@ fn when_the_table_is_full_the_oldest_content_gives_way() {
 }
 
 #[test]
+fn who_takes_over_a_record_is_found_after_a_restart() {
+    // Named by URL, so that no verdict writes the new content's record for another reason.
+    let by_url = |bytes: &[u8]| ContentSpec { naming: Naming::Url, ..spec(bytes) };
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&options(directory.path(), Backend::Pool)).unwrap();
+    run_shard(Backend::Pool, async {
+        for seed in 0..100u8 {
+            let bytes = sample(seed, 10);
+            let content = store.create(&by_url(&bytes)).unwrap();
+            put(&store, &content, &bytes, content.layout().whole().unwrap()).await.unwrap();
+        }
+        store.flush().await.unwrap();
+        for seed in 85..100 {
+            let stat = store.stat(&found(&store, &sample(seed, 10)).unwrap());
+            assert_eq!(stat.durable_pieces, 1, "{seed}");
+        }
+    })
+    .unwrap();
+    store.close();
+    let store = Store::open(&options(directory.path(), Backend::Pool)).unwrap();
+    let lost: Vec<u8> = (85..100)
+        .filter(|seed| found(&store, &sample(*seed, 10)).is_none_or(|content| content.held_pieces() == 0))
+        .collect();
+    assert_eq!(lost, [0u8; 0]);
+    store.close();
+}
+
+#[test]
 fn unused_content_expires() {
     let directory = tempfile::tempdir().unwrap();
     let ttl = Some(std::time::Duration::ZERO);
