@@ -1,0 +1,68 @@
+//! Configuration: one YAML file and the flags that override it, checked once, then typed.
+//!
+//! ```text
+//! bytes ─ raw::parse ─▶ RawConfig ┐
+//!                     flags       ├─ layers ─ check::resolve ─▶ Settings, with a source for each value
+//!                     defaults    ┘
+//! ```
+//!
+//! Until the check every value is text with the place that it was written at, whichever layer it comes from; so
+//! a bad value is reported alike for a flag and for a line of the file. After the check every value has its type
+//! and unit, and nothing is looked at twice.
+//!
+//! The keys are those of Dragonfly's dfdaemon where it has the concept. They are declared in one table,
+//! `keys.rs`, which is also what unknown keys are compared with and what `config show` prints;
+//! docs/configuration.md explains them to people.
+//!
+//! Not here: what depends on the machine (free space, cores, io_uring). `None` or `Auto` says that whoever uses
+//! the setting decides.
+
+mod age;
+mod check;
+pub mod commands;
+mod error;
+mod keys;
+mod layers;
+mod raw;
+mod registry;
+mod rules;
+mod settings;
+pub mod size;
+#[cfg(test)]
+mod tests;
+mod warnings;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+pub use check::{Effective, Resolved, resolve};
+pub use error::{ConfigError, Problem};
+pub use layers::{Override, Source, Surroundings};
+pub use raw::{CONFIG_BYTES_MAX, RawConfig, parse};
+pub use registry::{Registry, RegistryError, RegistryHost, Scheme};
+pub use rules::{Rule, Rules};
+pub use settings::{IoChoice, LogFormat, LogSettings, Settings};
+pub use warnings::Warning;
+
+/// Reads the file, if there is one, lays the flags over it and checks the whole.
+///
+/// # Errors
+/// The file cannot be read, or some key or value is wrong: then every wrong one is named.
+pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Resolved, ConfigError> {
+    let raw = match file {
+        Some(path) => parse(&path.display().to_string(), &read_bounded(path)?)?,
+        None => RawConfig::default(),
+    };
+    resolve(&raw, overrides, &Surroundings::of_this_process())
+}
+
+/// One byte more than is allowed, so that `parse` can tell a file that is too long; a device or a pipe without
+/// an end cannot fill the memory.
+fn read_bounded(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(CONFIG_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| ConfigError::Unreadable { file: path.to_owned(), error })?;
+    Ok(bytes)
+}

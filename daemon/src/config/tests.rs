@@ -1,0 +1,293 @@
+//! Whole configurations: a text goes in, settings or messages come out.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A file of that text, with flags over it.
+fn resolved(yaml: &str, overrides: &[Override]) -> Result<Resolved, ConfigError> {
+    resolve(&parse("f", yaml.as_bytes())?, overrides, &Surroundings::default())
+}
+
+fn settings(yaml: &str) -> Settings {
+    resolved(yaml, &[]).map(|resolved| resolved.settings).unwrap_or_else(|error| panic!("{yaml:?}: {error}"))
+}
+
+/// The file is right, or wrong in these words.
+#[track_caller]
+fn check(yaml: &str, expected: &str) {
+    let seen = resolved(yaml, &[]).map_or_else(|error| error.to_string(), |_| "ok".into());
+    assert_eq!(seen, expected, "{yaml:?}");
+}
+
+const QUICKSTART: &str = "
+verbose: true
+metrics: { enable: true }
+pprofPort: 18066
+download: { prefetch: true }
+proxy:
+  defaultFilter: 'Expires&Signature&ns'
+  security: { insecure: true }
+  tcpListen: { listen: 0.0.0.0, port: 65001 }
+  registryMirror: { dynamic: true, url: https://index.docker.io }
+  proxies: [ { regx: 'blobs/sha256.*' } ]
+";
+
+#[test]
+fn the_section_that_users_of_dragonfly_know_works_as_it_stands() {
+    let Resolved { settings, warnings, .. } = resolved(QUICKSTART, &[]).expect("a right file");
+    assert!(settings.log.verbose && settings.metrics && settings.prefetch && settings.registry_dynamic);
+    assert!(!settings.origin_tls_verified);
+    assert_eq!(settings.pprof_port, Some(18066));
+    assert_eq!(settings.filter_params, ["Expires", "Signature", "ns"]);
+    assert_eq!(settings.front.to_string(), "0.0.0.0:65001");
+    assert_eq!(settings.registry.to_string(), "https://registry-1.docker.io");
+    assert!(settings.rules.cache("/v2/library/debian/blobs/sha256:00"));
+    assert!(!settings.rules.cache("/v2/library/debian/manifests/sha256:00"));
+    let keys: Vec<_> = warnings.iter().map(|warning| format!("{} {}", warning.source, warning.key)).collect();
+    assert_eq!(keys, ["f:9 proxy.tcpListen.listen", "f:8 proxy.security.insecure", "f:4 pprofPort"]);
+}
+
+#[test]
+fn without_a_file_everything_has_a_value() {
+    let Resolved { settings, warnings, effective } = resolved("", &[]).expect("no file is a right file");
+    assert_eq!(settings.front.to_string(), "127.0.0.1:65001");
+    assert_eq!(settings.admin.to_string(), "127.0.0.1:40901");
+    assert_eq!(settings.prefetch_bytes_per_s, 128 << 20);
+    assert_eq!(
+        (settings.capacity_bytes, settings.shards, settings.ttl, settings.pprof_port),
+        (None, None, None, None)
+    );
+    assert!(settings.origin_tls_verified && settings.metrics && !settings.prefetch);
+    assert!(settings.rules.cache("/v2/x/blobs/sha256:00"));
+    assert_eq!(warnings, []);
+    assert!(effective.iter().all(|row| row.source == Source::Default));
+}
+
+#[test]
+fn every_key_is_looked_at() {
+    let yaml = "
+dataDir: /d
+shards: 2
+verbose: true
+pprofPort: 1
+log: {format: json}
+metrics: {enable: false}
+storage: {capacity: 1GiB, taskExpireTime: 6h, io: pool}
+download: {prefetch: true, prefetchRateLimit: 1MB}
+health: {tcpListen: {listen: '::1', port: 2}}
+proxy:
+  tcpListen: {listen: '::1', port: 3}
+  registryMirror: {url: 'http://r:5000', dynamic: false}
+  allowedRegistries: [a]
+  proxies: [{regx: a, direct: true}]
+  defaultFilter: x&y
+  security: {insecure: true}
+";
+    let effective = resolved(yaml, &[]).expect("a right file").effective;
+    assert!(effective.iter().all(|row| row.source != Source::Default), "{effective:?}");
+    let seen: Vec<_> = effective.iter().map(|row| row.key.replace("[0]", "[]")).collect();
+    assert_eq!(seen, keys::KEYS.map(|key| key.path));
+    let settings = settings(yaml);
+    assert_eq!(settings.ttl, Some(Duration::from_secs(21_600)));
+    assert_eq!(settings.prefetch_bytes_per_s, 1_000_000);
+    assert_eq!(settings.io, IoChoice::Pool);
+    assert_eq!(settings.log, LogSettings { format: LogFormat::Json, verbose: true });
+    assert!(!settings.registry_dynamic && !settings.metrics);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
+    check(
+        "proxy:\n  registryMiror: {url: x}",
+        "f:2: proxy.registryMiror: unknown key; did you mean proxy.registryMirror? allowed here: \
+         allowedRegistries, defaultFilter, proxies, registryMirror, security, tcpListen",
+    );
+    check(
+        "bananas: {a: {b: c}}",
+        "f:1: bananas: unknown key; allowed here: dataDir, download, health, log, metrics, pprofPort, proxy, \
+         shards, storage, verbose",
+    );
+    check(
+        "proxy:\n  proxies:\n  - regx: a\n    regexp: b",
+        "f:4: proxy.proxies[0].regexp: unknown key; did you mean proxy.proxies[].regx? allowed here: direct, regx",
+    );
+    check(
+        "proxy:\n  <<: {a: b}",
+        "f:2: proxy.<<: unknown key; allowed here: allowedRegistries, defaultFilter, \
+         proxies, registryMirror, security, tcpListen",
+    );
+}
+
+#[test]
+fn what_darter_lacks_is_refused_with_advice() {
+    let lacks = "Darter does not have this key of Dragonfly's;";
+    check(
+        "scheduler: {manager: {enable: true}}",
+        &format!("f:1: scheduler: {lacks} remove it: Darter has no scheduler"),
+    );
+    check(
+        "proxy:\n  proxies:\n  - regx: a\n    useHTTPS: true",
+        &format!(
+            "f:4: proxy.proxies[0].useHTTPS: {lacks} write https:// in proxy.registryMirror.url or \
+             X-Dragonfly-Registry"
+        ),
+    );
+    check(
+        "storage:\n  diskGCThreshold: 50Gi",
+        &format!(
+            "f:2: storage.diskGCThreshold: {lacks} set storage.capacity; that many bytes are reserved at start"
+        ),
+    );
+}
+
+#[test]
+fn a_bad_value_is_named_with_what_is_allowed() {
+    check(
+        "verbose: yes",
+        r#"f:1: verbose: "yes" is refused: provided string was not `true` or `false`; allowed: true or false"#,
+    );
+    check(
+        "proxy:\n  tcpListen:\n    port: 70000",
+        r#"f:3: proxy.tcpListen.port: "70000" is refused: number too large to fit in target type; allowed: a port, 0 to 65535; 0 lets the system choose"#,
+    );
+    check(
+        "storage: {capacity: 10G}",
+        r#"f:1: storage.capacity: "10G" is refused: G may mean GB or GiB; write which; allowed: a size from 4MiB to 64TiB, such as 10GiB"#,
+    );
+    check(
+        "storage: {capacity: 1KB}",
+        r#"f:1: storage.capacity: "1KB" is not allowed; allowed: a size from 4MiB to 64TiB, such as 10GiB"#,
+    );
+    check(
+        "shards: 0",
+        r#"f:1: shards: "0" is refused: number would be zero for non-zero type; allowed: a number of threads, 1 to 256"#,
+    );
+    check("shards: 257", r#"f:1: shards: "257" is not allowed; allowed: a number of threads, 1 to 256"#);
+    check(
+        "pprofPort: 0",
+        r#"f:1: pprofPort: "0" is not allowed; allowed: a port, 1 to 65535, or -1 for none"#,
+    );
+    check("dataDir: ~/x", r#"f:1: dataDir: "~/x" is not allowed; allowed: a directory; ~ is not expanded"#);
+    check(
+        "proxy: {registryMirror: {url: https://a/v2}}",
+        r#"f:1: proxy.registryMirror.url: "https://a/v2" is refused: it has more than a host and port; allowed: http:// or https://, HOST and optionally :PORT, without a path"#,
+    );
+    check(
+        "proxy: {allowedRegistries: [a, 'http://b']}",
+        r#"f:1: proxy.allowedRegistries[1]: "http://b" is refused: it has a scheme; allowed: HOST or HOST:PORT, without a scheme"#,
+    );
+    check(
+        "proxy: {proxies: [{regx: 'a('}]}",
+        r#"f:1: proxy.proxies[0].regx: "a(" is refused: unclosed group; allowed: a regular expression without look-around or back-references, such as blobs/sha256.*"#,
+    );
+    check(
+        "proxy:\n  proxies:\n  - direct: true",
+        "f:3: proxy.proxies[0].regx: missing; allowed: a regular expression without look-around or back-references, such as blobs/sha256.*",
+    );
+}
+
+#[test]
+fn a_wrong_shape_is_named_once() {
+    check("verbose: {a: b}", "f:1: verbose: one value is expected");
+    check(
+        "proxy: 3",
+        "f:1: proxy: keys are expected; allowed here: allowedRegistries, defaultFilter, proxies, registryMirror, security, tcpListen",
+    );
+    check("proxy: {proxies: {regx: a}}", "f:1: proxy.proxies: a list is expected; begin each item with `- `");
+    check("proxy: {proxies: [a]}", "f:1: proxy.proxies[0]: keys are expected; allowed here: direct, regx");
+    check("proxy:\n  tcpListen: ~\nverbose:", "ok");
+}
+
+#[test]
+fn all_problems_are_named_in_the_order_of_the_file() {
+    check(
+        "shards: x\nbananas: 1\ndataDir: ''",
+        "f:1: shards: \"x\" is refused: invalid digit found in string; allowed: a number of threads, 1 to 256\n\
+         f:2: bananas: unknown key; allowed here: dataDir, download, health, log, metrics, pprofPort, proxy, shards, \
+         storage, verbose\n\
+         f:3: dataDir: \"\" is not allowed; allowed: a directory; ~ is not expanded",
+    );
+}
+
+#[test]
+fn front_and_admin_do_not_meet() {
+    check(
+        "health: {tcpListen: {port: 65001}}",
+        "f:1: health.tcpListen.port: front and admin port are both 127.0.0.1:65001; give one another port",
+    );
+    check("health: {tcpListen: {port: 0}}\nproxy: {tcpListen: {port: 0}}", "ok");
+}
+
+#[test]
+fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+    let flag = |key, flag, text: &str| Override { key, flag, text: text.into() };
+    let yaml = "shards: 2\nproxy: {allowedRegistries: [a, b]}\ndownload: {prefetch: true}";
+    let flags = [flag("shards", "--shards", "3"), flag("proxy.allowedRegistries[]", "--allow-registry", "c")];
+    let Resolved { settings, effective, .. } = resolved(yaml, &flags).expect("right layers");
+    assert_eq!(settings.shards.map(NonZeroUsize::get), Some(3));
+    assert_eq!(settings.allowed_registries, ["c".parse().expect("a host")]);
+    let source = |key| effective.iter().find(|row| row.key == key).map(|row| row.source.to_string());
+    assert_eq!(source("shards").as_deref(), Some("--shards"));
+    assert_eq!(source("download.prefetch").as_deref(), Some("f:3"));
+    assert_eq!(source("verbose").as_deref(), Some("default"));
+
+    let error = resolved(yaml, &[flag("shards", "--shards", "x")]).expect_err("a wrong flag").to_string();
+    assert!(error.starts_with("--shards: shards: \"x\" is refused"), "{error}");
+}
+
+#[test]
+fn no_rules_is_a_choice_and_warned_about() {
+    for yaml in ["proxy: {proxies: []}", "proxy: {proxies: [{regx: a, direct: true}]}"] {
+        let Resolved { settings, warnings, .. } = resolved(yaml, &[]).expect("a right file");
+        assert!(!settings.rules.cache("a"));
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+    }
+}
+
+#[test]
+fn the_sample_is_right_and_says_what_holds_anyway() {
+    let sample = include_str!("../../../deploy/darter.yaml");
+    let Resolved { effective, warnings, .. } = resolved(sample, &[]).expect("a right sample");
+    assert_eq!(warnings, []);
+    let defaults = resolved("", &[]).expect("no file is a right file").effective;
+    for row in effective {
+        let default = defaults.iter().find(|default| default.key == row.key);
+        // Settings without a fixed default are shown with an example in the sample.
+        if let Some(default) = default.filter(|default| !default.value.starts_with('(')) {
+            assert_eq!(row.value, default.value, "{}", row.key);
+        }
+    }
+}
+
+#[test]
+fn every_key_is_documented_and_in_the_sample() {
+    let document = include_str!("../../../docs/configuration.md");
+    let sample = include_str!("../../../deploy/darter.yaml");
+    for key in keys::KEYS {
+        assert!(document.contains(&format!("`{}`", key.path)), "docs/configuration.md lacks {}", key.path);
+        let name = key.path.trim_end_matches("[]").rsplit('.').next().unwrap_or_default();
+        assert!(sample.contains(&format!("{name}:")), "deploy/darter.yaml lacks {}", key.path);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_known_key_with_any_value_is_resolved_or_refused(index in 0..keys::KEYS.len(), value in r"\PC{0,30}") {
+        let item = |path: &str| path.ends_with("[]");
+        let path = keys::KEYS[index].path;
+        let text = path.split('.').rev().fold(format!("{value:?}"), |inner, step| {
+            let inner = if item(step) { format!("[{inner}]") } else { inner };
+            format!("{{{}: {inner}}}", step.trim_end_matches("[]"))
+        });
+        let _ = resolved(&text, &[]);
+    }
+
+    #[test]
+    fn any_text_is_resolved_or_refused(text in r"((proxy|tcpListen|port|proxies|regx|dataDir|shards|[a-z]): ?|[\[\]{},'\n-]|\n  |[0-9]|true){0,40}") {
+        let _ = resolved(&text, &[]);
+    }
+}
