@@ -3,4 +3,15 @@
 //! The binary `darter` is a thin shell over this crate; the whole-system tests use its demo registry.
 #![forbid(unsafe_code)]
 
+mod admin;
+pub mod cli;
+pub mod config;
 pub mod demo;
+mod digest;
+pub mod fetch;
+pub mod front;
+mod logs;
+mod metrics;
+pub mod origin;
+pub mod serve;
+mod shard;

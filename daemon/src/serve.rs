@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin::Admin;
-use crate::config::{IoChoice, Settings};
+use crate::config::{IoChoice, Resolved, Settings, Warning};
 use crate::fetch::{Fetches, Pace};
 use crate::front::route::Routing;
 use crate::metrics::Metrics;
@@ -59,7 +59,7 @@ pub enum ServeError {
 ///
 /// # Errors
 /// The daemon cannot start, and has changed nothing.
-pub fn run(settings: &Settings) -> Result<(), ServeError> {
+pub fn run(Resolved { settings, warnings, .. }: &Resolved) -> Result<(), ServeError> {
     crate::logs::start(settings.log);
     raise_file_limit();
     let (backend, ring_denied) = choose_backend(settings.io)?;
@@ -76,7 +76,7 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
         .enable_all()
         .build()
         .map_err(|source| ServeError::System { what: "start the control thread", source })?;
-    let daemon = Daemon { settings, store: store.clone(), ring_denied };
+    let daemon = Daemon { settings, warnings, store: store.clone(), ring_denied };
     let served = tokio::task::LocalSet::new().block_on(&runtime, daemon.run(front, admin));
     store.close();
     tracing::info!("stopped; what is cached will be found by the next start");
@@ -85,6 +85,7 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
 
 struct Daemon<'a> {
     settings: &'a Settings,
+    warnings: &'a [Warning],
     store: Store,
     ring_denied: Option<ProbeError>,
 }
@@ -160,17 +161,14 @@ impl Daemon<'_> {
         if let Some(reason) = &self.ring_denied {
             tracing::warn!("{reason}; reads and writes go through a pool of threads, which is slower");
         }
-        if !self.settings.origin_tls_verified {
-            tracing::warn!("proxy.security.insecure is set: registries are not asked to prove who they are, and whoever is between can change what is cached");
+        for warning in self.warnings {
+            tracing::warn!("{warning}");
         }
         if !self.store.clean_start() {
             tracing::info!("the last run did not stop cleanly: cached blocks are checked as they are served");
         }
         if let Some(warning) = self.store.warning() {
             tracing::warn!("{warning}");
-        }
-        if self.settings.pprof_port.is_some() {
-            tracing::info!("pprofPort is accepted; profiles are not served by this version");
         }
     }
 }

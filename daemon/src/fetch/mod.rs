@@ -2,7 +2,7 @@
 //!
 //! A content's fetch is owned by one shard, chosen by the hash of its name, and reached by message from all
 //! shards through [`Fetches`]. The owner describes unknown contents (one request, however many readers ask) and
-//! keeps one [`active::Active`] for each content that has blocks on their way.
+//! keeps one `active::Active` for each content that has blocks on their way.
 
 mod active;
 mod demand;

@@ -1,7 +1,7 @@
 //! The HTTP front: where nydusd and containerd connect.
 //!
 //! A range request goes: [`route`] → [`blob`] → `store.find` → [`reader`] → slices of the mapping, or the
-//! [fetch](crate::fetch) for what is absent. What is not a blob goes through [`pass`].
+//! [fetch](crate::fetch) for what is absent. What is not a blob goes through `pass`.
 
 pub mod blob;
 pub mod body;

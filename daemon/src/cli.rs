@@ -1,0 +1,173 @@
+//! The command line: names of commands and flags, nothing about what they mean.
+//!
+//! A flag that overrides a key keeps its value as text; the configuration checks it together with the file, so
+//! that `--capacity ten` and `capacity: ten` are answered alike.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Override;
+
+/// Container images that start fast: a node cache in front of registries, for nydusd and containerd.
+#[derive(Debug, Parser)]
+#[command(name = "darter", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands of `darter`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon; without any flag or file it works with its defaults
+    Serve(ServeArgs),
+    /// Check a configuration, or show what it comes to
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// The commands of `darter config`.
+#[derive(Debug, Subcommand)]
+// Parsed once per process; a box would only be in the way.
+#[allow(clippy::large_enum_variant)]
+pub enum ConfigCommand {
+    /// Say whether a configuration file is right, and warn of what it brings about
+    Check {
+        /// The file to check
+        file: PathBuf,
+    },
+    /// Print every value that `serve` with the same flags would use, and where it comes from
+    Show(ShowArgs),
+}
+
+/// The flags of `darter config show`: those of `serve`, and how to print.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// What `serve` would be given.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The flags of `darter serve`. Each overrides the file's value.
+#[derive(Debug, Default, Args)]
+pub struct ServeArgs {
+    /// Read this YAML file; see docs/configuration.md
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Keep cached content here [default: the user's state directory; as root /var/lib/darter]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Reserve this much for content, such as 10GiB [default: 20 % of free space, at most 50GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub capacity: Option<String>,
+    /// Listen here for nydusd and containerd [default: 127.0.0.1:65001]
+    #[arg(long, value_name = "ADDR", value_parser = socket_addr)]
+    pub front: Option<SocketAddr>,
+    /// Listen here for pings and metrics [default: 127.0.0.1:40901]
+    #[arg(long, value_name = "ADDR", value_parser = socket_addr)]
+    pub admin: Option<SocketAddr>,
+    /// Ask this registry when a request names none [default: Docker Hub]
+    #[arg(long, value_name = "URL")]
+    pub registry: Option<String>,
+    /// Allow this registry although it is private or the front is open to others; may be repeated
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub allow_registry: Vec<String>,
+    /// Bring in the rest of a blob of which a range was asked: true or false [default: false]
+    #[arg(long, value_name = "BOOL")]
+    pub prefetch: Option<String>,
+    /// Serve with this many threads [default: the CPUs that the daemon may use, at most 4]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<String>,
+    /// Do I/O by auto, ring or pool [default: auto]
+    #[arg(long, value_name = "IO")]
+    pub io: Option<String>,
+    /// Write logs as text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+impl ServeArgs {
+    /// What the flags say, as the upper layer of the configuration.
+    #[must_use]
+    pub fn overrides(&self) -> Vec<Override> {
+        let front = self.front.as_ref();
+        let admin = self.admin.as_ref();
+        let allowed = self.allow_registry.iter();
+        [
+            Override::given("dataDir", "--data-dir", self.data_dir.as_ref()),
+            Override::given("storage.capacity", "--capacity", self.capacity.as_ref()),
+            Override::given("proxy.tcpListen.listen", "--front", front.map(SocketAddr::ip)),
+            Override::given("proxy.tcpListen.port", "--front", front.map(SocketAddr::port)),
+            Override::given("health.tcpListen.listen", "--admin", admin.map(SocketAddr::ip)),
+            Override::given("health.tcpListen.port", "--admin", admin.map(SocketAddr::port)),
+            Override::given("proxy.registryMirror.url", "--registry", self.registry.as_ref()),
+            Override::given("download.prefetch", "--prefetch", self.prefetch.as_ref()),
+            Override::given("shards", "--shards", self.shards.as_ref()),
+            Override::given("storage.io", "--io", self.io.as_ref()),
+            Override::given("log.format", "--log-format", self.log_format.as_ref()),
+        ]
+        .into_iter()
+        .chain(
+            allowed.map(|host| Override::given("proxy.allowedRegistries[]", "--allow-registry", Some(host))),
+        )
+        .flatten()
+        .collect()
+    }
+}
+
+fn socket_addr(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "expected IP:PORT, such as 127.0.0.1:65001 or 0.0.0.0:65001")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_reaches_its_key() {
+        let args = "darter serve --data-dir /d --capacity 1GiB --front 127.0.0.1:1 --admin [::1]:2 \
+                    --registry http://r:5000 --allow-registry a --allow-registry b:1 --prefetch true --shards 3 \
+                    --io pool --log-format json";
+        let cli = Cli::try_parse_from(args.split_whitespace()).expect("right flags");
+        let Command::Serve(serve) = cli.command else { panic!("serve was asked for") };
+        let resolved = config::load(None, &serve.overrides()).expect("right values");
+        let by_flag: Vec<_> = resolved
+            .effective
+            .iter()
+            .filter(|row| matches!(row.source, config::Source::Flag(_)))
+            .map(|row| format!("{} {} {}", row.source, row.key, row.value))
+            .collect();
+        assert_eq!(
+            by_flag,
+            [
+                "--data-dir dataDir /d",
+                "--capacity storage.capacity 1GiB",
+                "--io storage.io pool",
+                "--front proxy.tcpListen.listen 127.0.0.1",
+                "--front proxy.tcpListen.port 1",
+                "--admin health.tcpListen.listen ::1",
+                "--admin health.tcpListen.port 2",
+                "--registry proxy.registryMirror.url http://r:5000",
+                "--allow-registry proxy.allowedRegistries[0] a",
+                "--allow-registry proxy.allowedRegistries[1] b:1",
+                "--prefetch download.prefetch true",
+                "--shards shards 3",
+                "--log-format log.format json",
+            ]
+        );
+    }
+}
