@@ -98,7 +98,7 @@ async fn serve(
         common.metrics.clone(),
         common.prefetch_pace.clone(),
     );
-    tokio::task::spawn_local(owner.run(inbox));
+    let owning = tokio::task::spawn_local(owner.run(inbox));
     let sources = Sources {
         store: common.store,
         fetches: common.fetches,
@@ -132,6 +132,11 @@ async fn serve(
     }
     // Each drains within the front's timeout.
     while connections.join_next().await.is_some() {}
+    // Answers of other shards may still wait for contents that this one fetches: its inbox closes with the last front.
+    drop(front);
+    if let Err(error) = owning.await {
+        tracing::error!(%error, "the fetches of a shard ended by a panic");
+    }
 }
 
 fn pin_to(processor: usize) {
