@@ -128,6 +128,9 @@ impl Active {
             let Some(run) = self.next_absent(run) else { return };
             let bytes = self.content.layout().bytes(run);
             self.owner.prefetch_pace.take(bytes.end - bytes.start).await;
+            if self.owner.closing.get() {
+                return;
+            }
             // A reader may have asked for some of it meanwhile.
             let Some(run) = self.next_absent(run) else { continue };
             self.plan.borrow_mut().begin(run);

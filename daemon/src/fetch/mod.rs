@@ -11,14 +11,14 @@ mod pace;
 mod plan;
 mod subscription;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use darter_engine::{BLOCK_BYTES, BlockRun, Content, ContentId, ContentSpec, Layout, Naming, Store};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 pub use demand::{Arrival, FetchError, FetchKey};
 pub use subscription::Subscription;
@@ -49,6 +49,8 @@ const PREFETCH_AGAIN_AFTER: Duration = Duration::from_secs(600);
 const REMEMBERED_MAX: usize = 4096;
 /// Pause before an unanswered first request is tried once more.
 const DESCRIBE_RETRY_AFTER: Duration = Duration::from_millis(150);
+/// How long what is on its way to the store may take when the daemon stops; the disk needs milliseconds.
+const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The way to every content's fetch; cheap to clone, for all shards.
 #[derive(Clone, Debug)]
@@ -121,6 +123,10 @@ pub(crate) struct Owner {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) prefetch_pace: Arc<Pace>,
     active: RefCell<HashMap<FetchKey, Rc<Active>>>,
+    /// The daemon stops: nothing is brought that nobody waits for.
+    closing: Cell<bool>,
+    /// Told when a fetch has nothing on its way any more.
+    forgotten: Notify,
     describing: RefCell<HashMap<FetchKey, Vec<oneshot::Sender<Described>>>>,
     unkeepable: RefCell<Remembered>,
     prefetched: RefCell<Remembered>,
@@ -136,16 +142,27 @@ impl Owner {
             metrics,
             prefetch_pace,
             active: RefCell::default(),
+            closing: Cell::new(false),
+            forgotten: Notify::new(),
             describing: RefCell::default(),
             unkeepable: RefCell::new(Remembered::new(UNKEEPABLE_FOR)),
             prefetched: RefCell::new(Remembered::new(PREFETCH_AGAIN_AFTER)),
         })
     }
 
-    /// Serves the shard's messages until all senders are gone.
+    /// Serves the shard's messages until all senders are gone, and then lets what has come reach the store: after
+    /// the next start it would be paid for again.
     pub(crate) async fn run(self: Rc<Self>, mut inbox: Inbox) {
         while let Some(message) = inbox.0.recv().await {
             self.handle(message);
+        }
+        self.closing.set(true);
+        let _ = tokio::time::timeout(SETTLE_WITHIN, self.settled()).await;
+    }
+
+    async fn settled(&self) {
+        while !self.active.borrow().is_empty() {
+            self.forgotten.notified().await;
         }
     }
 
@@ -188,6 +205,7 @@ impl Owner {
         let mut fetches = self.active.borrow_mut();
         if fetches.get(key).is_some_and(|active| Rc::ptr_eq(active, ended)) {
             fetches.remove(key);
+            self.forgotten.notify_waiters();
         }
     }
 
