@@ -124,8 +124,9 @@ impl Builder {
         let mut daemon = self.spawn();
         daemon.wait_until_ready();
         if let Some(io) = daemon.builder.expected_io {
-            let said = format!("io={}", io.name());
-            assert!(daemon.log().contains(&said), "the daemon does not say {said}:\n{}", daemon.log());
+            let used = format!("io=\"{}\"", io.name());
+            let build = daemon.metrics().sum_where("darter_build_info", &[&used]);
+            assert_eq!(build, 1.0, "the daemon does not use {used}:\n{}", daemon.log());
         }
         daemon
     }

@@ -88,11 +88,9 @@ impl Trace {
                     let mut client = Client::new(front);
                     for &index in indices {
                         let range = self.reads[index].range.clone();
-                        let request = self.request(origin, blob).range(range.clone());
                         turn.wait(index);
-                        let reading = client.send(&request);
-                        let checked = reading.and_then(|reading| blob.check(reading, range.clone()));
-                        checked.unwrap_or_else(|error| panic!("{} {range:?}: {error}", self.name));
+                        let read = blob.read_as(&mut client, self.request(origin, blob), range.clone());
+                        read.unwrap_or_else(|error| panic!("{} {range:?}: {error}", self.name));
                     }
                 });
             }
