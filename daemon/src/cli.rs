@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Override;
+use crate::demo::DemoArgs;
 
 /// Container images that start fast: a node cache in front of registries, for nydusd and containerd.
 #[derive(Debug, Parser)]
@@ -24,6 +25,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the daemon; without any flag or file it works with its defaults
     Serve(ServeArgs),
+    /// Show what darter does for one node, on this machine and with nothing but this program
+    Demo(DemoArgs),
     /// Check a configuration, or show what it comes to
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -27,6 +27,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             let resolved = config::load(args.config.as_deref(), &args.overrides())?;
             Ok(darter::serve::run(&resolved)?)
         }
+        Command::Demo(args) => Ok(darter::demo::run(&args)?),
         Command::Config(ConfigCommand::Check { file }) => print(&config::commands::check(&file)?),
         Command::Config(ConfigCommand::Show(ShowArgs { serve, json })) => {
             print(&config::commands::show(serve.config.as_deref(), &serve.overrides(), json)?)

@@ -343,7 +343,7 @@ fn log_file(home: &Path) -> PathBuf {
 ///
 /// # Panics
 /// When it is not there.
-fn built(name: &str) -> PathBuf {
+pub fn built(name: &str) -> PathBuf {
     let test = env::current_exe().expect("a test knows its own path");
     // The test is target/PROFILE/deps/NAME-HASH.
     let binary = test.ancestors().nth(2).expect("a test lies two levels deep").join(name);

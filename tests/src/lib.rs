@@ -15,7 +15,7 @@ mod snapshot;
 mod trace;
 
 pub use client::{Answer, AnswerHead, Client, Reading, Request};
-pub use daemon::{Builder, Daemon, Io};
+pub use daemon::{Builder, Daemon, Io, built};
 pub use metrics::Metrics;
 pub use mount::Mounted;
 pub use origin::{BLOCK_BYTES, Blob, Origin};

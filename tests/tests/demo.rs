@@ -1,0 +1,87 @@
+//! `darter demo` as a newcomer runs it: the chart keeps what it promises, and nothing is left behind.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use darter_tests::built;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Small and fast; the numbers that matter here are counts.
+fn demo(temp_dir: &Path, flags: &[&str]) -> Command {
+    let mut command = Command::new(built("darter"));
+    command.args(["demo", "--json", "--size", "24MB", "--bandwidth", "unlimited"]);
+    command.arg("--temp-dir").arg(temp_dir).args(flags);
+    command
+}
+
+fn entries(directory: &Path) -> usize {
+    fs::read_dir(directory).expect("it is there").count()
+}
+
+/// Whether a process has `text` in its command line.
+fn is_running_with(text: &str) -> bool {
+    let processes = fs::read_dir("/proc").expect("/proc is there").flatten();
+    processes
+        .filter_map(|process| fs::read(process.path().join("cmdline")).ok())
+        .any(|line| String::from_utf8_lossy(&line).contains(text))
+}
+
+fn check_chart(flags: &[&str]) {
+    let temp_dir = TempDir::with_prefix("darter-demo-test-").expect("a temporary directory can be made");
+    let output = demo(temp_dir.path(), flags).output().expect("darter can be started");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON and nothing else");
+
+    let asked = |step: &str, what: &str| {
+        let steps = report["steps"].as_array().expect("a list");
+        let step = steps.iter().find(|row| row["step"] == step).expect("each step has a row");
+        let origin = &step[what]["origin"];
+        (origin["requests"].as_u64().expect("a count"), origin["body_bytes"].as_u64().expect("a count"))
+    };
+    let image_bytes = report["image"]["bytes"].as_u64().expect("a size");
+    let boot_bytes = report["boot"]["bytes"].as_u64().expect("a size");
+    assert_eq!(asked("straight", "pull").1, image_bytes);
+    assert_eq!(asked("straight", "boot").1, boot_bytes);
+    assert_eq!(asked("cold", "pull").1, image_bytes, "each byte once");
+    assert!(asked("cold", "boot").1 > boot_bytes, "whole blocks");
+    for step in ["local-hit", "after-kill"] {
+        assert_eq!([asked(step, "pull"), asked(step, "boot")], [(0, 0); 2], "{step}");
+    }
+    assert_eq!(entries(temp_dir.path()), 0, "its directory is gone");
+}
+
+#[test]
+fn hits_do_not_ask_the_registry() {
+    check_chart(&["--latency", "1ms"]);
+}
+
+#[test]
+fn nor_do_they_when_blobs_are_redirected() {
+    check_chart(&["--latency", "1ms", "--redirect"]);
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let temp_dir = TempDir::with_prefix("darter-demo-test-").expect("a temporary directory can be made");
+    let mut demo = demo(temp_dir.path(), &["--latency", "1s"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("darter can be started");
+    let mut errors = BufReader::new(demo.stderr.take().expect("it is piped")).lines();
+    let started = errors.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("starting darter")));
+    assert!(started.is_some(), "the daemon comes up");
+    assert!(is_running_with(&temp_dir.path().display().to_string()));
+
+    kill_process(Pid::from_child(&demo), Signal::INT).expect("a child can be signalled by its parent");
+    let rest: String = errors.map_while(Result::ok).collect();
+    assert_eq!(demo.wait().expect("a child can be waited for").code(), Some(1), "{rest}");
+    assert!(rest.contains("interrupted"), "{rest}");
+    assert_eq!(entries(temp_dir.path()), 0, "its directory is gone");
+    assert!(!is_running_with(&temp_dir.path().display().to_string()), "its daemon is gone");
+}
