@@ -13,9 +13,7 @@ pub(crate) fn start(settings: LogSettings) {
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second start, as in tests, keeps the first one's subscriber.
     let _ = match settings.format {
-        LogFormat::Text => {
-            lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init()
-        }
+        LogFormat::Text => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).with_target(true).try_init(),
     };
 }

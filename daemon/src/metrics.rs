@@ -117,19 +117,40 @@ impl Metrics {
         let info = vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("io", io.to_owned())];
         registry.register("build", "Version of this daemon and the I/O that it uses", Info::new(info));
         let requests = Family::default();
-        registry.register("requests", "Requests answered by the front, by where the bytes came from", requests.clone());
+        registry.register(
+            "requests",
+            "Requests answered by the front, by where the bytes came from",
+            requests.clone(),
+        );
         let body_bytes = Family::default();
         registry.register_with_unit("body", "Body bytes of answers", Unit::Bytes, body_bytes.clone());
         let head_seconds = Family::<BySource, Histogram>::new_with_constructor(|| {
-            Histogram::new([0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0])
+            Histogram::new([
+                0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+            ])
         });
-        registry.register_with_unit("answer_head", "From the end of a request's head to that of its answer", Unit::Seconds, head_seconds.clone());
+        registry.register_with_unit(
+            "answer_head",
+            "From the end of a request's head to that of its answer",
+            Unit::Seconds,
+            head_seconds.clone(),
+        );
         let origin_requests = Family::default();
         registry.register("origin_requests", "Blob requests to origin registries", origin_requests.clone());
         let origin_bytes = Counter::default();
-        registry.register_with_unit("origin", "Blob bytes from origin registries", Unit::Bytes, origin_bytes.clone());
+        registry.register_with_unit(
+            "origin",
+            "Blob bytes from origin registries",
+            Unit::Bytes,
+            origin_bytes.clone(),
+        );
         let unkept_bytes = Counter::default();
-        registry.register_with_unit("unkept", "Bytes that were served and found no place in the store", Unit::Bytes, unkept_bytes.clone());
+        registry.register_with_unit(
+            "unkept",
+            "Bytes that were served and found no place in the store",
+            Unit::Bytes,
+            unkept_bytes.clone(),
+        );
         let shed = Counter::default();
         registry.register("connections_shed", "Connections closed because too many were open", shed.clone());
         let connections = Gauge::default();
@@ -153,7 +174,12 @@ impl Metrics {
         ] {
             registry.register(name, help, counter.clone());
         }
-        registry.register_with_unit("cache_written", "Bytes written to slots", Unit::Bytes, store.written.clone());
+        registry.register_with_unit(
+            "cache_written",
+            "Bytes written to slots",
+            Unit::Bytes,
+            store.written.clone(),
+        );
         Arc::new(Self {
             registry,
             requests,

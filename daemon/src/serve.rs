@@ -31,7 +31,9 @@ pub enum ServeError {
     #[error(transparent)]
     Store(#[from] OpenError),
     /// A port.
-    #[error("cannot listen on {address} for the {what} ({source}): is another darter running? Name another address with {flag}")]
+    #[error(
+        "cannot listen on {address} for the {what} ({source}): is another darter running? Name another address with {flag}"
+    )]
     Listen {
         /// Which port.
         what: &'static str,
@@ -123,8 +125,11 @@ impl Daemon<'_> {
         let front = tokio::net::TcpListener::from_std(front).map_err(system("use the front's socket"))?;
         let admin = tokio::net::TcpListener::from_std(admin).map_err(system("use the admin socket"))?;
         self.greet(&front, &admin, shards.len());
-        let answering =
-            Admin { store: self.store.clone(), metrics: metrics.clone(), metrics_enabled: self.settings.metrics };
+        let answering = Admin {
+            store: self.store.clone(),
+            metrics: metrics.clone(),
+            metrics_enabled: self.settings.metrics,
+        };
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
         tokio::select! {
             () = accept(&front, &shards, &metrics) => {}
@@ -148,7 +153,8 @@ impl Daemon<'_> {
 
     /// Where the daemon listens, what it keeps where, which I/O it uses, and a command to try.
     fn greet(&self, front: &tokio::net::TcpListener, admin: &tokio::net::TcpListener, shards: usize) {
-        let local = |listener: &tokio::net::TcpListener, configured| listener.local_addr().unwrap_or(configured);
+        let local =
+            |listener: &tokio::net::TcpListener, configured| listener.local_addr().unwrap_or(configured);
         let (front, admin) = (local(front, self.settings.front), local(admin, self.settings.admin));
         let stats = self.store.stats();
         tracing::info!(
@@ -157,7 +163,10 @@ impl Daemon<'_> {
             io = %self.store.backend(), shards, registry = %self.settings.registry, prefetch = self.settings.prefetch,
             version = env!("CARGO_PKG_VERSION"), "darter is ready"
         );
-        tracing::info!("try: curl http://{front}/v2/library/alpine/tags/list -H 'X-Dragonfly-Registry: {}' ; curl http://{admin}/metrics", self.settings.registry);
+        tracing::info!(
+            "try: curl http://{front}/v2/library/alpine/tags/list -H 'X-Dragonfly-Registry: {}' ; curl http://{admin}/metrics",
+            self.settings.registry
+        );
         if let Some(reason) = &self.ring_denied {
             tracing::warn!("{reason}; reads and writes go through a pool of threads, which is slower");
         }

@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::fetch::{Fetches, Inbox, Owner, Pace};
+use crate::front::Front;
 use crate::front::reader::Sources;
 use crate::front::route::Routing;
-use crate::front::Front;
 use crate::metrics::Metrics;
 use crate::origin::Origin;
 
@@ -44,7 +44,12 @@ pub(crate) struct Shard {
 
 impl Shard {
     /// Starts the shard's thread, on one processor if that is given.
-    pub(crate) fn start(number: usize, processor: Option<usize>, common: Common, inbox: Inbox) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        number: usize,
+        processor: Option<usize>,
+        common: Common,
+        inbox: Inbox,
+    ) -> std::io::Result<Self> {
         let (connections, incoming) = mpsc::channel(HANDOVER_MAX);
         let open = Arc::new(AtomicUsize::new(0));
         let counted = open.clone();
@@ -90,7 +95,9 @@ async fn serve(
 ) {
     let origin = match Origin::new(common.origin_tls_verified) {
         Ok(origin) => origin,
-        Err(error) => return tracing::error!(%error, "the client of origins could not be made; are CA certificates installed?"),
+        Err(error) => {
+            return tracing::error!(%error, "the client of origins could not be made; are CA certificates installed?");
+        }
     };
     let owner = Owner::new(
         common.store.clone(),
@@ -99,11 +106,7 @@ async fn serve(
         common.prefetch_pace.clone(),
     );
     let owning = tokio::task::spawn_local(owner.run(inbox));
-    let sources = Sources {
-        store: common.store,
-        fetches: common.fetches,
-        metrics: common.metrics.clone(),
-    };
+    let sources = Sources { store: common.store, fetches: common.fetches, metrics: common.metrics.clone() };
     let front = Rc::new(Front { routing: common.routing, sources, origin, prefetch: common.prefetch });
     let mut connections = JoinSet::new();
     let mut stop = common.stop.clone();

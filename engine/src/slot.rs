@@ -189,7 +189,7 @@ impl SlotTable {
     /// Held → Releasing, whoever holds leases.
     pub(crate) fn release(&self, index: SlotIndex) -> bool {
         self.update(index, |word| {
-            (word.state == SlotState::Held).then(|| SlotWord { state: SlotState::Releasing, ..word })
+            (word.state == SlotState::Held).then_some(SlotWord { state: SlotState::Releasing, ..word })
         })
         .is_some()
     }
@@ -198,7 +198,7 @@ impl SlotTable {
     pub(crate) fn release_unleased(&self, index: SlotIndex) -> bool {
         self.update(index, |word| {
             (word.state == SlotState::Held && word.leases == 0)
-                .then(|| SlotWord { state: SlotState::Releasing, ..word })
+                .then_some(SlotWord { state: SlotState::Releasing, ..word })
         })
         .is_some()
     }
@@ -208,7 +208,7 @@ impl SlotTable {
         self.slot(index).blocks.store(0, Ordering::Relaxed);
         self.update(index, |word| {
             (word.state == SlotState::Releasing && word.leases == 0)
-                .then(|| SlotWord { state: SlotState::Free, ..word })
+                .then_some(SlotWord { state: SlotState::Free, ..word })
         })
         .is_some()
     }

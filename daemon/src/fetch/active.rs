@@ -13,10 +13,10 @@ use bytes::Bytes;
 use darter_engine::{BlockIndex, BlockRun, Content, Reservation};
 use tokio::sync::Notify;
 
+use super::Owner;
 use super::demand::{Arrival, Demand, FetchError, FetchKey, Waiter};
 use super::gather::Gather;
 use super::plan::{Plan, REQUEST_BLOCKS_MAX};
-use super::Owner;
 use crate::origin::{Ask, BlobAnswer, BlobStream, OriginError, Target};
 
 /// Requests of one content at its origin at a time.
@@ -145,7 +145,8 @@ impl Active {
     /// The first run inside `run` that is neither in the store nor on its way.
     fn next_absent(&self, run: BlockRun) -> Option<BlockRun> {
         let plan = self.plan.borrow();
-        let absent = |block: &BlockIndex| plan.at_rest(*block) && !self.owner.store.has(&self.content, *block);
+        let absent =
+            |block: &BlockIndex| plan.at_rest(*block) && !self.owner.store.has(&self.content, *block);
         let first = run.blocks().find(absent)?;
         let rest = run.starting_at(first)?;
         let length = rest.blocks().take(REQUEST_BLOCKS_MAX as usize).take_while(absent).count();
@@ -268,16 +269,19 @@ impl<'a> Transfer<'a> {
         };
         match self.active.owner.ask(&target, ask).await {
             Ok(BlobAnswer::Bytes(stream)) if stream.length_bytes == length_bytes => Ok(Ok(stream)),
-            Ok(BlobAnswer::Bytes(stream)) => {
-                Err(unusable(format!("a length of {} where {length_bytes} was told before", stream.length_bytes)))
-            }
+            Ok(BlobAnswer::Bytes(stream)) => Err(unusable(format!(
+                "a length of {} where {length_bytes} was told before",
+                stream.length_bytes
+            ))),
             Ok(BlobAnswer::NoLength | BlobAnswer::Unsatisfied { .. }) => {
                 Err(unusable(format!("no bytes where {length_bytes} were told before")))
             }
-            Ok(BlobAnswer::Verdict(verdict)) if verdict.status.is_server_error() => Ok(Err(OriginError::Unreachable {
-                registry: target.registry().to_string(),
-                reason: format!("it answered {}", verdict.status),
-            })),
+            Ok(BlobAnswer::Verdict(verdict)) if verdict.status.is_server_error() => {
+                Ok(Err(OriginError::Unreachable {
+                    registry: target.registry().to_string(),
+                    reason: format!("it answered {}", verdict.status),
+                }))
+            }
             Ok(BlobAnswer::Verdict(verdict)) => Err(FetchError::Verdict(Arc::new(verdict))),
             Err(error @ OriginError::Unreachable { .. }) => Ok(Err(error)),
             Err(error) => Err(error.into()),
@@ -347,7 +351,9 @@ impl<'a> Transfer<'a> {
     /// Hands the gathered blocks to the store, in a task of their own: nobody waits for the disk.
     fn flush(&mut self) {
         let Some(window) = &mut self.window else { return };
-        let (Some(first), Some(reservation)) = (window.first.take(), window.reservation.clone()) else { return };
+        let (Some(first), Some(reservation)) = (window.first.take(), window.reservation.clone()) else {
+            return;
+        };
         let blocks = std::mem::take(&mut window.batch);
         let active = self.active.clone();
         let registry = active.target.borrow().registry().to_string();
@@ -360,7 +366,9 @@ impl<'a> Transfer<'a> {
             }
             let layout = active.content.layout();
             let run = layout.run(first.number(), first.number() + count);
-            run.into_iter().flat_map(BlockRun::blocks).for_each(|block| active.plan.borrow_mut().settled(block));
+            run.into_iter()
+                .flat_map(BlockRun::blocks)
+                .for_each(|block| active.plan.borrow_mut().settled(block));
             active.end_if_idle();
         });
     }

@@ -135,7 +135,12 @@ pub(crate) struct Owner {
 type Described = Result<Arc<Content>, FetchError>;
 
 impl Owner {
-    pub(crate) fn new(store: Store, origin: Origin, metrics: Arc<Metrics>, prefetch_pace: Arc<Pace>) -> Rc<Self> {
+    pub(crate) fn new(
+        store: Store,
+        origin: Origin,
+        metrics: Arc<Metrics>,
+        prefetch_pace: Arc<Pace>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             store,
             origin,

@@ -125,15 +125,14 @@ async fn collected(reader: &mut Reader, started: Instant) -> Result<VecDeque<Byt
 fn streamed(parts: VecDeque<Bytes>, reader: Reader) -> AnswerBody {
     let in_hand: u64 = parts.iter().map(|part| part.len() as u64).sum();
     let left_bytes = Some(in_hand + reader.left_bytes());
-    let rest = futures_util::stream::try_unfold(reader, async |mut reader: Reader| {
-        match reader.next().await {
+    let rest =
+        futures_util::stream::try_unfold(reader, async |mut reader: Reader| match reader.next().await {
             Ok(part) => Ok(part.map(|part| (part, reader))),
             Err(trouble) => {
                 tracing::warn!(%trouble, "an answer ends before its time");
                 Err(BodyError(trouble.to_string()))
             }
-        }
-    });
+        });
     let parts = futures_util::stream::iter(parts).map(Ok).chain(rest).boxed_local();
     AnswerBody::Stream { parts, left_bytes }
 }

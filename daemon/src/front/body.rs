@@ -69,7 +69,9 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Parts(parts) => SizeHint::with_exact(parts.iter().map(|part| part.len() as u64).sum()),
-            Self::Stream { left_bytes, .. } => left_bytes.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Stream { left_bytes, .. } => {
+                left_bytes.map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
         }
     }
 }

@@ -103,8 +103,9 @@ impl Front {
                 Ok((pass::pass(&self.origin, metrics, &target, request).await?, Source::Pass))
             }
             Route::Blob { upstream, id } => {
-                let target = Target::new(upstream.registry.clone(), &upstream.path_and_query, request.headers())
-                    .ok_or(Trouble::Request("the path is none that a registry can have"))?;
+                let target =
+                    Target::new(upstream.registry.clone(), &upstream.path_and_query, request.headers())
+                        .ok_or(Trouble::Request("the path is none that a registry can have"))?;
                 let range = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok());
                 let wanted = Wanted::parse(range);
                 let untouched = target.clone();

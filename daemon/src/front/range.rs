@@ -106,7 +106,17 @@ mod tests {
 
     #[test]
     fn what_is_no_single_range_means_the_whole() {
-        for value in ["", "bytes", "bytes=", "bytes=-", "bytes=3-2", "bytes=0-1,3-4", "lines=1-2", "bytes=a-b", "bytes=+1-2"] {
+        for value in [
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=-",
+            "bytes=3-2",
+            "bytes=0-1,3-4",
+            "lines=1-2",
+            "bytes=a-b",
+            "bytes=+1-2",
+        ] {
             check(value, 10, Resolved::Whole);
         }
     }

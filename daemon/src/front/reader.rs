@@ -57,7 +57,13 @@ pub struct Reader {
 
 impl Reader {
     /// A reader of `bytes`, which must lie inside the content.
-    pub fn new(sources: Sources, content: Arc<Content>, key: FetchKey, target: Target, bytes: Range<u64>) -> Self {
+    pub fn new(
+        sources: Sources,
+        content: Arc<Content>,
+        key: FetchKey,
+        target: Target,
+        bytes: Range<u64>,
+    ) -> Self {
         let short = bytes.end - bytes.start <= super::blob::COLLECTED_BYTES_MAX;
         Self {
             sources,
@@ -126,7 +132,9 @@ impl Reader {
     async fn fill(&mut self, run: BlockRun) -> Result<(), Trouble> {
         let first = run.first();
         let waiting = self.subscription.as_ref().is_some_and(|subscription| subscription.covers(first));
-        if !waiting && let Some(present) = self.sources.store.present_prefix(&self.content, run.take(READ_BLOCKS)) {
+        if !waiting
+            && let Some(present) = self.sources.store.present_prefix(&self.content, run.take(READ_BLOCKS))
+        {
             return self.read(present).await;
         }
         self.fetched = true;
@@ -204,7 +212,9 @@ impl Reader {
             match content.verification() {
                 Verification::Passed | Verification::Unprovable => return Ok(()),
                 Verification::Wrong => return Err(Trouble::WrongDigest),
-                Verification::Pending { next, stalled: true } if !self.sources.store.has(&self.content, next) => {
+                Verification::Pending { next, stalled: true }
+                    if !self.sources.store.has(&self.content, next) =>
+                {
                     self.bring_for_digest(next).await?;
                 }
                 Verification::Pending { .. } => {

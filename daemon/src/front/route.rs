@@ -65,7 +65,9 @@ pub enum RouteError {
         value: String,
     },
     /// The front is open to others and the registry is not configured.
-    #[error("{registry} is not among the registries of this node, whose front is open to others: start darter with --allow-registry {authority}, or add it to proxy.allowedRegistries")]
+    #[error(
+        "{registry} is not among the registries of this node, whose front is open to others: start darter with --allow-registry {authority}, or add it to proxy.allowedRegistries"
+    )]
     NotAllowed {
         /// The registry that was asked for.
         registry: String,
@@ -202,9 +204,19 @@ mod tests {
         check(path, None, "https://registry-1.docker.io", path);
         check(path, Some("http://127.0.0.1:5000"), "http://127.0.0.1:5000", path);
         check("/v2/a/blobs/DIGEST?ns=ghcr.io", None, "https://ghcr.io", "/v2/a/blobs/DIGEST");
-        check("/v2/a/blobs/DIGEST?x=1&ns=ghcr.io&y=%20", None, "https://ghcr.io", "/v2/a/blobs/DIGEST?x=1&y=%20");
+        check(
+            "/v2/a/blobs/DIGEST?x=1&ns=ghcr.io&y=%20",
+            None,
+            "https://ghcr.io",
+            "/v2/a/blobs/DIGEST?x=1&y=%20",
+        );
         check("/v2/a/blobs/DIGEST?ns=docker.io", None, "https://registry-1.docker.io", "/v2/a/blobs/DIGEST");
-        check("/v2/a/manifests/latest?ns=127.0.0.1%3A5000", None, "https://127.0.0.1:5000", "/v2/a/manifests/latest");
+        check(
+            "/v2/a/manifests/latest?ns=127.0.0.1%3A5000",
+            None,
+            "https://127.0.0.1:5000",
+            "/v2/a/manifests/latest",
+        );
         check("http://r:5000/v2/a/blobs/DIGEST", Some("http://other"), "http://r:5000", "/v2/a/blobs/DIGEST");
     }
 

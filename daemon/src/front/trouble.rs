@@ -38,15 +38,17 @@ impl Trouble {
     pub fn answer(&self) -> Response<AnswerBody> {
         let status = match self {
             Self::Request(_) => StatusCode::BAD_REQUEST,
-            Self::Route(_) | Self::WrongDigest | Self::Fetch(FetchError::Origin(_) | FetchError::Unkeepable) => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::Route(_)
+            | Self::WrongDigest
+            | Self::Fetch(FetchError::Origin(_) | FetchError::Unkeepable) => StatusCode::BAD_GATEWAY,
             Self::Late | Self::Busy | Self::Fetch(FetchError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Fetch(FetchError::Verdict(verdict)) => {
                 // nydusd retries a 429 twenty times and gives up; a 5xx lets it go to the origin itself.
                 let ours = match verdict.status {
                     StatusCode::TOO_MANY_REQUESTS => Some(StatusCode::SERVICE_UNAVAILABLE),
-                    status if status.is_server_error() || status.is_redirection() => Some(StatusCode::BAD_GATEWAY),
+                    status if status.is_server_error() || status.is_redirection() => {
+                        Some(StatusCode::BAD_GATEWAY)
+                    }
                     _ => None,
                 };
                 match ours {

@@ -59,9 +59,9 @@ impl BlobAnswer {
         ask: Ask,
         response: reqwest::Response,
     ) -> Result<Self, OriginError> {
-        let unusable =
-            |reason: String| OriginError::Unusable { registry: registry.to_string(), reason };
-        let text = |name: header::HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let unusable = |reason: String| OriginError::Unusable { registry: registry.to_string(), reason };
+        let text =
+            |name: header::HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
         let encoding = text(header::CONTENT_ENCODING).unwrap_or("identity");
         if response.status().is_success() && !encoding.eq_ignore_ascii_case("identity") {
             return Err(unusable(format!("the body is encoded as {encoding}, which was not asked for")));

@@ -66,8 +66,17 @@ mod tests {
     #[test]
     fn what_makes_no_sense() {
         for value in [
-            "", "bytes", "bytes 1-2", "items 0-1/2", "bytes 2-1/9", "bytes 0-9/9", "bytes +1-2/9", "bytes -2/9",
-            "bytes */*", "bytes 0-18446744073709551615/*", "bytes 0-1/99999999999999999999",
+            "",
+            "bytes",
+            "bytes 1-2",
+            "items 0-1/2",
+            "bytes 2-1/9",
+            "bytes 0-9/9",
+            "bytes +1-2/9",
+            "bytes -2/9",
+            "bytes */*",
+            "bytes 0-18446744073709551615/*",
+            "bytes 0-1/99999999999999999999",
         ] {
             check(value, None);
         }

@@ -107,11 +107,7 @@ impl Origin {
     ///
     /// # Errors
     /// No answer, or redirects without an end.
-    pub async fn pass(
-        &self,
-        target: &Target,
-        method: Method,
-    ) -> Result<reqwest::Response, OriginError> {
+    pub async fn pass(&self, target: &Target, method: Method) -> Result<reqwest::Response, OriginError> {
         self.follow(target, method, target.headers().clone()).await
     }
 

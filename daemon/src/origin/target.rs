@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn a_path_cannot_leave_the_registry() {
-        let url = |path| Target::new(registry(), path, &HeaderMap::new()).map(|target| target.url().to_string());
+        let url =
+            |path| Target::new(registry(), path, &HeaderMap::new()).map(|target| target.url().to_string());
         assert_eq!(url("/v2/a/b?x=1"), Some("http://127.0.0.1:5000/v2/a/b?x=1".into()));
         assert_eq!(url("//elsewhere/v2/"), None);
         assert_eq!(url("http://elsewhere/v2/"), None);
