@@ -10,6 +10,7 @@ mod daemon;
 mod metrics;
 mod mount;
 pub mod need;
+pub mod nydus;
 mod origin;
 mod snapshot;
 mod trace;

@@ -15,7 +15,8 @@ use crate::{Client, Reading, Request};
 /// from the engine: the promise to the registry's owner is in these 64 KiB.
 pub const BLOCK_BYTES: u64 = 64 << 10;
 
-const REPOSITORY: &str = "library/scenario";
+/// Where every blob is.
+pub(crate) const REPOSITORY: &str = "library/scenario";
 /// The registry is quiet when nothing has been asked or sent for that long.
 const QUIET: Duration = Duration::from_millis(500);
 /// How much of a body is compared at once.
@@ -50,7 +51,11 @@ impl Origin {
 
     /// Puts in a blob of `len` bytes that depend on `seed` alone.
     pub fn blob(&self, seed: u64, len: u64) -> Blob {
-        let content = registry::Blob::synthetic(seed, len);
+        self.add(registry::Blob::synthetic(seed, len))
+    }
+
+    /// Puts in any blob.
+    pub fn add(&self, content: registry::Blob) -> Blob {
         let digest = self.registry.add_blob(REPOSITORY, content.clone());
         Blob { content, target: format!("/v2/{REPOSITORY}/blobs/{digest}") }
     }
