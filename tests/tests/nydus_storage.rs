@@ -207,9 +207,10 @@ fn boot(seed: u64, count: usize, blob_bytes: u64) -> Vec<Range<u64>> {
         let start = random.u64(0..=blob_bytes - len);
         start..start + len
     };
-    let mut reads = vec![blob_bytes - 4_334..blob_bytes];
+    let edges = [0..1, BLOCK_BYTES - 1..BLOCK_BYTES + 1, BLOCK_BYTES..2 * BLOCK_BYTES];
+    let mut reads = Vec::from([blob_bytes - 4_334..blob_bytes]);
     reads.extend((0..count).map(|_| anywhere()));
-    reads.extend([0..1, BLOCK_BYTES - 1..BLOCK_BYTES + 1, BLOCK_BYTES..2 * BLOCK_BYTES]);
+    reads.extend(edges);
     reads.push(blob_bytes - 1..blob_bytes);
     reads
 }
