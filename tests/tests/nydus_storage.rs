@@ -4,7 +4,7 @@
 //! nydusd turns to the registry silently when a front fails it, and then everything still works. So the registry
 //! is counted to the byte, and where the configuration allows it the client's own registry has nothing to give.
 
-use std::{ops::Range, path::Path, thread};
+use std::{iter, ops::Range, path::Path, thread};
 
 use darter::demo::registry::{self, RegistryOptions, Tally};
 use darter_tests::{
@@ -207,12 +207,10 @@ fn boot(seed: u64, count: usize, blob_bytes: u64) -> Vec<Range<u64>> {
         let start = random.u64(0..=blob_bytes - len);
         start..start + len
     };
-    let edges = [0..1, BLOCK_BYTES - 1..BLOCK_BYTES + 1, BLOCK_BYTES..2 * BLOCK_BYTES];
-    let mut reads = Vec::from([blob_bytes - 4_334..blob_bytes]);
-    reads.extend((0..count).map(|_| anywhere()));
-    reads.extend(edges);
-    reads.push(blob_bytes - 1..blob_bytes);
-    reads
+    let tail = blob_bytes - 4_334..blob_bytes;
+    let edges =
+        [0..1, BLOCK_BYTES - 1..BLOCK_BYTES + 1, BLOCK_BYTES..2 * BLOCK_BYTES, blob_bytes - 1..blob_bytes];
+    iter::once(tail).chain((0..count).map(|_| anywhere())).chain(edges).collect()
 }
 
 /// Every byte once, in reads that end nowhere in particular.
