@@ -1,14 +1,12 @@
-//! A blocking HTTP/1.1 client that hides nothing: the head before the body, a body that was cut is an error, and
-//! an answer dropped half-read closes its connection, as a client that has lost interest does.
+//! A blocking HTTP/1.1 client that hides nothing: the head before the body, a body that was cut is an error,
+//! and an answer dropped half-read closes its connection, as a client that has lost interest does.
 //!
 //! Absent on purpose: redirects (the daemon must never send one), cookies, compression, TLS.
 
-use std::{
-    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
-    ops::Range,
-    time::Duration,
-};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
+use std::time::Duration;
 
 /// Longer than any answer that is still alive may pause; a test that waits this long has failed.
 const STALLED: Duration = Duration::from_secs(60);
@@ -32,8 +30,9 @@ impl Client {
     /// Sends the request and waits for the head of its answer.
     ///
     /// # Errors
-    /// What the socket says; `UnexpectedEof` when the server closed before a whole head; `InvalidData` for what is
-    /// not HTTP. A connection kept from an earlier request that turns out to be closed is replaced once.
+    /// What the socket says; `UnexpectedEof` when the server closed before a whole head; `InvalidData` for
+    /// what is not HTTP. A connection kept from an earlier request that turns out to be closed is replaced
+    /// once.
     pub fn send(&mut self, request: &Request) -> io::Result<Reading<'_>> {
         if let Some(kept) = self.kept.take()
             && let Ok((connection, head)) = exchange(kept, request)
@@ -169,7 +168,8 @@ impl Answer {
     }
 }
 
-/// An answer whose head has come and whose body is being read. Dropped before its end, it closes the connection.
+/// An answer whose head has come and whose body is being read. Dropped before its end, it closes the
+/// connection.
 #[derive(Debug)]
 pub struct Reading<'client> {
     head: AnswerHead,
@@ -315,7 +315,8 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, thread};
+    use std::net::TcpListener;
+    use std::thread;
 
     use super::*;
 

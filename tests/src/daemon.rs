@@ -1,27 +1,22 @@
 //! The real `darter serve`, as a child process with ports and a directory of its own.
 
-use std::{
-    env,
-    fs::{self, File, OpenOptions},
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
-    process::{self, Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
-    thread,
-    time::{Duration, Instant},
-};
+use std::fs::{self, File, OpenOptions};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+use std::{env, io, thread};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{Client, Metrics, Request};
+use crate::{Client, Metrics, Request, wait_until};
 
 /// How long a start may take, also after a kill -9: part of the daemon's promise.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 /// How long an orderly stop may take: it lets running answers end.
 const STOPPED_WITHIN: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(10);
 
 /// What moves bytes between slabs and sockets: `--io`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,8 +41,8 @@ impl Io {
     }
 }
 
-/// How a daemon is to be started. What is not said is left to the daemon's own defaults, except that each daemon
-/// gets addresses and a data directory of its own and a small capacity.
+/// How a daemon is to be started. What is not said is left to the daemon's own defaults, except that each
+/// daemon gets addresses and a data directory of its own and a small capacity.
 #[derive(Clone, Debug)]
 pub struct Builder {
     flags: Vec<String>,
@@ -90,8 +85,8 @@ impl Builder {
         self.flag("--io", io.name())
     }
 
-    /// On this I/O in earnest. For the pool, io_uring is refused to the child, and the daemon must find that out by
-    /// itself. The start fails when the daemon then says that it uses the other.
+    /// On this I/O in earnest. For the pool, io_uring is refused to the child, and the daemon must find that
+    /// out by itself. The start fails when the daemon then says that it uses the other.
     pub fn over(self, io: Io) -> Builder {
         let denied = io == Io::Pool;
         let chosen = self.io(if denied { Io::Auto } else { io }).deny_io_uring(denied);
@@ -119,14 +114,14 @@ impl Builder {
     /// Starts the daemon and waits until it serves.
     ///
     /// # Panics
-    /// When the binary is missing, or the daemon ends or is not ready within 20 s; its log is shown.
+    /// When the binary is missing, or the daemon ends or is not ready within 20 s.
     pub fn start(self) -> Daemon {
         let mut daemon = self.spawn();
         daemon.wait_until_ready();
         if let Some(io) = daemon.builder.expected_io {
             let used = format!("io=\"{}\"", io.name());
             let build = daemon.metrics().sum_where("darter_build_info", &[&used]);
-            assert_eq!(build, 1.0, "the daemon does not use {used}:\n{}", daemon.log());
+            assert_eq!(build, 1.0, "the daemon does not use {used}");
         }
         daemon
     }
@@ -151,8 +146,8 @@ impl Builder {
     }
 }
 
-/// Makes two tests of each scenario, a function of [`Io`](crate::Io): with io_uring, and with io_uring refused by a
-/// seccomp filter.
+/// Makes two tests of each scenario, a function of [`Io`](crate::Io): with io_uring, and with io_uring
+/// refused by a seccomp filter.
 #[macro_export]
 macro_rules! on_both_io {
     ($($scenario:ident),* $(,)?) => {
@@ -174,7 +169,8 @@ macro_rules! on_both_io {
     };
 }
 
-/// A running `darter serve`. Dropped, it is killed by its own process id.
+/// A running `darter serve`. Dropped, it is killed by its own process id; dropped by a test that fails, it
+/// shows its log.
 #[derive(Debug)]
 pub struct Daemon {
     builder: Builder,
@@ -236,7 +232,7 @@ impl Daemon {
     pub fn stop(&mut self) {
         self.signal(Signal::TERM);
         let status = self.wait(STOPPED_WITHIN);
-        assert!(status.success(), "SIGTERM ended the daemon with {status}\n{}", self.log());
+        assert!(status.success(), "SIGTERM ended the daemon with {status}");
     }
 
     /// Ends it at once, as a crash would.
@@ -245,8 +241,8 @@ impl Daemon {
         self.wait(STOPPED_WITHIN);
     }
 
-    /// Starts it again after [`Daemon::stop`] or [`Daemon::kill9`], on the same addresses and the same directory.
-    /// Returns how long it took to be ready.
+    /// Starts it again after [`Daemon::stop`] or [`Daemon::kill9`], on the same addresses and the same
+    /// directory. Returns how long it took to be ready.
     pub fn restart(&mut self) -> Duration {
         assert!(!self.running(), "stop it before you restart it");
         self.child = command(&self.builder, &self.data_dir, self.front, self.admin, self.home.path());
@@ -268,31 +264,21 @@ impl Daemon {
     /// Waits for the daemon to end by itself.
     ///
     /// # Panics
-    /// When it is still running after `within`; its log is shown.
+    /// When it is still running after `within`.
     pub fn wait(&mut self, within: Duration) -> ExitStatus {
-        let deadline = Instant::now() + within;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "still running after {within:?}\n{}", self.log());
-            thread::sleep(POLL);
-        }
+        wait_until(within, || !self.running(), || "the daemon still runs".to_owned());
+        self.child.wait().expect("a child can be waited for")
     }
 
     fn wait_until_ready(&mut self) -> Duration {
         let started = Instant::now();
         let ping = Request::get("/server/ping");
-        loop {
-            if Client::new(self.admin).fetch(&ping).is_ok_and(|answer| answer.status() == 200) {
-                return started.elapsed();
-            }
-            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
-                panic!("the daemon ended with {status} before it was ready\n{}", self.log());
-            }
-            assert!(started.elapsed() < READY_WITHIN, "not ready after {READY_WITHIN:?}\n{}", self.log());
-            thread::sleep(POLL);
-        }
+        let ready = || {
+            assert!(self.running(), "the daemon ended before it was ready");
+            Client::new(self.admin).fetch(&ping).is_ok_and(|answer| answer.status() == 200)
+        };
+        wait_until(READY_WITHIN, ready, || "the daemon is not ready".to_owned());
+        started.elapsed()
     }
 
     fn log_file(&self) -> PathBuf {
@@ -355,8 +341,9 @@ pub fn built(name: &str) -> PathBuf {
     binary
 }
 
-/// An address of 127.64.0.0/10 that belongs to this process alone, by its id (at most 22 bits). No other test and no
-/// outgoing connection uses a port there, so that a port can be chosen before it is bound, and again at a restart.
+/// An address of 127.64.0.0/10 that belongs to this process alone, by its id (at most 22 bits). No other test
+/// and no outgoing connection uses a port there, so that a port can be chosen before it is bound, and again
+/// at a restart.
 fn own_loopback_address() -> IpAddr {
     let [_, high, middle, low] = process::id().to_be_bytes();
     IpAddr::V4(Ipv4Addr::new(127, 64 | high, middle, low))

@@ -1,5 +1,5 @@
-//! What the scenarios share: starting and stopping the daemon, a client that sees every byte and header, recorded
-//! traces, and what a test may require of the machine.
+//! What the scenarios share: starting and stopping the daemon, a client that sees every byte and header,
+//! recorded traces, and what a test may require of the machine.
 //!
 //! A scenario is a file in `tests/tests/`. It talks to the real binary over real sockets and counts at the
 //! registry what a read has cost. Nothing here reaches into the daemon.
@@ -14,6 +14,7 @@ pub mod nydus;
 mod origin;
 mod snapshot;
 mod trace;
+mod wait;
 
 pub use client::{Answer, AnswerHead, Client, Reading, Request};
 pub use daemon::{Builder, Daemon, Io, built};
@@ -22,3 +23,4 @@ pub use mount::Mounted;
 pub use origin::{BLOCK_BYTES, Blob, Origin};
 pub use snapshot::Snapshot;
 pub use trace::Trace;
+pub use wait::{pause, wait_until};

@@ -42,7 +42,8 @@ impl Metrics {
 }
 
 fn sample(line: &str) -> (String, f64) {
-    // A label's value may hold blanks and braces, so the name ends at the last brace or else at the first blank.
+    // A label's value may hold blanks and braces, so the name ends at the last brace or else at the first
+    // blank.
     let end = line.rfind('}').map_or_else(|| line.find(' '), |brace| Some(brace + 1));
     let (series, rest) = line.split_at(end.unwrap_or_else(|| panic!("not a sample: {line:?}")));
     let value = rest.split_whitespace().next().and_then(|value| value.parse().ok());

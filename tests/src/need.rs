@@ -1,10 +1,14 @@
 //! What a test requires of the machine, and what happens when that is missing.
 //!
-//! A machine without `/dev/fuse` or without root still gets a meaningful `cargo test --workspace`: the test says
-//! aloud what it lacks and passes. Continuous integration sets `DARTER_TEST_REQUIRE=1`, which turns each such skip
-//! into a failure, so that no scenario is lost unnoticed.
+//! A machine without `/dev/fuse` or without root still gets a meaningful `cargo test --workspace`: the test
+//! says aloud what it lacks and passes. Continuous integration sets `DARTER_TEST_REQUIRE=1`, which turns each
+//! such skip into a failure, so that no scenario is lost unnoticed.
 
-use std::{env, ffi::OsStr, fs::OpenOptions, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::env;
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 /// The variable under which a missing requirement fails the test.
 pub const REQUIRE: &str = "DARTER_TEST_REQUIRE";
@@ -27,8 +31,8 @@ pub enum Need {
     },
 }
 
-/// True when the machine has all that `test` needs. Otherwise says what is missing and returns false: the test
-/// then returns at once.
+/// True when the machine has all that `test` needs. Otherwise says what is missing and returns false: the
+/// test then returns at once.
 ///
 /// # Panics
 /// When something is missing and [`REQUIRE`] is `1`.

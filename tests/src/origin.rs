@@ -1,18 +1,16 @@
-//! The registry as a scenario sees it: blobs whose every byte is known, and the bill for what was read of them.
+//! The registry as a scenario sees it: blobs whose every byte is known, and the bill for what was read of
+//! them.
 
-use std::{
-    io::{self, Read},
-    ops::Range,
-    thread,
-    time::{Duration, Instant},
-};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use darter::demo::registry::{self, Faults, Registry, RegistryOptions, RequestLine};
 
-use crate::{Client, Reading, Request};
+use crate::{Client, Reading, Request, wait_until};
 
-/// The unit in which the daemon fetches on demand, and so the unit of the bill. Stated here on its own, not taken
-/// from the engine: the promise to the registry's owner is in these 64 KiB.
+/// The unit in which the daemon fetches on demand, and so the unit of the bill. Stated here on its own, not
+/// taken from the engine: the promise to the registry's owner is in these 64 KiB.
 pub const BLOCK_BYTES: u64 = 64 << 10;
 
 /// Where every blob is.
@@ -80,16 +78,15 @@ impl Origin {
     /// # Panics
     /// After a minute of unrest.
     pub fn wait_until_quiet(&self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
         let (mut counts, mut since) = (self.registry.counts(), Instant::now());
-        while since.elapsed() < QUIET {
-            thread::sleep(QUIET / 20);
+        let quiet = || {
             let now = self.registry.counts();
             if now != counts {
                 (counts, since) = (now, Instant::now());
             }
-            assert!(Instant::now() < deadline, "the registry is still being asked: {counts:?}");
-        }
+            since.elapsed() >= QUIET
+        };
+        wait_until(Duration::from_secs(60), quiet, || "the registry is still being asked".to_owned());
     }
 
     /// How many bytes of each block of `blob` have been sent.
@@ -160,8 +157,9 @@ impl Blob {
 
     /// Asks for `range` and compares every byte of the answer.
     ///
-    /// 503 says that the daemon could not have the bytes in the 3.5 s for which nydusd waits, and to come again; on a
-    /// machine that runs many tests at once that is no fault, and what has come is kept. So it is asked again.
+    /// 503 says that the daemon could not have the bytes in the 3.5 s for which nydusd waits, and to come
+    /// again; on a machine that runs many tests at once that is no fault, and what has come is kept. So it is
+    /// asked again.
     ///
     /// # Errors
     /// What the socket says. The bytes that came before were right.

@@ -1,10 +1,8 @@
 //! Everything below a directory, to show that a start that was refused has changed nothing.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// The files and directories below a directory, with the bytes of the files; for small directories.
 #[derive(Clone, PartialEq, Eq)]
@@ -21,8 +19,8 @@ impl Snapshot {
         Snapshot { entries }
     }
 
-    /// Compares with what is there now. The empty `lock`, which a start makes before it looks at anything else, may
-    /// have come.
+    /// Compares with what is there now. The empty `lock`, which a start makes before it looks at anything
+    /// else, may have come.
     ///
     /// # Panics
     /// Naming what has changed.

@@ -1,18 +1,15 @@
 //! Recorded requests of real clients, and their replay.
 //!
-//! A trace is a file of JSON lines, one request each, in the order in which they started. A replay keeps the order
-//! within each connection, and starts no request before those that started earlier on other connections; time is not
-//! replayed, so a replay is as fast as what it is replayed against.
+//! A trace is a file of JSON lines, one request each, in the order in which they started. A replay keeps the
+//! order within each connection, and starts no request before those that started earlier on other
+//! connections; time is not replayed, so a replay is as fast as what it is replayed against.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::SocketAddr,
-    ops::Range,
-    path::Path,
-    sync::{Condvar, Mutex},
-    thread,
-};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Condvar, Mutex};
+use std::{fs, thread};
 
 use serde::Deserialize;
 
@@ -138,7 +135,8 @@ impl Turn {
     }
 }
 
-/// A connection that fails leaves requests unsent; nobody may wait for them, or the failure would not be seen.
+/// A connection that fails leaves requests unsent; nobody may wait for them, or the failure would not be
+/// seen.
 struct OpenedByPanic<'turn>(&'turn Turn);
 
 impl Drop for OpenedByPanic<'_> {

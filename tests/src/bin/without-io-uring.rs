@@ -1,10 +1,13 @@
 //! Runs a command as the default seccomp profiles of containerd and Docker would: io_uring answers EPERM.
 //!
-//! `without-io-uring PROGRAM ARGUMENT…` installs the filter on itself and becomes the program. A program of its own,
-//! and not a `pre_exec` hook, because nothing here then runs between fork and exec.
+//! `without-io-uring PROGRAM ARGUMENT…` installs the filter on itself and becomes the program. A program of
+//! its own, and not a `pre_exec` hook, because nothing here then runs between fork and exec.
 #![forbid(unsafe_code)]
 
-use std::{collections::BTreeMap, env, os::unix::process::CommandExt, process::Command};
+use std::collections::BTreeMap;
+use std::env;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
