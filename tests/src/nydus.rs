@@ -2,7 +2,8 @@
 //!
 //! Values are replaced, never keys: what the tests prove is the file that a user copies.
 
-use std::{fs, path::Path};
+use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -37,8 +38,8 @@ pub struct Places {
 pub struct Config(Value);
 
 impl Config {
-    /// The file that `deploy/nydus/` has for that form, with the addresses of a test and without retries, which
-    /// would hide a failure that the next attempt does not have.
+    /// The file that `deploy/nydus/` has for that form, with the addresses of a test and without retries,
+    /// which would hide a failure that the next attempt does not have.
     pub fn deployed(form: Form, places: &Places) -> Self {
         let mut config = Self(read(form));
         config.set_backend("/scheme", json!("http"));
@@ -64,19 +65,16 @@ impl Config {
         config
     }
 
-    /// Replaces the value at `pointer`, within the settings of the registry backend.
-    ///
-    /// # Panics
-    /// When the file does not have it.
-    pub fn set_backend(&mut self, pointer: &str, value: Value) {
-        self.set(&format!("/device/backend/config{pointer}"), value);
-    }
-
     /// The same nydusd, reading blobs from files below `blobs` and not from a registry.
     pub fn local(blobs: &Path) -> Self {
         let mut config = Self(read(Form::Host));
         config.set("/device/backend", json!({ "type": "localfs", "config": { "dir": blobs } }));
         config
+    }
+
+    /// Sends everything through the mirror, requests without `Authorization` too.
+    pub fn set_auth_through(&mut self) {
+        self.set_backend("/mirrors/0/auth_through", json!(true));
     }
 
     /// As a user does for a registry that knows the client by a fixed bearer token.
@@ -97,6 +95,10 @@ impl Config {
     /// The file as nydusd reads it.
     pub fn text(&self) -> String {
         self.0.to_string()
+    }
+
+    fn set_backend(&mut self, pointer: &str, value: Value) {
+        self.set(&format!("/device/backend/config{pointer}"), value);
     }
 
     fn set(&mut self, pointer: &str, value: Value) {

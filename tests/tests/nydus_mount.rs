@@ -1,23 +1,18 @@
-//! A RAFS v6 image is mounted by unchanged nydusd code and read to the last byte, lazily, through the front: on a
-//! node that has nothing of it, then by a client without anything on a node that has it.
+//! A RAFS v6 image is mounted by unchanged nydusd code and read to the last byte, lazily, through the front:
+//! on a node that has nothing of it, then by a client without anything on a node that has it.
 
 use std::fs;
 
 use darter::demo::registry::{Blob, Tally};
-use darter_tests::{
-    Daemon, Io, Origin,
-    need::{Need, need},
-    nydus::{Config, Form, Places},
-    on_both_io,
-};
+use darter_tests::need::{Need, need};
+use darter_tests::nydus::{Config, Form, Places};
+use darter_tests::{Daemon, Io, Origin, on_both_io};
 use nydus_utils::compress;
 use tempfile::TempDir;
 
-use crate::nydus::{
-    image::Image,
-    mount::RafsMount,
-    tree::{Tree, plant},
-};
+use crate::nydus::image::Image;
+use crate::nydus::mount::RafsMount;
+use crate::nydus::tree::{Tree, plant};
 
 mod nydus {
     pub(crate) mod image;

@@ -1,19 +1,18 @@
 //! Unchanged registry backends of nydusd 2.1 to 2.4 read a real RAFS blob through the front, each with the
 //! configuration that `deploy/nydus/` gives to its users.
 //!
-//! nydusd turns to the registry silently when a front fails it, and then everything still works. So the registry
-//! is counted to the byte, and where the configuration allows it the client's own registry has nothing to give.
+//! nydusd turns to the registry silently when a front fails it, and then everything still works. So the
+//! registry is counted to the byte, and where the configuration allows it the client's own registry has
+//! nothing to give.
 
-use std::{iter, ops::Range, path::Path, thread};
+use std::ops::Range;
+use std::path::Path;
+use std::{iter, thread};
 
 use darter::demo::registry::{self, RegistryOptions, Tally};
-use darter_tests::{
-    BLOCK_BYTES, Blob, Daemon, Io, Origin,
-    nydus::{Config, Form, Places},
-    on_both_io,
-};
+use darter_tests::nydus::{Config, Form, Places};
+use darter_tests::{BLOCK_BYTES, Blob, Daemon, Io, Origin, on_both_io};
 use fastrand::Rng;
-use serde_json::json;
 
 use crate::nydus::client::{BlobClient, Nydusd};
 
@@ -39,9 +38,7 @@ const BLOB_ID: &str = "e85afb9ae5eecd08f395b9777442e2642fb94dc49bd2d92f7c0a2763c
 const SEED: u64 = 0x6e79_6475;
 
 fn nydusd_2_1_mirrors_auth_through(io: Io) {
-    check(io, Nydusd::V2_1, Form::Mirrors, |config| {
-        config.set_backend("/mirrors/0/auth_through", json!(true))
-    });
+    check(io, Nydusd::V2_1, Form::Mirrors, Config::set_auth_through);
 }
 
 /// Without `auth_through`, 2.1 shows a mirror only requests that carry `Authorization`.
@@ -50,9 +47,7 @@ fn nydusd_2_1_mirrors_with_a_token(io: Io) {
 }
 
 fn nydusd_2_3_mirrors_auth_through(io: Io) {
-    check(io, Nydusd::V2_3, Form::Mirrors, |config| {
-        config.set_backend("/mirrors/0/auth_through", json!(true))
-    });
+    check(io, Nydusd::V2_3, Form::Mirrors, Config::set_auth_through);
 }
 
 /// From 2.2.3 on the key `auth_through` is unknown, and everything goes to the mirror.
@@ -76,7 +71,7 @@ fn nydusd_2_4_host(io: Io) {
 fn redirects_stay_behind_the_front(io: Io) {
     let scene = Scene::start(io, RegistryOptions { redirect_blobs: true, ..RegistryOptions::default() });
     let mut config = Config::deployed(Form::Mirrors, &scene.places());
-    config.set_backend("/mirrors/0/auth_through", json!(true));
+    config.set_auth_through();
     for nydusd in [Nydusd::V2_1, Nydusd::V2_3] {
         scene.read(&scene.client(nydusd, &config), &boot(SEED, 40, scene.blob.len()));
     }
@@ -87,7 +82,7 @@ fn redirects_stay_behind_the_front(io: Io) {
 fn clients_at_once_cost_each_block_once(io: Io) {
     let scene = Scene::start(io, RegistryOptions::default());
     let mut mirrors = Config::deployed(Form::Mirrors, &scene.places());
-    mirrors.set_backend("/mirrors/0/auth_through", json!(true));
+    mirrors.set_auth_through();
     let proxy = Config::deployed(Form::Proxy, &scene.places());
     let crowd = [(Nydusd::V2_1, &mirrors), (Nydusd::V2_3, &mirrors), (Nydusd::V2_4, &proxy)];
     let boots: Vec<_> = (0..9).map(|client| boot(SEED + client, 60, scene.blob.len())).collect();
@@ -105,7 +100,7 @@ fn reads_go_on_when_the_front_is_gone(io: Io) {
     let mut scene = Scene::start(io, RegistryOptions::default());
     let places = Places { fallback: scene.origin.registry().host(), ..scene.places() };
     let mut mirrors = Config::deployed(Form::Mirrors, &places);
-    mirrors.set_backend("/mirrors/0/auth_through", json!(true));
+    mirrors.set_auth_through();
     let clients = [
         scene.client(Nydusd::V2_1, &mirrors),
         scene.client(Nydusd::V2_3, &mirrors),
@@ -117,7 +112,8 @@ fn reads_go_on_when_the_front_is_gone(io: Io) {
     clients.iter().for_each(|client| scene.read(client, &boot));
 }
 
-/// Reads through the front with a cold store, then with a new client and a warm one, and counts at the registry.
+/// Reads through the front with a cold store, then with a new client and a warm one, and counts at the
+/// registry.
 fn check(io: Io, nydusd: Nydusd, form: Form, adapt: impl FnOnce(&mut Config)) {
     let scene = Scene::start(io, RegistryOptions::default());
     let mut config = Config::deployed(form, &scene.places());
@@ -193,8 +189,8 @@ impl Scene {
     }
 }
 
-/// `count` reads as a boot does them: the tail first, where RAFS has its tables, then anywhere, never aligned, half
-/// of them below 11.5 KB. Then the edges of the blob and of a block.
+/// `count` reads as a boot does them: the tail first, where RAFS has its tables, then anywhere, never
+/// aligned, half of them below 11.5 KB. Then the edges of the blob and of a block.
 fn boot(seed: u64, count: usize, blob_bytes: u64) -> Vec<Range<u64>> {
     let mut random = Rng::with_seed(seed);
     let mut anywhere = || {

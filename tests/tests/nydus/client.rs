@@ -27,7 +27,8 @@ pub(crate) struct BlobClient {
 /// The three crates have the same names for unrelated types.
 macro_rules! open {
     ($storage:ident, $config:expr, $blob_id:expr) => {{
-        use $storage::backend::{BlobBackend as _, registry::Registry};
+        use $storage::backend::BlobBackend as _;
+        use $storage::backend::registry::Registry;
         let registry = Registry::new($config, Some($blob_id)).expect("nydusd accepts its configuration");
         let reader = registry.get_reader($blob_id).expect("the backend has the blob");
         let sizing = reader.clone();

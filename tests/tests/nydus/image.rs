@@ -1,15 +1,14 @@
 //! RAFS v6 images: one is built as `nydus-image` does it, one is a fixture.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nydus_api::ConfigV2;
+use nydus_builder::attributes::Attributes;
 use nydus_builder::{
     ArtifactStorage, BlobManager, BootstrapManager, BuildContext, Builder, ConversionType, DirectoryBuilder,
-    Features, Prefetch, WhiteoutSpec, attributes::Attributes,
+    Features, Prefetch, WhiteoutSpec,
 };
 use nydus_rafs::metadata::RafsVersion;
 use nydus_utils::{compress, digest};

@@ -1,16 +1,13 @@
 //! An image mounted in this process, put together as nydusd does it: RAFS in a VFS behind a FUSE session.
 
-use std::{
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Arc,
-    thread::{self, JoinHandle},
-};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
-use fuse_backend_rs::{
-    api::{Vfs, VfsOptions, server::Server},
-    transport::{FuseChannel, FuseSession},
-};
+use fuse_backend_rs::api::server::Server;
+use fuse_backend_rs::api::{Vfs, VfsOptions};
+use fuse_backend_rs::transport::{FuseChannel, FuseSession};
 use nydus_api::ConfigV2;
 use nydus_rafs::fs::Rafs;
 use rustix::mount::{UnmountFlags, unmount};
@@ -50,7 +47,7 @@ impl RafsMount {
 
 impl Drop for RafsMount {
     fn drop(&mut self) {
-        // Forced, so that a reader that hangs gets an error and lets go; detached, so that it cannot fail as busy.
+        // Forced, so that a reader that hangs gets an error; detached, so that it cannot fail as busy.
         let unmounted = unmount(&self.point, UnmountFlags::FORCE | UnmountFlags::DETACH);
         let woken = self.session.wake();
         if thread::panicking() {

@@ -1,15 +1,12 @@
 //! Directory trees: one is made up, any is read, two are compared.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::{self, Write},
-    os::unix::fs::{PermissionsExt, symlink},
-    path::{Path, PathBuf},
-    sync::mpsc::{self, RecvTimeoutError, Sender},
-    thread,
-    time::Duration,
-};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::Duration;
+use std::{fs, thread};
 
 use fastrand::Rng;
 
@@ -31,8 +28,8 @@ impl Tree {
     /// Reads all of it, each file whole and in one go.
     ///
     /// # Panics
-    /// When an entry cannot be read, or none has come for [`HANGS`]. The reader is a thread of its own, so that
-    /// even a file system that hangs is noticed, and unmounted.
+    /// When an entry cannot be read, or none has come for [`HANGS`]. The reader is a thread of its own, so
+    /// that even a file system that hangs is noticed, and unmounted.
     pub(crate) fn read(root: &Path) -> Self {
         let (send, entries) = mpsc::channel();
         let reader = thread::spawn({
@@ -110,8 +107,8 @@ fn read_node(path: &Path) -> io::Result<Node> {
     Ok(Node::File { mode, content })
 }
 
-/// Puts into the empty directory `root` what images are made of: many small files, a few large ones, some of them
-/// incompressible; links, deep and empty directories, an empty file, odd names and modes.
+/// Puts into the empty directory `root` what images are made of: many small files, a few large ones, some of
+/// them incompressible; links, deep and empty directories, an empty file, odd names and modes.
 pub(crate) fn plant(root: &Path, seed: u64) -> io::Result<()> {
     let mut random = Rng::with_seed(seed);
     for directory in 0..12 {
