@@ -1,7 +1,7 @@
 //! The registry as a scenario sees it: blobs whose every byte is known, and the bill for what was read of
 //! them.
 
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -205,7 +205,11 @@ impl Blob {
         assert_eq!(head.content_length(), Some(range.end - range.start), "{} {range:?}", self.target);
         let mut part = vec![0; PART_BYTES];
         loop {
-            let got = reading.read(&mut part)?;
+            let got = match reading.read(&mut part) {
+                // Unlike other calls, a read with a timeout is not taken up again after a signal.
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                got => got?,
+            };
             if got == 0 {
                 break;
             }
