@@ -1,7 +1,7 @@
 //! A content in memory: what it is, which slots hold its pieces, and how far its digest has been checked.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -79,8 +79,9 @@ pub struct Content {
     pub(crate) used_at_s: AtomicU64,
     pub(crate) passed_at_s: AtomicU64,
     pub(crate) frontier: Frontier,
-    /// Under which scope the index has it. Changed by the index only.
-    pub(crate) indexed_as: Mutex<Scope>,
+    /// Under which scope the index has it, and the same for readers. Changed by the index only.
+    indexed_as: Mutex<Scope>,
+    scope_tag: AtomicU64,
     changed: Notify,
 }
 
@@ -105,8 +106,9 @@ impl Content {
             recorded: AtomicBool::new(false),
             used_at_s: AtomicU64::new(now),
             passed_at_s: AtomicU64::new(0),
-            frontier: Frontier::new(),
+            frontier: Frontier::new(spec.layout, &spec.id),
             indexed_as: Mutex::new(Scope::Registry(scope)),
+            scope_tag: AtomicU64::new(Scope::Registry(scope).tag()),
             changed: Notify::new(),
         }
     }
@@ -130,10 +132,16 @@ impl Content {
             pinned: AtomicBool::new(record.pinned),
             gone: AtomicBool::new(false),
             recorded: AtomicBool::new(true),
-            used_at_s: AtomicU64::new(record.used_at_s),
+            // A clock that stood wrong must not make content young for ever.
+            used_at_s: AtomicU64::new(record.used_at_s.min(clock::unix_s())),
             passed_at_s: AtomicU64::new(record.passed_at_s),
-            frontier: if record.verified { Frontier::passed(layout) } else { Frontier::new() },
+            frontier: if record.verified {
+                Frontier::passed(layout, &record.id)
+            } else {
+                Frontier::new(layout, &record.id)
+            },
             indexed_as: Mutex::new(scope),
+            scope_tag: AtomicU64::new(scope.tag()),
             changed: Notify::new(),
         })
     }
@@ -252,6 +260,19 @@ impl Content {
         self.gone.store(true, Ordering::Release);
     }
 
+    /// Whether it may be dropped to make place for another.
+    pub(crate) fn may_go(&self) -> bool {
+        !self.pinned() && !self.is_gone()
+    }
+
+    /// Lower goes first: what nobody uses and has no pieces, then by age.
+    pub(crate) fn rank_to_go(self: &Arc<Self>) -> (bool, bool, u64, u64) {
+        // One count is the table's, one the name index's, one the caller's.
+        const COUNTS_AT_REST: usize = 3;
+        let in_use = Arc::strong_count(self) > COUNTS_AT_REST;
+        (in_use, self.held_pieces() > 0, self.used_at_s(), self.tenure)
+    }
+
     /// Notes a use. True when the record on disk should learn of it.
     pub(crate) fn note_used(&self) -> bool {
         let now = clock::unix_s();
@@ -270,8 +291,8 @@ impl Content {
 
     /// Gives the piece its slot. The caller holds the store's room, so nobody else gives it one now.
     pub(crate) fn set_slot(&self, piece: PieceIndex, slot: SlotIndex) {
-        self.pieces[piece.number() as usize].store(slot.0, Ordering::Release);
-        self.held_slots.fetch_add(1, Ordering::Relaxed);
+        let before = self.pieces[piece.number() as usize].swap(slot.0, Ordering::AcqRel);
+        self.held_slots.fetch_add(u32::from(before == NO_SLOT), Ordering::Relaxed);
     }
 
     /// The piece no longer lives in that slot. False if it did not.
@@ -295,6 +316,22 @@ impl Content {
     /// The scope under which it may be served now.
     pub fn scope(&self) -> Scope {
         *self.indexed_as.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_scope(&self, scope: Scope) {
+        *self.indexed_as.lock().unwrap_or_else(PoisonError::into_inner) = scope;
+        self.scope_tag.store(scope.tag(), Ordering::Release);
+    }
+
+    /// Whether it may be served under that registry now. Takes no lock.
+    pub fn serves(&self, registry: RegistryScope) -> bool {
+        let tag = self.scope_tag.load(Ordering::Acquire);
+        tag == Scope::Verified.tag() || tag == Scope::Registry(registry).tag()
+    }
+
+    /// Whether bytes of that registry may be kept now: the content is unverified and that registry's.
+    pub(crate) fn takes_bytes_of(&self, registry: RegistryScope) -> bool {
+        self.scope_tag.load(Ordering::Acquire) == Scope::Registry(registry).tag()
     }
 }
 

@@ -100,6 +100,19 @@ impl RegistryScope {
     }
 }
 
+impl Scope {
+    /// For a comparison without a lock: 0 for verified content, else half of the registry's hash.
+    pub(crate) fn tag(self) -> u64 {
+        match self {
+            Self::Verified => 0,
+            Self::Registry(RegistryScope(hash)) => {
+                u64::from_le_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]])
+                    | 1
+            }
+        }
+    }
+}
+
 /// Under which registries a content may be served.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Scope {

@@ -81,34 +81,50 @@ impl S3Fifo {
     /// Evicts up to `wanted` pieces; fewer when all that is left is leased or pinned. Each entry is looked at a
     /// bounded number of times: once per level of heat.
     pub(crate) fn evict(&mut self, wanted: usize, residents: &impl Residents) -> usize {
-        let mut looks = (self.small.len() + self.main.len()) * 5;
+        const LOOKS_PER_ENTRY: usize = 5;
+        let mut small_looks = self.small.len() * 2;
+        let mut main_looks = self.main.len() * LOOKS_PER_ENTRY;
         let mut evicted = 0;
-        while evicted < wanted && looks > 0 {
-            looks -= 1;
-            let from_small = self.small.len() > self.small_target || self.main.is_empty();
-            let queue = if from_small { &mut self.small } else { &mut self.main };
-            let Some(resident) = queue.pop_front() else { break };
+        while evicted < wanted {
+            let main_is_spent = self.main.is_empty() || main_looks == 0;
+            let from_small = self.small.len() > self.small_target || main_is_spent;
+            let small = from_small && small_looks > 0;
+            let (queue, looks) = match small {
+                true => (&mut self.small, &mut small_looks),
+                false if main_is_spent => break,
+                false => (&mut self.main, &mut main_looks),
+            };
+            *looks -= 1;
+            let Some(resident) = queue.pop_front() else { continue };
             match residents.candidate(resident) {
                 Candidate::Gone => {}
-                Candidate::Kept => self.main.push_back(resident),
+                Candidate::Kept => queue.push_back(resident),
                 Candidate::Evictable { heat, .. } if heat > 0 => {
                     // A promotion starts afresh; a piece of the main queue cools by one each round.
-                    residents.cool(resident, if from_small { 0 } else { heat - 1 });
+                    residents.cool(resident, if small { 0 } else { heat - 1 });
                     self.main.push_back(resident);
                 }
                 Candidate::Evictable { key, .. } => {
                     if residents.evict(resident) {
                         evicted += 1;
-                        if from_small {
+                        if small {
                             self.ghosts.remember(key);
                         }
                     } else {
-                        self.main.push_back(resident);
+                        queue.push_back(resident);
                     }
                 }
             }
         }
         evicted
+    }
+
+    /// Drops entries of pieces that went by another way than eviction, when they have become many.
+    pub(crate) fn prune(&mut self, slots: u32, is_held: impl Fn(Resident) -> bool) {
+        if self.small.len() + self.main.len() > 2 * slots as usize {
+            self.small.retain(|resident| is_held(*resident));
+            self.main.retain(|resident| is_held(*resident));
+        }
     }
 }
 
@@ -233,6 +249,25 @@ mod tests {
         cache.pinned = vec![3, 4];
         (0..500).for_each(|key| _ = cache.want(key));
         assert!(cache.held.borrow().contains_key(&3) && cache.held.borrow().contains_key(&4));
+    }
+
+    #[test]
+    fn a_main_queue_full_of_pinned_pieces_does_not_shield_the_small_one() {
+        let mut cache = Cache::new(100);
+        (0..95).for_each(|key| _ = cache.want(key));
+        (0..95).for_each(|key| _ = cache.want(key));
+        cache.pinned = (0..95).collect();
+        (1000..1100).for_each(|key| assert!(!cache.want(key)));
+    }
+
+    #[test]
+    fn entries_of_pieces_that_went_another_way_do_not_pile_up() {
+        let mut queues = S3Fifo::new(64);
+        for generation in 0..10_000 {
+            queues.insert(Resident { slot: SlotIndex(3), generation }, 1);
+            queues.prune(64, |resident| resident.generation == generation);
+        }
+        assert!(queues.small.len() + queues.main.len() <= 129);
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! How far a content's SHA-256 has been fed, in order.
 //!
 //! The digest of a blob can be checked only when the blob is whole. A running hash is fed block by block as the
-//! frontier grows: from the network's bytes when they come in order, else from the store. A block that is
+//! frontier grows: from the store, and from the network's bytes where a block could not be kept. A block that is
 //! written *behind* the frontier starts it anew: what the hash has seen is no longer what is held.
 //!
-//! [`Frontier::advance`] is called by the hasher thread only; the rest by anyone.
+//! The ledger's lock is held for moments. [`Frontier::advance`] hashes outside of it, into a copy that counts only
+//! if nobody has written that block meanwhile; it is called by the hasher thread alone.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -20,34 +20,46 @@ use crate::layout::{BlockIndex, Layout};
 /// Blocks from the network that wait for their turn: 1 MiB for each content.
 const FED_BLOCKS_MAX: usize = 16;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Frontier {
-    /// Next block to hash; the number of blocks once all are.
-    next: AtomicU32,
-    verdict: AtomicU8,
-    stalled: AtomicBool,
-    /// Raised by a write behind the frontier.
-    epoch: AtomicU32,
-    /// In the hasher's queue.
-    queued: AtomicBool,
-    fed: Mutex<BTreeMap<u32, Bytes>>,
+    ledger: Mutex<Ledger>,
     running: Mutex<Running>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
+struct Ledger {
+    /// Next block to hash; the number of blocks once all are.
+    next: u32,
+    verdict: Verdict,
+    /// The next block was not there when it was looked for.
+    stalled: bool,
+    /// In the hasher's queue.
+    queued: bool,
+    /// Raised by a write behind the frontier.
+    epoch: u64,
+    /// The next block was written since the hasher began to look at it.
+    rewritten: bool,
+    /// Blocks that were not kept.
+    fed: BTreeMap<u32, Bytes>,
+}
+
+#[derive(Clone, Debug, Default)]
 struct Running {
-    epoch: u32,
+    epoch: u64,
     sha256: Sha256,
 }
 
-const PENDING: u8 = 0;
-const PASSED: u8 = 1;
-const WRONG: u8 = 2;
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    Pending,
+    Passed,
+    Wrong,
+}
 
 /// What an advance came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Advance {
-    /// A block is missing, or was hashed and more are to come.
+    /// A block is missing, or more are to come.
     Pending,
     /// The digest is right.
     Passed,
@@ -55,71 +67,109 @@ pub(crate) enum Advance {
     Wrong,
 }
 
+/// What a write means for the digest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Noted {
+    /// Nothing that was proved.
+    Pending,
+    /// The verdict that stood is taken back.
+    VerdictFell,
+    /// The bytes were found wrong: nothing more is kept for this content.
+    Wrong,
+}
+
 impl Frontier {
-    pub(crate) fn new() -> Self {
-        Self::default()
+    /// At the first block. An empty content is right or wrong by its name alone.
+    pub(crate) fn new(layout: Layout, id: &ContentId) -> Self {
+        let verdict = match layout.block_count() {
+            0 if Sha256::digest(b"").as_slice() == id.as_bytes() => Verdict::Passed,
+            0 => Verdict::Wrong,
+            _ => Verdict::Pending,
+        };
+        Self::at(0, verdict)
     }
 
-    pub(crate) fn passed(layout: Layout) -> Self {
-        let frontier = Self::default();
-        frontier.next.store(layout.block_count(), Ordering::Relaxed);
-        frontier.verdict.store(PASSED, Ordering::Relaxed);
-        frontier
+    /// As a record says that the whole digest was right.
+    pub(crate) fn passed(layout: Layout, id: &ContentId) -> Self {
+        match layout.block_count() {
+            0 => Self::new(layout, id),
+            blocks => Self::at(blocks, Verdict::Passed),
+        }
+    }
+
+    fn at(next: u32, verdict: Verdict) -> Self {
+        let ledger = Ledger {
+            next,
+            verdict,
+            stalled: false,
+            queued: false,
+            epoch: 0,
+            rewritten: false,
+            fed: BTreeMap::new(),
+        };
+        Self { ledger: Mutex::new(ledger), running: Mutex::default() }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn verification(&self, layout: Layout) -> Verification {
-        match self.verdict.load(Ordering::Acquire) {
-            PASSED => Verification::Passed,
-            WRONG => Verification::Wrong,
-            _ => match layout.block(self.next.load(Ordering::Acquire)) {
-                Some(next) => Verification::Pending {
-                    next,
+        let ledger = self.ledger();
+        match ledger.verdict {
+            Verdict::Passed => Verification::Passed,
+            Verdict::Wrong => Verification::Wrong,
+            Verdict::Pending => {
+                // With all blocks hashed the verdict is about to come; the last one stands for that moment.
+                let next = ledger.next.min(layout.block_count().saturating_sub(1));
+                match layout.block(next) {
                     // What is queued will be looked at again with all that was written since.
-                    stalled: self.stalled.load(Ordering::Acquire) && !self.queued.load(Ordering::Acquire),
-                },
-                // All are hashed and the verdict is about to be stored; an empty content is right or wrong by
-                // its name alone, and counts as pending until someone has looked.
-                None => match layout.block(layout.block_count().wrapping_sub(1)) {
-                    Some(next) => Verification::Pending { next, stalled: false },
-                    None => Verification::Passed,
-                },
-            },
+                    Some(next) => Verification::Pending { next, stalled: ledger.stalled && !ledger.queued },
+                    None => Verification::Wrong,
+                }
+            }
         }
     }
 
     /// True if it was not in the hasher's queue before.
     pub(crate) fn enter_queue(&self) -> bool {
-        !self.queued.swap(true, Ordering::AcqRel)
+        let mut ledger = self.ledger();
+        ledger.stalled = false;
+        !std::mem::replace(&mut ledger.queued, true)
     }
 
     /// Called before the work, so that a block written during it brings the content back.
     pub(crate) fn leave_queue(&self) {
-        self.stalled.store(false, Ordering::Release);
-        self.queued.store(false, Ordering::Release);
+        let mut ledger = self.ledger();
+        ledger.stalled = false;
+        ledger.queued = false;
     }
 
-    /// A block's bytes from the network, for when they come in order. Too many or too early ones are let go:
-    /// the store has them.
+    /// Bytes of a block that is not kept, for when its turn is near. Too many or too early ones are let go.
     pub(crate) fn feed(&self, block: BlockIndex, bytes: Bytes) {
-        let next = self.next.load(Ordering::Acquire);
-        if block.number() < next || block.number() - next >= FED_BLOCKS_MAX as u32 {
-            return;
-        }
-        let mut fed = self.fed.lock().unwrap_or_else(PoisonError::into_inner);
-        fed.insert(block.number(), bytes);
-        while fed.len() > FED_BLOCKS_MAX {
-            fed.pop_last();
+        let mut ledger = self.ledger();
+        let early = block.number().checked_sub(ledger.next);
+        if early.is_some_and(|early| early < FED_BLOCKS_MAX as u32) {
+            ledger.fed.insert(block.number(), bytes);
         }
     }
 
-    /// A block is about to be written. Behind the frontier, the hash starts anew; true if a verdict fell with it.
-    pub(crate) fn note_write(&self, block: BlockIndex) -> bool {
-        if block.number() >= self.next.load(Ordering::Acquire) {
-            return false;
+    /// A block is about to be written. Behind the frontier, the hash starts anew.
+    pub(crate) fn note_write(&self, block: BlockIndex) -> Noted {
+        let mut ledger = self.ledger();
+        if ledger.verdict == Verdict::Wrong {
+            return Noted::Wrong;
         }
-        self.epoch.fetch_add(1, Ordering::AcqRel);
-        self.next.store(0, Ordering::Release);
-        self.verdict.swap(PENDING, Ordering::AcqRel) != PENDING
+        ledger.fed.remove(&block.number());
+        ledger.rewritten |= block.number() == ledger.next;
+        if block.number() >= ledger.next {
+            return Noted::Pending;
+        }
+        ledger.next = 0;
+        ledger.epoch += 1;
+        ledger.fed.clear();
+        let fell = std::mem::replace(&mut ledger.verdict, Verdict::Pending) == Verdict::Passed;
+        if fell { Noted::VerdictFell } else { Noted::Pending }
     }
 
     /// Hashes as many blocks as there are, at most `blocks_max`. `read` brings a block from the store.
@@ -131,40 +181,41 @@ impl Frontier {
         mut read: impl FnMut(BlockIndex) -> Option<Bytes>,
     ) -> Advance {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let epoch = self.epoch.load(Ordering::Acquire);
-        if running.epoch != epoch {
-            *running = Running { epoch, sha256: Sha256::new() };
-            self.next.store(0, Ordering::Release);
-        }
         for _ in 0..blocks_max {
-            let Some(block) = layout.block(self.next.load(Ordering::Acquire)) else { break };
-            let Some(bytes) = self.take_fed(block).or_else(|| read(block)) else {
-                self.stalled.store(true, Ordering::Release);
+            let (block, fed) = {
+                let mut ledger = self.ledger();
+                if running.epoch != ledger.epoch {
+                    *running = Running { epoch: ledger.epoch, sha256: Sha256::new() };
+                }
+                let Some(block) = layout.block(ledger.next) else { break };
+                ledger.rewritten = false;
+                ledger.fed = ledger.fed.split_off(&block.number());
+                (block, ledger.fed.remove(&block.number()))
+            };
+            let hashed = fed.or_else(|| read(block)).map(|bytes| {
+                let mut hashed = running.clone();
+                hashed.sha256.update(&bytes);
+                hashed
+            });
+            let mut ledger = self.ledger();
+            if ledger.epoch != running.epoch || ledger.rewritten {
+                continue;
+            }
+            let Some(hashed) = hashed else {
+                ledger.stalled = true;
                 return Advance::Pending;
             };
-            running.sha256.update(&bytes);
-            if self.epoch.load(Ordering::Acquire) != epoch {
-                return Advance::Pending;
-            }
-            self.next.store(block.number() + 1, Ordering::Release);
+            *running = hashed;
+            ledger.next = block.number() + 1;
         }
-        if self.next.load(Ordering::Acquire) < layout.block_count() {
+        let mut ledger = self.ledger();
+        let whole = ledger.next == layout.block_count() && ledger.epoch == running.epoch;
+        if ledger.verdict != Verdict::Pending || !whole {
             return Advance::Pending;
         }
         let right = running.sha256.clone().finalize().as_slice() == id.as_bytes();
-        self.verdict.store(if right { PASSED } else { WRONG }, Ordering::Release);
-        if self.epoch.load(Ordering::Acquire) != epoch {
-            self.verdict.store(PENDING, Ordering::Release);
-            return Advance::Pending;
-        }
+        ledger.verdict = if right { Verdict::Passed } else { Verdict::Wrong };
         if right { Advance::Passed } else { Advance::Wrong }
-    }
-
-    fn take_fed(&self, block: BlockIndex) -> Option<Bytes> {
-        let mut fed = self.fed.lock().unwrap_or_else(PoisonError::into_inner);
-        let keep = fed.split_off(&block.number());
-        *fed = keep;
-        fed.remove(&block.number())
     }
 }
 
@@ -187,7 +238,7 @@ mod tests {
     #[test]
     fn blocks_in_any_order_end_in_a_verdict() {
         let (layout, bytes, id) = content(5);
-        let frontier = Frontier::new();
+        let frontier = Frontier::new(layout, &id);
         let at = |number: u32| layout.block(number).unwrap();
         frontier.feed(at(1), bytes[1].clone());
         assert_eq!(frontier.advance(layout, &id, 64, |_| None), Advance::Pending);
@@ -201,20 +252,23 @@ mod tests {
     }
 
     #[test]
-    fn one_wrong_byte_is_wrong() {
+    fn one_wrong_byte_is_wrong_for_good() {
         let (layout, mut bytes, id) = content(3);
         bytes[1] = Bytes::from(vec![9; 65536]);
         let from_store = |block: BlockIndex| Some(bytes[block.number() as usize].clone());
-        assert_eq!(Frontier::new().advance(layout, &id, 64, from_store), Advance::Wrong);
+        let frontier = Frontier::new(layout, &id);
+        assert_eq!(frontier.advance(layout, &id, 64, from_store), Advance::Wrong);
+        assert_eq!(frontier.note_write(layout.block(0).unwrap()), Noted::Wrong);
+        assert_eq!(frontier.verification(layout), Verification::Wrong);
     }
 
     #[test]
     fn a_block_written_behind_the_frontier_takes_the_verdict_back() {
         let (layout, bytes, id) = content(3);
-        let frontier = Frontier::new();
+        let frontier = Frontier::new(layout, &id);
         let from_store = |block: BlockIndex| Some(bytes[block.number() as usize].clone());
         frontier.advance(layout, &id, 64, from_store);
-        assert!(frontier.note_write(layout.block(1).unwrap()));
+        assert_eq!(frontier.note_write(layout.block(1).unwrap()), Noted::VerdictFell);
         assert!(matches!(frontier.verification(layout), Verification::Pending { .. }));
         assert_eq!(frontier.advance(layout, &id, 64, from_store), Advance::Passed);
     }
@@ -222,9 +276,34 @@ mod tests {
     #[test]
     fn a_write_in_front_of_the_frontier_changes_nothing() {
         let (layout, bytes, id) = content(3);
-        let frontier = Frontier::new();
+        let frontier = Frontier::new(layout, &id);
         frontier.feed(layout.block(0).unwrap(), bytes[0].clone());
         frontier.advance(layout, &id, 64, |_| None);
-        assert!(!frontier.note_write(layout.block(1).unwrap()));
+        assert_eq!(frontier.note_write(layout.block(1).unwrap()), Noted::Pending);
+    }
+
+    #[test]
+    fn a_block_written_while_it_is_hashed_is_hashed_again() {
+        let (layout, bytes, id) = content(3);
+        let frontier = Frontier::new(layout, &id);
+        let mut first_look = true;
+        let verdict = frontier.advance(layout, &id, 64, |block| {
+            if block.number() == 1 && std::mem::take(&mut first_look) {
+                // Other bytes than those that are stored in this moment.
+                assert_eq!(frontier.note_write(block), Noted::Pending);
+                return Some(Bytes::from(vec![0xee; 65536]));
+            }
+            Some(bytes[block.number() as usize].clone())
+        });
+        assert_eq!(verdict, Advance::Passed);
+    }
+
+    #[test]
+    fn an_empty_content_is_right_by_its_name_only() {
+        let empty = Layout::new(0).unwrap();
+        let name = |bytes: &[u8]| ContentId::from_bytes(Sha256::digest(bytes).into());
+        assert_eq!(Frontier::new(empty, &name(b"")).verification(empty), Verification::Passed);
+        assert_eq!(Frontier::new(empty, &name(b"x")).verification(empty), Verification::Wrong);
+        assert_eq!(Frontier::passed(empty, &name(b"x")).verification(empty), Verification::Wrong);
     }
 }

@@ -11,6 +11,7 @@ use crate::clock;
 use crate::content::{Content, Verification};
 use crate::content_id::{Naming, Scope};
 use crate::frontier::Advance;
+use crate::index::Rescoped;
 use crate::store::Inner;
 
 /// Blocks hashed for one content before the next one has its turn: 4 MiB, some 2 ms.
@@ -60,9 +61,6 @@ pub(crate) fn run(inner: &Arc<Inner>) {
     crate::keeper::lower_priority();
     while let Some(content) = inner.hasher.next() {
         content.frontier.leave_queue();
-        if content.is_gone() || !matches!(content.verification(), Verification::Pending { .. }) {
-            continue;
-        }
         let read = |block| inner.read_blocking(&content, block);
         match content.frontier.advance(content.layout(), &content.id(), BLOCKS_PER_TURN, read) {
             Advance::Passed => passed(inner, &content),
@@ -80,11 +78,11 @@ pub(crate) fn run(inner: &Arc<Inner>) {
 
 fn passed(inner: &Arc<Inner>, content: &Arc<Content>) {
     content.passed_at_s.store(clock::unix_s(), Ordering::Relaxed);
-    if inner.index.rescope(content, Scope::Verified) {
-        inner.keeper.note_content(content);
-    } else {
+    match inner.index.rescope(content, Scope::Verified) {
+        Rescoped::Done => inner.keeper.note_content(content),
         // The same bytes are here already, from another registry.
-        inner.remove(content);
+        Rescoped::Taken => inner.remove(content),
+        Rescoped::Gone => {}
     }
 }
 

@@ -6,8 +6,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::content::{Content, ContentSpec};
+use crate::content::{Content, ContentSpec, Verification};
 use crate::content_id::{ContentId, RegistryScope, Scope};
+use crate::format::Geometry;
+use crate::layout::Layout;
 
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -21,27 +23,56 @@ pub(crate) struct Places {
     contents: Vec<Option<Arc<Content>>>,
     free: BTreeSet<u32>,
     next_tenure: u64,
+    /// Entries of all piece tables together; their memory is bounded by this.
+    table_entries: u64,
+    table_entries_max: u64,
+    length_bytes_max: u64,
+}
+
+/// Entries of all piece tables for each slot: lazily read images are known with eight times what is held of them.
+const TABLE_ENTRIES_PER_SLOT: u64 = 12;
+
+/// What became of a content that was to be found under another scope.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rescoped {
+    /// It is.
+    Done,
+    /// There is such a content already.
+    Taken,
+    /// It was removed.
+    Gone,
 }
 
 impl Index {
-    pub(crate) fn new(places: u32) -> Self {
-        let places =
-            Places { contents: vec![None; places as usize], free: (0..places).collect(), next_tenure: 1 };
+    pub(crate) fn new(geometry: Geometry) -> Self {
+        let places = Places {
+            contents: vec![None; geometry.contents() as usize],
+            free: (0..geometry.contents()).collect(),
+            next_tenure: 1,
+            table_entries: 0,
+            table_entries_max: u64::from(geometry.slots()) * TABLE_ENTRIES_PER_SLOT,
+            length_bytes_max: geometry.capacity_bytes(),
+        };
         Self { by_name: papaya::HashMap::new(), places: Mutex::new(places) }
     }
 
-    /// At start. A second content of the same name and scope is refused.
-    pub(crate) fn restore(&self, content: Arc<Content>) -> bool {
+    /// At start: no content that is made later gets this tenure.
+    pub(crate) fn note_tenure(&self, tenure: u64) {
         let mut places = self.places();
-        places.next_tenure = places.next_tenure.max(content.tenure + 1);
+        places.next_tenure = places.next_tenure.max(tenure + 1);
+    }
+
+    /// At start. A second content of the same name and scope is refused, and one beyond the bounds.
+    pub(crate) fn restore(&self, content: Arc<Content>) {
+        let mut places = self.places();
         let name = (content.id(), content.scope());
-        if self.by_name.pin().try_insert(name, content.clone()).is_err() {
-            return false;
+        if places.has_room_for(content.layout())
+            && self.by_name.pin().try_insert(name, content.clone()).is_ok()
+        {
+            let place = content.place;
+            places.free.remove(&place);
+            places.settle(place, content);
         }
-        places.free.remove(&content.place);
-        let place = content.place as usize;
-        places.contents[place] = Some(content);
-        true
     }
 
     pub(crate) fn places(&self) -> MutexGuard<'_, Places> {
@@ -53,29 +84,31 @@ impl Index {
         by_name.get(&(*id, Scope::Verified)).or_else(|| by_name.get(&(*id, Scope::Registry(scope)))).cloned()
     }
 
-    /// The content of that name, made if it is not there; `None` when all places are taken.
+    /// The content of that name, made if it is not there; `None` when there is no place for it.
     pub(crate) fn create(&self, spec: &ContentSpec) -> Option<Arc<Content>> {
         let mut places = self.places();
         let scope = RegistryScope::of_origin(&spec.registry);
-        if let Some(found) = self.find(&spec.id, scope)
-            && found.layout() == spec.layout
-        {
+        if let Some(found) = self.find(&spec.id, scope) {
             return Some(found);
+        }
+        if !places.has_room_for(spec.layout) {
+            return None;
         }
         let place = places.free.pop_first()?;
         let content = Arc::new(Content::new(spec.clone(), place, places.next_tenure));
         places.next_tenure += 1;
-        places.contents[place as usize] = Some(content.clone());
+        places.settle(place, content.clone());
         self.by_name.pin().insert((spec.id, Scope::Registry(scope)), content.clone());
         Some(content)
     }
 
     /// Takes the content out of sight. Its place is given back by [`Index::vacate`].
     pub(crate) fn hide(&self, content: &Arc<Content>) {
+        // Under the lock under which scopes change, so that it is not put back under another name.
+        let _places = self.places();
         content.set_gone();
-        let by_name = self.by_name.pin();
         let name = (content.id(), content.scope());
-        let _ = by_name.remove_if(&name, |_, found| Arc::ptr_eq(found, content));
+        let _ = self.by_name.pin().remove_if(&name, |_, found| Arc::ptr_eq(found, content));
     }
 
     /// The place of a hidden content may be used again.
@@ -86,34 +119,59 @@ impl Index {
             places.content(place).is_some_and(|found| found.tenure == content.tenure && found.is_gone());
         if still_its_own {
             places.contents[place as usize] = None;
+            places.table_entries -= u64::from(content.layout().piece_count());
             places.free.insert(place);
         }
     }
 
-    /// Found under another scope from now on. False if there is such a content already.
-    pub(crate) fn rescope(&self, content: &Arc<Content>, scope: Scope) -> bool {
+    /// Found under another scope from now on; as verified only if its digest still is right.
+    pub(crate) fn rescope(&self, content: &Arc<Content>, scope: Scope) -> Rescoped {
         let _places = self.places();
-        let mut indexed_as = content.indexed_as.lock().unwrap_or_else(PoisonError::into_inner);
-        if *indexed_as == scope {
-            return true;
+        if content.is_gone() {
+            return Rescoped::Gone;
+        }
+        let before = content.scope();
+        let fell = scope == Scope::Verified && content.verification() != Verification::Passed;
+        if before == scope || fell {
+            return Rescoped::Done;
         }
         let by_name = self.by_name.pin();
         if by_name.try_insert((content.id(), scope), content.clone()).is_err() {
-            return false;
+            return Rescoped::Taken;
         }
-        let _ = by_name.remove_if(&(content.id(), *indexed_as), |_, found| Arc::ptr_eq(found, content));
-        *indexed_as = scope;
-        true
+        let _ = by_name.remove_if(&(content.id(), before), |_, found| Arc::ptr_eq(found, content));
+        content.set_scope(scope);
+        Rescoped::Done
     }
 }
 
 impl Places {
+    fn has_room_for(&self, layout: Layout) -> bool {
+        layout.length_bytes() <= self.length_bytes_max
+            && self.table_entries + u64::from(layout.piece_count()) <= self.table_entries_max
+    }
+
+    fn settle(&mut self, place: u32, content: Arc<Content>) {
+        self.table_entries += u64::from(content.layout().piece_count());
+        self.contents[place as usize] = Some(content);
+    }
+
     pub(crate) fn content(&self, place: u32) -> Option<&Arc<Content>> {
         self.contents.get(place as usize)?.as_ref()
     }
 
     pub(crate) fn contents(&self) -> impl Iterator<Item = &Arc<Content>> {
         self.contents.iter().flatten()
+    }
+
+    /// The contents of some places: for looking through the table without holding its lock for long.
+    pub(crate) fn some(&self, places: std::ops::Range<usize>) -> impl Iterator<Item = &Arc<Content>> {
+        let end = places.end.min(self.contents.len());
+        self.contents[places.start.min(end)..end].iter().flatten()
+    }
+
+    pub(crate) fn free(&self) -> usize {
+        self.free.len()
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -13,7 +13,7 @@
 //! records, so this thread alone knows their places.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
+
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::content::Content;
+use crate::content_id::ContentId;
 use crate::eviction::{Candidate, Resident, Residents};
 use crate::format::{SLOTS_PER_SLAB, Session, SlotRecord};
 use crate::index::Places;
@@ -32,6 +33,13 @@ use crate::store::{FlushError, Inner, piece_key};
 
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
+/// Pieces evicted while the locks of the room and of the content table are held.
+const EVICTED_PER_LOCK: usize = 64;
+/// Pause of the search for evictable pieces after it found none.
+const REST: Duration = Duration::from_millis(50);
+/// Free places in the content table below which contents are dropped, and how many of it are looked at at a time.
+const PLACES_KEPT_FREE: usize = 16;
+const PLACES_PER_LOCK: usize = 4096;
 /// Released slots whose leases still live are looked at so often.
 const LEASED_RETRY: Duration = Duration::from_millis(20);
 
@@ -50,6 +58,8 @@ struct News {
     flushes: Vec<oneshot::Sender<Result<(), FlushError>>>,
     room_wanted: Option<usize>,
     stop: bool,
+    /// The thread has ended: nothing will be made durable any more.
+    closed: bool,
 }
 
 /// Blocks of one slot that no durable record speaks of yet.
@@ -84,7 +94,12 @@ impl KeeperQueue {
 
     /// What the record of a content says has changed.
     pub(crate) fn note_content(&self, content: &Arc<Content>) {
-        self.news().contents.insert(content.place, content.clone());
+        let mut news = self.news();
+        // The place may have a new content, whose news must not be lost.
+        let newer = news.contents.get(&content.place).is_some_and(|noted| noted.tenure > content.tenure);
+        if !newer {
+            news.contents.insert(content.place, content.clone());
+        }
     }
 
     /// Room for so many pieces is wanted beyond what is kept free anyway.
@@ -97,8 +112,13 @@ impl KeeperQueue {
     /// Completes when what was written before is durable.
     pub(crate) fn flush(&self) -> oneshot::Receiver<Result<(), FlushError>> {
         let (done, wait) = oneshot::channel();
-        self.news().flushes.push(done);
-        self.wake.notify_one();
+        let mut news = self.news();
+        if news.closed {
+            let _ = done.send(Err(FlushError("the store is closed".into())));
+        } else {
+            news.flushes.push(done);
+            self.wake.notify_one();
+        }
         wait
     }
 
@@ -122,12 +142,14 @@ pub(crate) struct Keeper {
     releasing: Vec<SlotIndex>,
     /// Set by the first record that could not be written: what is on disk stays as it is from then on.
     failed: Option<FlushError>,
-    _directory_lock: File,
+    /// Nothing could be evicted a moment ago: no search before then.
+    rest_until: Option<Instant>,
 }
 
 impl Keeper {
-    pub(crate) fn new(inner: Arc<Inner>, records: Records, directory_lock: File) -> Self {
-        Self { inner, records, releasing: Vec::new(), failed: None, _directory_lock: directory_lock }
+    /// `releasing`: slots that the records give to contents that are not there.
+    pub(crate) fn new(inner: Arc<Inner>, records: Records, releasing: Vec<SlotIndex>) -> Self {
+        Self { inner, records, releasing, failed: None, rest_until: None }
     }
 
     pub(crate) fn run(mut self) {
@@ -148,6 +170,7 @@ impl Keeper {
             drop(news);
             self.releasing.extend(released);
             self.make_room(room_wanted);
+            self.make_places();
             self.settle_released();
             if let Some(batch) = batch {
                 self.commit(batch);
@@ -165,18 +188,61 @@ impl Keeper {
 
     /// Evicts until twice the low water mark, and what is wanted, is free or about to be.
     fn make_room(&mut self, wanted: usize) {
-        let inner = &self.inner;
-        let low = inner.low_water() as usize;
-        let mut room = inner.room();
-        let coming = room.free.len() as usize + self.releasing.len();
-        if coming >= low + wanted {
+        if self.rest_until.is_some_and(|rest_until| Instant::now() < rest_until) {
             return;
         }
-        let evictor = Evictor { inner, places: inner.index.places(), evicted: Default::default() };
-        room.queues.evict(2 * low + wanted - coming, &evictor);
-        let evicted = evictor.evicted.into_inner();
-        inner.counters.evicted_pieces.fetch_add(evicted.len() as u64, Ordering::Relaxed);
-        self.releasing.extend(evicted);
+        self.rest_until = None;
+        let inner = &self.inner;
+        let low = inner.low_water() as usize;
+        // What is leased may stay so for long: only what can be given back soon counts as coming.
+        let leased = |slot: &SlotIndex| inner.slots.word(*slot).leases > 0;
+        let releasing = self.releasing.iter().filter(|slot| !leased(slot)).count();
+        let free = inner.room().free.len() as usize;
+        if free + releasing >= low + wanted {
+            return;
+        }
+        let mut missing = 2 * low + wanted - free - releasing;
+        while missing > 0 {
+            let mut room = inner.room();
+            room.queues.prune(inner.slots.len(), |resident| inner.is_held(resident));
+            let evictor = Evictor {
+                inner,
+                places: inner.index.places(),
+                records_failed: self.failed.is_some(),
+                evicted: Default::default(),
+            };
+            // Readers and fetches meet these locks: they are held for a few pieces at a time.
+            room.queues.evict(missing.min(EVICTED_PER_LOCK), &evictor);
+            let evicted = evictor.evicted.into_inner();
+            if evicted.is_empty() {
+                self.rest_until = Some(Instant::now() + REST);
+                return;
+            }
+            missing = missing.saturating_sub(evicted.len());
+            inner.counters.evicted_pieces.fetch_add(evicted.len() as u64, Ordering::Relaxed);
+            self.releasing.extend(evicted);
+        }
+    }
+
+    /// Drops contents that were not used for longest when few places in their table are left, so that a shard that
+    /// wants one need not look for it.
+    fn make_places(&self) {
+        let index = &self.inner.index;
+        if index.places().free() >= PLACES_KEPT_FREE {
+            return;
+        }
+        let mut oldest: Vec<Arc<Content>> = Vec::new();
+        let table = self.inner.geometry.contents() as usize;
+        for first in (0..table).step_by(PLACES_PER_LOCK) {
+            let places = index.places();
+            oldest.extend(
+                places.some(first..first + PLACES_PER_LOCK).filter(|content| content.may_go()).cloned(),
+            );
+            drop(places);
+            oldest.sort_by_key(Content::rank_to_go);
+            oldest.truncate(PLACES_KEPT_FREE);
+        }
+        oldest.iter().for_each(|content| self.inner.drop_content(content));
     }
 
     /// Makes the release of slots durable and gives back those that nobody leases.
@@ -188,7 +254,7 @@ impl Keeper {
             self.releasing.iter().copied().filter(|slot| self.inner.slots.durable(*slot) != 0).collect();
         if !recorded.is_empty() {
             if self.failed.is_some() {
-                // Records cannot be written: those slots keep their tenants on disk and must not be reused.
+                // Those slots keep their tenants on disk and must not be reused.
                 self.releasing.retain(|slot| self.inner.slots.durable(*slot) == 0);
             } else if let Err(error) = self.write_releases(&recorded) {
                 self.fail(&error);
@@ -221,6 +287,7 @@ impl Keeper {
                 sequence: 0,
                 tenure: 0,
                 content: 0,
+                id: ContentId::from_bytes([0; 32]),
                 piece: 0,
                 generation: word.generation,
                 held: false,
@@ -242,6 +309,10 @@ impl Keeper {
         };
         for flush in batch.flushes {
             let _ = flush.send(result.clone());
+        }
+        // Where records cannot be written, places are given back all the same: nothing on disk changes.
+        for content in batch.contents.values().filter(|content| content.is_gone()) {
+            self.inner.index.vacate(content);
         }
     }
 
@@ -277,7 +348,7 @@ impl Keeper {
         }
         let mut durable = Vec::with_capacity(held.len());
         for (slot, written) in held {
-            if let Some(record) = self.slot_record(slot, written)? {
+            if let Some(record) = self.slot_record(slot, written) {
                 durable.push((slot, record.generation, record.presence));
                 self.records.write_slot(record)?;
             }
@@ -286,9 +357,6 @@ impl Keeper {
         for (slot, _, presence) in durable {
             // Only this thread vacates slots, so the generation is still the record's.
             self.inner.slots.mark_durable(slot, presence);
-        }
-        for content in batch.contents.values().filter(|content| content.is_gone()) {
-            self.inner.index.vacate(content);
         }
         Ok(())
     }
@@ -328,11 +396,7 @@ impl Keeper {
                 news.written.keys().copied().filter(|slot| slot / SLOTS_PER_SLAB == slab).collect();
             on_it.into_iter().filter_map(|slot| news.written.remove(&slot).map(|_| SlotIndex(slot))).collect()
         };
-        for slot in unsynced.chain(later) {
-            if self.inner.slots.release(slot) {
-                self.inner.give_up(slot);
-            }
-        }
+        unsynced.chain(later).for_each(|slot| self.inner.give_up(slot));
         let mut room = self.inner.room();
         let first = slab * SLOTS_PER_SLAB;
         for slot in first..first + self.inner.geometry.slots_of_slab(slab) {
@@ -341,39 +405,44 @@ impl Keeper {
     }
 
     /// The record of a slot with its new blocks; `None` if the slot has lost its piece since.
-    fn slot_record(&self, slot: SlotIndex, written: &Written) -> std::io::Result<Option<SlotRecord>> {
+    fn slot_record(&self, slot: SlotIndex, written: &Written) -> Option<SlotRecord> {
         let slots = &self.inner.slots;
         let word = slots.word(slot);
         if word.state != SlotState::Held || word.generation != written.generation {
-            return Ok(None);
+            return None;
         }
         let tenant = slots.tenant(slot);
-        let Some(content) = self.inner.index.places().content(tenant.content).cloned() else {
-            return Ok(None);
-        };
+        let content = self.inner.index.places().content(tenant.content).cloned()?;
+        // Someone may just be taking the piece away, and the place may have a new content already.
+        let piece = content.layout().piece(tenant.piece)?;
+        if content.slot_of(piece) != Some(slot) {
+            return None;
+        }
         let mut blake3 = written.blake3;
         let before = slots.durable(slot);
         if before != 0 {
             // BLAKE3 is not kept in memory (128 bytes a slot): the record has that of the earlier blocks.
-            let Some(record) = self.records.read_slot(slot.0)? else { return Ok(None) };
+            // Where it cannot be read, the record stays as it is: the new blocks are fetched again after a crash.
+            let Ok(Some(record)) = self.records.read_slot(slot.0) else { return None };
             for (block, hash) in blake3.iter_mut().enumerate() {
                 if written.presence & 1 << block == 0 {
                     *hash = record.blake3[block];
                 }
             }
         }
-        Ok(Some(SlotRecord {
+        Some(SlotRecord {
             index: slot.0,
             sequence: 0,
             tenure: content.tenure,
             content: tenant.content,
+            id: content.id(),
             piece: tenant.piece,
             generation: word.generation,
             held: true,
             presence: before | written.presence,
             crc32: slots.crc32s(slot),
             blake3,
-        }))
+        })
     }
 
     /// Removes what was not used for the configured time.
@@ -398,7 +467,13 @@ impl Keeper {
         failed
     }
 
-    fn stop(self) {
+    fn stop(mut self) {
+        let left = {
+            let mut news = self.inner.keeper.news();
+            news.closed = true;
+            std::mem::take(&mut news.flushes)
+        };
+        self.commit(Batch { written: HashMap::new(), contents: HashMap::new(), flushes: left });
         if self.failed.is_none() {
             let session = Session::Stopped { sequence: self.records.sequence() };
             if let Err(error) = self.records.write_session(session) {
@@ -419,6 +494,8 @@ struct Batch {
 struct Evictor<'a> {
     inner: &'a Inner,
     places: MutexGuard<'a, Places>,
+    /// Records cannot be written: a slot that has one must keep its tenant.
+    records_failed: bool,
     evicted: std::cell::RefCell<Vec<SlotIndex>>,
 }
 
@@ -430,7 +507,8 @@ impl Residents for Evictor<'_> {
         }
         let tenant = self.inner.slots.tenant(resident.slot);
         let content = self.places.content(tenant.content);
-        if word.leases > 0 || content.is_some_and(|content| content.pinned()) {
+        let unreleasable = self.records_failed && self.inner.slots.durable(resident.slot) != 0;
+        if word.leases > 0 || unreleasable || content.is_some_and(|content| content.pinned()) {
             return Candidate::Kept;
         }
         let heat = self.inner.slots.heat(resident.slot);

@@ -40,11 +40,7 @@ impl Records {
 
     /// Reads both tables in order. Contents come before slots; each record is the newest valid one of its place,
     /// and places without a valid record are passed over.
-    pub(crate) fn load(
-        &mut self,
-        mut content: impl FnMut(ContentRecord),
-        mut slot: impl FnMut(SlotRecord),
-    ) -> io::Result<()> {
+    pub(crate) fn load(&mut self, mut content: impl FnMut(ContentRecord), mut slot: impl FnMut(SlotRecord)) {
         let (geometry, store_id) = (self.geometry, self.store_id);
         self.load_table::<CONTENT_RECORD_BYTES, _>(
             geometry.contents(),
@@ -57,7 +53,7 @@ impl Records {
                 records.newest_content[record.index as usize] = copy;
                 content(record);
             },
-        )?;
+        );
         self.load_table::<SLOT_RECORD_BYTES, _>(
             geometry.slots(),
             Geometry::slot_offset,
@@ -69,7 +65,7 @@ impl Records {
                 records.newest_slot[record.index as usize] = copy;
                 slot(record);
             },
-        )
+        );
     }
 
     /// Reads one table's two copies side by side; each is one sequential stream.
@@ -79,13 +75,13 @@ impl Records {
         offset: fn(Geometry, Copy, u32) -> u64,
         decode: impl Fn(&[u8; BYTES], u32) -> Option<(u64, R)>,
         mut found: impl FnMut(&mut Self, Copy, R),
-    ) -> io::Result<()> {
+    ) {
         let mut chunks = [Vec::new(), Vec::new()];
         for first in (0..count).step_by(RECORDS_PER_READ as usize) {
             let here = RECORDS_PER_READ.min(count - first);
             for (chunk, copy) in chunks.iter_mut().zip([Copy::A, Copy::B]) {
                 chunk.resize(here as usize * BYTES, 0);
-                self.file.read_exact_at(chunk, offset(self.geometry, copy, first))?;
+                read_what_can_be_read(&self.file, chunk, offset(self.geometry, copy, first));
             }
             for index in 0..here {
                 let record = |chunk: &[u8]| {
@@ -103,7 +99,6 @@ impl Records {
                 }
             }
         }
-        Ok(())
     }
 
     /// Writes a content's record to the place that does not hold its newest one. Durable after [`Self::sync`].
@@ -151,9 +146,24 @@ impl Records {
     }
 }
 
+/// Fills the buffer. Where the disk refuses, by pages: a bad one reads as zeros, which are no records.
+fn read_what_can_be_read(file: &File, buffer: &mut [u8], offset: u64) {
+    const PAGE_BYTES: usize = 4096;
+    if file.read_exact_at(buffer, offset).is_ok() {
+        return;
+    }
+    for (page, at) in buffer.chunks_mut(PAGE_BYTES).zip((offset..).step_by(PAGE_BYTES)) {
+        if let Err(error) = file.read_exact_at(page, at) {
+            tracing::warn!(at, %error, "a page of records cannot be read; its pieces are fetched again");
+            page.fill(0);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content_id::ContentId;
 
     fn record(index: u32, piece: u32) -> SlotRecord {
         SlotRecord {
@@ -161,6 +171,7 @@ mod tests {
             sequence: 0,
             tenure: 1,
             content: 0,
+            id: ContentId::of_name("x"),
             piece,
             generation: 1,
             held: true,
@@ -172,7 +183,7 @@ mod tests {
 
     fn load(file: &File, header: &Header) -> Vec<SlotRecord> {
         let mut slots = vec![];
-        Records::new(file.try_clone().unwrap(), header).load(|_| {}, |slot| slots.push(slot)).unwrap();
+        Records::new(file.try_clone().unwrap(), header).load(|_| {}, |slot| slots.push(slot));
         slots
     }
 
@@ -200,7 +211,7 @@ mod tests {
         file.set_len(header.geometry.records_bytes()).unwrap();
         for piece in 1..6 {
             let mut records = Records::new(file.try_clone().unwrap(), &header);
-            records.load(|_| {}, |_| {}).unwrap();
+            records.load(|_| {}, |_| {});
             records.write_slot(record(9, piece)).unwrap();
             assert_eq!(records.sequence(), u64::from(piece));
             assert_eq!(records.read_slot(9).unwrap().unwrap().piece, piece);

@@ -76,7 +76,8 @@ struct Slot {
     checked: AtomicU32,
     /// Low nibble: blocks present. High nibble: blocks whose presence is durable.
     blocks: AtomicU8,
-    /// How often the piece was wanted again, up to [`HEAT_MAX`].
+    /// Low nibble: how often the piece was wanted again, up to [`HEAT_MAX`]. High nibble: blocks that are being
+    /// written.
     heat: AtomicU8,
     /// Minute of the last touch that counted.
     touched_minute: AtomicU16,
@@ -98,13 +99,17 @@ pub(crate) struct Tenant {
 /// All slots of a store; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct SlotTable {
-    slots: Arc<[Slot]>,
-    lent: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    slots: Box<[Slot]>,
+    lent: AtomicU64,
 }
 
 impl fmt::Debug for SlotTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SlotTable({} slots)", self.slots.len())
+        write!(f, "SlotTable({} slots)", self.shared.slots.len())
     }
 }
 
@@ -120,11 +125,12 @@ impl SlotTable {
             heat: AtomicU8::new(0),
             touched_minute: AtomicU16::new(0),
         };
-        Self { slots: (0..slots).map(slot).collect(), lent: Arc::default() }
+        let slots = (0..slots).map(slot).collect();
+        Self { shared: Arc::new(Shared { slots, lent: AtomicU64::new(0) }) }
     }
 
     fn slot(&self, slot: SlotIndex) -> &Slot {
-        &self.slots[slot.0 as usize]
+        &self.shared.slots[slot.0 as usize]
     }
 
     pub(crate) fn word(&self, slot: SlotIndex) -> SlotWord {
@@ -169,6 +175,14 @@ impl SlotTable {
         slot.blocks.store(restored.presence << 4 | restored.presence, Ordering::Relaxed);
         let word = SlotWord { generation, state: SlotState::Held, leases: 0 };
         slot.word.store(word.pack(), Ordering::Release);
+    }
+
+    /// At start: a slot whose record speaks of a content that is not there. It is free once that record is
+    /// overwritten, so that no later content can adopt its bytes.
+    pub(crate) fn restore_releasing(&self, index: SlotIndex, generation: u32) {
+        self.slot(index).blocks.store(0xf0, Ordering::Relaxed);
+        let word = SlotWord { generation, state: SlotState::Releasing, leases: 0 };
+        self.slot(index).word.store(word.pack(), Ordering::Release);
     }
 
     /// At start: a free slot goes on counting generations where its record left off.
@@ -228,6 +242,22 @@ impl SlotTable {
         self.slot(index).blocks.load(Ordering::Acquire) >> 4
     }
 
+    /// Claims a block for one writer. False if it is here already, or another writes it: two writers could leave
+    /// other bytes than were checked.
+    pub(crate) fn claim(&self, index: SlotIndex, block: BlockIndex) -> bool {
+        let bit = 0x10 << block.in_piece();
+        let claimed = self.slot(index).heat.fetch_or(bit, Ordering::AcqRel) & bit == 0;
+        if claimed && self.presence(index) & 1 << block.in_piece() != 0 {
+            self.disclaim(index, block);
+            return false;
+        }
+        claimed
+    }
+
+    pub(crate) fn disclaim(&self, index: SlotIndex, block: BlockIndex) {
+        self.slot(index).heat.fetch_and(!(0x10 << block.in_piece()), Ordering::AcqRel);
+    }
+
     /// Publishes a block that was written: checksum first, then the bit that readers look for.
     pub(crate) fn publish(&self, index: SlotIndex, block: BlockIndex, crc32: u32) {
         let slot = self.slot(index);
@@ -253,11 +283,10 @@ impl SlotTable {
         std::array::from_fn(|block| self.slot(index).crc32[block].load(Ordering::Relaxed))
     }
 
-    /// Whether the block was checked in this second or the one before.
+    /// Whether the block was checked in this second of the clock.
     pub(crate) fn checked_lately(&self, index: SlotIndex, block: BlockIndex, second: u32) -> bool {
         let checked = self.slot(index).checked.load(Ordering::Relaxed);
-        let age = (second & CHECKED_SECONDS).wrapping_sub(checked >> 4) & CHECKED_SECONDS;
-        age <= 1 && checked & 1 << block.in_piece() != 0
+        checked >> 4 == second & CHECKED_SECONDS && checked & 1 << block.in_piece() != 0
     }
 
     /// Notes that the block was found right in this second. A lost race costs one more check.
@@ -274,26 +303,27 @@ impl SlotTable {
     pub(crate) fn touch(&self, index: SlotIndex, minute: u16) {
         let slot = self.slot(index);
         if slot.touched_minute.swap(minute, Ordering::Relaxed) != minute {
-            let heat = slot.heat.load(Ordering::Relaxed);
-            slot.heat.store((heat + 1).min(HEAT_MAX), Ordering::Relaxed);
+            let hotter = |heat: u8| (heat & 0x0f < HEAT_MAX).then_some(heat + 1);
+            let _ = slot.heat.fetch_update(Ordering::Relaxed, Ordering::Relaxed, hotter);
         }
     }
 
     pub(crate) fn heat(&self, index: SlotIndex) -> u8 {
-        self.slot(index).heat.load(Ordering::Relaxed)
+        self.slot(index).heat.load(Ordering::Relaxed) & 0x0f
     }
 
     pub(crate) fn set_heat(&self, index: SlotIndex, heat: u8) {
-        self.slot(index).heat.store(heat, Ordering::Relaxed);
+        let changed = |before: u8| Some(before & 0xf0 | heat.min(HEAT_MAX));
+        let _ = self.slot(index).heat.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
     }
 
     /// Leases alive now, over all slots.
     pub(crate) fn leases(&self) -> u64 {
-        self.lent.load(Ordering::Relaxed)
+        self.shared.lent.load(Ordering::Relaxed)
     }
 
     pub(crate) fn len(&self) -> u32 {
-        self.slots.len() as u32
+        self.shared.slots.len() as u32
     }
 }
 
@@ -315,7 +345,7 @@ pub(crate) struct Leases {
 
 impl Leases {
     fn of(table: &SlotTable, slot: SlotIndex) -> Self {
-        table.lent.fetch_add(1, Ordering::Relaxed);
+        table.shared.lent.fetch_add(1, Ordering::Relaxed);
         Self { table: Some(table.clone()), first: slot, count: 1 }
     }
 
@@ -355,7 +385,7 @@ impl Drop for Leases {
             });
             debug_assert!(before.is_some(), "a lease was given back twice");
         }
-        table.lent.fetch_sub(u64::from(self.count), Ordering::Relaxed);
+        table.shared.lent.fetch_sub(u64::from(self.count), Ordering::Relaxed);
     }
 }
 
@@ -399,11 +429,24 @@ mod tests {
         let layout = Layout::new(1 << 20).unwrap();
         let (first, second) = (layout.block(0).unwrap(), layout.block(1).unwrap());
         table.note_checked(SLOT, first, 100);
-        assert!(table.checked_lately(SLOT, first, 100) && table.checked_lately(SLOT, first, 101));
-        assert!(!table.checked_lately(SLOT, first, 102));
+        assert!(table.checked_lately(SLOT, first, 100));
+        assert!(!table.checked_lately(SLOT, first, 101));
         assert!(!table.checked_lately(SLOT, second, 100));
         table.note_checked(SLOT, second, 101);
         assert!(!table.checked_lately(SLOT, first, 101), "an older second's checks are forgotten");
+    }
+
+    #[test]
+    fn a_block_has_one_writer() {
+        let table = SlotTable::new(8);
+        let block = Layout::new(1 << 20).unwrap().block(1).unwrap();
+        drop(table.occupy(SLOT, TENANT, 0));
+        assert!(table.claim(SLOT, block) && !table.claim(SLOT, block));
+        table.touch(SLOT, 1);
+        assert_eq!(table.heat(SLOT), 1, "a claim is no heat");
+        table.publish(SLOT, block, 7);
+        table.disclaim(SLOT, block);
+        assert!(!table.claim(SLOT, block), "a present block is never written again");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,14 +25,15 @@ use crate::directory::{Directory, OpenError};
 use crate::eviction::{Resident, S3Fifo};
 use crate::format::{Geometry, SLOTS_PER_SLAB};
 use crate::free_slots::FreeSlots;
+use crate::frontier::Noted;
 use crate::hasher::HasherQueue;
-use crate::index::Index;
+use crate::index::{Index, Rescoped};
 use crate::keeper::{Keeper, KeeperQueue};
 use crate::layout::{BLOCK_BYTES, BlockIndex, BlockRun, PIECE_BYTES, PieceIndex};
 use crate::records::Records;
 use crate::ring::{self, Backend, ReadOp, WriteOp};
 use crate::slab::Slab;
-use crate::slot::{Leases, Restored, SlotIndex, SlotTable, Tenant};
+use crate::slot::{Leases, Restored, SlotIndex, SlotState, SlotTable, Tenant};
 
 /// How long a fetch waits for the keeper to make room before its bytes are served unkept.
 const ROOM_WAIT_MS: u64 = 250;
@@ -73,6 +75,8 @@ pub(crate) struct Inner {
     warning: Option<&'static str>,
     clean_start: bool,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// No second daemon may write while anyone here still can.
+    _directory_lock: File,
 }
 
 /// Free slots and the queues of eviction; one short lock.
@@ -161,6 +165,9 @@ pub enum WriteError {
     /// The content was removed meanwhile, or the reservation does not cover the blocks.
     #[error("the content was removed while it was written")]
     Gone,
+    /// The content is unverified and belongs to another registry: serve the bytes unkept.
+    #[error("the content belongs to another registry until its digest is checked")]
+    OtherRegistry,
     /// The disk refused; the pieces touched are given up.
     #[error("cannot write to a slab: {0}")]
     Disk(#[from] io::Error),
@@ -182,13 +189,13 @@ impl Store {
         let directory = Directory::open(&options.data_dir, options.capacity_bytes)?;
         let header = directory.header;
         let slots = SlotTable::new(header.geometry.slots());
-        let index = Index::new(header.geometry.contents());
+        let index = Index::new(header.geometry);
         let mut room =
             Room { free: FreeSlots::none(slots.len()), queues: S3Fifo::new(header.geometry.slots()) };
         let mut records = Records::new(directory.records, &header);
         let record_error =
-            |source| OpenError::Io { what: "read records of", path: options.data_dir.clone(), source };
-        restore(&mut records, &slots, &index, &mut room).map_err(record_error)?;
+            |source| OpenError::Io { what: "write records of", path: options.data_dir.clone(), source };
+        let orphans = restore(&mut records, &slots, &index, &mut room);
         records.write_session(crate::format::Session::InUse).map_err(record_error)?;
         let inner = Arc::new(Inner {
             geometry: header.geometry,
@@ -206,8 +213,9 @@ impl Store {
             warning: directory.warning,
             clean_start: matches!(directory.session, crate::format::Session::Stopped { .. }),
             threads: Mutex::default(),
+            _directory_lock: directory.lock,
         });
-        let keeper = Keeper::new(inner.clone(), records, directory.lock);
+        let keeper = Keeper::new(inner.clone(), records, orphans);
         let hashing = inner.clone();
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.into()).spawn(body).map_err(|source| OpenError::Io {
@@ -261,13 +269,19 @@ impl Store {
         self.inner.index.find(id, scope)
     }
 
-    /// The content of that name, made if it is not there. When all records are taken, the one that was not used
-    /// for longest gives way; `None` if every one is pinned.
+    /// The content of that name, made if it is not there. An unverified one of another length is replaced. When
+    /// all records are taken, the one that was not used for longest gives way; `None` if the content is above the
+    /// store's capacity or no other may go.
     pub fn create(&self, spec: &ContentSpec) -> Option<Arc<Content>> {
-        self.inner.index.create(spec).or_else(|| {
+        let found = self.inner.index.create(spec).or_else(|| {
             self.inner.drop_oldest_content();
             self.inner.index.create(spec)
-        })
+        })?;
+        if found.layout() == spec.layout || found.verification() == Verification::Passed {
+            return Some(found);
+        }
+        self.inner.remove(&found);
+        self.inner.index.create(spec)
     }
 
     /// All contents now.
@@ -325,37 +339,51 @@ impl Store {
         self.inner.remove(content);
     }
 
-    /// Whether the block is here now. It may be gone by the time it is read.
-    pub fn has(&self, content: &Content, block: BlockIndex) -> bool {
-        content
+    /// Whether the block is here now for a reader under that registry. It may be gone by the time it is read.
+    pub fn has(&self, content: &Content, registry: RegistryScope, block: BlockIndex) -> bool {
+        let here = content
             .slot_of(block.piece())
-            .is_some_and(|slot| self.inner.slots.presence(slot) & 1 << block.in_piece() != 0)
+            .is_some_and(|slot| self.inner.slots.presence(slot) & 1 << block.in_piece() != 0);
+        here && content.serves(registry)
     }
 
-    /// The part of the run, from its start on, that is here now: `None` if the first block is not.
-    pub fn present_prefix(&self, content: &Content, run: BlockRun) -> Option<BlockRun> {
-        let present = run.blocks().take_while(|block| self.has(content, *block)).count() as u32;
+    /// The part of the run, from its start on, that is here now for a reader under that registry: `None` if the
+    /// first block is not.
+    pub fn present_prefix(
+        &self,
+        content: &Content,
+        registry: RegistryScope,
+        run: BlockRun,
+    ) -> Option<BlockRun> {
+        let present = run.blocks().take_while(|block| self.has(content, registry, *block)).count() as u32;
         (present > 0).then(|| run.take(present))
-    }
-
-    /// The part of the run, from its start on, that is not here now: `None` if the first block is.
-    pub fn absent_prefix(&self, content: &Content, run: BlockRun) -> Option<BlockRun> {
-        let absent = run.blocks().take_while(|block| !self.has(content, *block)).count() as u32;
-        (absent > 0).then(|| run.take(absent))
     }
 
     /// The bytes of a run of blocks, in order, each block checked against its crc32 unless it was within the last
     /// second. Slices of the mapping where the pages are in memory, buffers filled by one read elsewhere.
     ///
     /// Slices may be longer or shorter than a block; together they are the run's bytes.
-    pub async fn read(&self, content: &Content, run: BlockRun) -> Result<Vec<Bytes>, ReadError> {
+    ///
+    /// # Errors
+    /// A block is not here, or not for readers under that registry.
+    pub async fn read(
+        &self,
+        content: &Content,
+        registry: RegistryScope,
+        run: BlockRun,
+    ) -> Result<Vec<Bytes>, ReadError> {
         if content.note_used()
             && let Some(content) = self.inner.index.places().content(content.place).cloned()
         {
             self.inner.keeper.note_content(&content);
         }
         let mut bytes = Vec::new();
-        for extent in self.inner.extents(content, run)? {
+        let extents = self.inner.extents(content, run, Touch::Counts)?;
+        // After the look at presence: bytes of another registry are published only after the scope has changed.
+        if !content.serves(registry) {
+            return Err(ReadError::Absent(run.first()));
+        }
+        for extent in extents {
             if let Some(hot) = self.inner.read_hot(content, &extent)? {
                 self.inner.counters.hot_reads.fetch_add(1, Ordering::Relaxed);
                 bytes.push(hot.lend(&self.inner, extent));
@@ -370,22 +398,28 @@ impl Store {
     /// Slots for all of the run's pieces, at once or not at all, leased until the reservation is dropped. Waits
     /// for the keeper to make room, a quarter of a second at most, holding nothing.
     pub async fn reserve(&self, content: &Arc<Content>, run: BlockRun) -> Result<Reservation, NoRoom> {
-        let made = self.inner.room_made.notified();
-        if let Some(reservation) = self.inner.try_reserve(content, run) {
-            return Ok(reservation);
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(ROOM_WAIT_MS);
+        loop {
+            let made = self.inner.room_made.notified();
+            if let Some(reservation) = self.inner.try_reserve(content, run) {
+                return Ok(reservation);
+            }
+            self.inner.keeper.want_room(run.pieces().count());
+            if content.is_gone() || tokio::time::timeout_at(deadline, made).await.is_err() {
+                self.inner.counters.refused_reservations.fetch_add(1, Ordering::Relaxed);
+                return Err(NoRoom);
+            }
         }
-        self.inner.keeper.want_room(run.pieces().count());
-        let _ = tokio::time::timeout(Duration::from_millis(ROOM_WAIT_MS), made).await;
-        self.inner.try_reserve(content, run).ok_or_else(|| {
-            self.inner.counters.refused_reservations.fetch_add(1, Ordering::Relaxed);
-            NoRoom
-        })
     }
 
-    /// Writes whole blocks, in order from `first` on, to the reserved slots and publishes them. Blocks that are
-    /// present already are passed over. `registry` is where the bytes came from (`scheme://host:port`).
+    /// Writes whole blocks, in order from `first` on, to the reserved slots, publishes them and lets the running
+    /// digest go on. Blocks that are present already, or are just being written by someone else, are passed over.
+    /// `registry` is where the bytes came from (`scheme://host:port`).
     ///
     /// The blocks count as present as soon as this returns, and as durable some time later.
+    ///
+    /// # Errors
+    /// Nothing more is kept of this content, or not from this registry; or the disk refuses.
     pub async fn write(
         &self,
         reservation: &Arc<Reservation>,
@@ -396,7 +430,7 @@ impl Store {
         self.inner.write(reservation, first, blocks, registry).await
     }
 
-    /// Gives the running digest of a content a block from the network, in case its turn comes soon.
+    /// Gives the running digest of a content a block that is *not* kept, in case its turn comes soon.
     pub fn feed(&self, content: &Arc<Content>, block: BlockIndex, bytes: Bytes) {
         if content.naming() == Naming::Digest {
             content.frontier.feed(block, bytes);
@@ -446,7 +480,8 @@ impl Drop for Reservation {
         // A slot into which nothing came would stay empty until it is evicted.
         for slot in self.slots.values() {
             if self.inner.slots.presence(*slot) == 0 && self.inner.slots.release_unleased(*slot) {
-                self.inner.give_up(*slot);
+                self.inner.forget_tenant(*slot);
+                self.inner.keeper.released(*slot);
             }
         }
     }
@@ -486,7 +521,7 @@ impl Inner {
     }
 
     /// Leases the run's slots and joins neighbours. Fails at the first block that is not here.
-    fn extents(&self, content: &Content, run: BlockRun) -> Result<Vec<Extent>, ReadError> {
+    fn extents(&self, content: &Content, run: BlockRun, touch: Touch) -> Result<Vec<Extent>, ReadError> {
         let minute = clock::process_minute();
         let layout = content.layout();
         let mut extents: Vec<Extent> = Vec::new();
@@ -502,7 +537,9 @@ impl Inner {
             if let Some(missing) = part.blocks().find(|block| presence & 1 << block.in_piece() == 0) {
                 return Err(ReadError::Absent(missing));
             }
-            self.slots.touch(slot, minute);
+            if touch == Touch::Counts {
+                self.slots.touch(slot, minute);
+            }
             let (slab, slot_offset) = place_of(slot);
             let offset = slot_offset + part.first().in_piece() as usize * BLOCK_BYTES as usize;
             let part_bytes = layout.bytes(part);
@@ -565,28 +602,52 @@ impl Inner {
         extent: Extent,
         out: &mut Vec<Bytes>,
     ) -> Result<(), ReadError> {
-        let buffers: Option<Vec<BlockBuffer>> = (0..extent.run.len()).map(|_| self.pool.try_take()).collect();
-        let op = ReadOp {
-            file: self.slabs[extent.slab as usize].file().clone(),
-            offset: extent.offset as u64,
-            bytes: extent.bytes,
-            buffers: buffers.ok_or(ReadError::NoBuffers)?,
-        };
-        let filled = match ring::read(self.backend, op).await {
-            Ok(filled) => filled,
-            Err(error) => {
-                tracing::warn!(slab = extent.slab, %error, "a piece cannot be read; it is dropped and fetched again");
-                self.counters.checks_failed.fetch_add(1, Ordering::Relaxed);
-                self.blocks_of(content, &extent)
-                    .for_each(|(block, slot, ..)| self.lose(content, block, slot));
-                return Err(ReadError::Absent(extent.run.first()));
-            }
+        let Ok(filled) = self.read_blocks(&extent, extent.run, extent.offset, extent.bytes).await? else {
+            return Err(self.lose_what_cannot_be_read(content, &extent).await);
         };
         for ((block, slot, _, bytes), buffer) in self.blocks_of(content, &extent).zip(filled) {
             self.check(content, block, slot, crc32fast::hash(&buffer.as_ref()[..bytes]))?;
             out.push(buffer.freeze(bytes));
         }
         Ok(())
+    }
+
+    /// Blocks of an extent into buffers. The outer error says that there are none.
+    async fn read_blocks(
+        &self,
+        extent: &Extent,
+        run: BlockRun,
+        offset: usize,
+        bytes: usize,
+    ) -> Result<io::Result<Vec<BlockBuffer>>, ReadError> {
+        let buffers: Option<Vec<BlockBuffer>> = (0..run.len()).map(|_| self.pool.try_take()).collect();
+        let op = ReadOp {
+            file: self.slabs[extent.slab as usize].file().clone(),
+            offset: offset as u64,
+            bytes,
+            buffers: buffers.ok_or(ReadError::NoBuffers)?,
+        };
+        Ok(ring::read(self.backend, op).await)
+    }
+
+    /// After a read that failed: block by block, so that only damaged pieces are given up. What fails for another
+    /// reason than the disk's (no memory) costs nothing but this read.
+    async fn lose_what_cannot_be_read(&self, content: &Content, extent: &Extent) -> ReadError {
+        let blocks: Vec<_> = self.blocks_of(content, extent).collect();
+        let mut first_lost = None;
+        for (block, slot, offset, bytes) in blocks {
+            let Some(one) = content.layout().run(block.number(), block.number() + 1) else { continue };
+            let Ok(Err(error)) = self.read_blocks(extent, one, offset, bytes).await else { continue };
+            let damaged = error.kind() == io::ErrorKind::UnexpectedEof
+                || matches!(error.raw_os_error(), Some(libc::EIO | libc::EFAULT | libc::EBADMSG));
+            if damaged {
+                tracing::warn!(slab = extent.slab, %error, "a piece cannot be read; it is dropped and fetched again");
+                self.counters.checks_failed.fetch_add(1, Ordering::Relaxed);
+                self.lose(content, block, slot);
+                first_lost.get_or_insert(block);
+            }
+        }
+        first_lost.map_or(ReadError::NoBuffers, ReadError::Absent)
     }
 
     /// Slow readers' leases take at most a quarter of the slots; beyond that they get copies.
@@ -619,13 +680,25 @@ impl Inner {
         }
     }
 
-    /// A slot whose state is Releasing loses its piece.
+    /// The piece of a slot is no longer good.
     pub(crate) fn give_up(&self, slot: SlotIndex) {
+        self.forget_tenant(slot);
+        if self.slots.release(slot) {
+            self.keeper.released(slot);
+        }
+    }
+
+    /// The tenant's piece table no longer names the slot.
+    fn forget_tenant(&self, slot: SlotIndex) {
         let tenant = self.slots.tenant(slot);
         if let Some(content) = self.index.places().content(tenant.content) {
             content.clear_slot(tenant.piece, slot);
         }
-        self.keeper.released(slot);
+    }
+
+    pub(crate) fn is_held(&self, resident: Resident) -> bool {
+        let word = self.slots.word(resident.slot);
+        word.state == SlotState::Held && word.generation == resident.generation
     }
 
     pub(crate) fn remove(&self, content: &Arc<Content>) {
@@ -644,28 +717,25 @@ impl Inner {
         content.notify_changed();
     }
 
-    /// Makes a place in the content table: the oldest content goes that nobody uses and that has no pieces, else
-    /// the next best by that order. Who still uses it is served, unkept.
+    /// Makes a place in the content table, when the keeper has not kept up. Who still uses the content that goes is
+    /// served, unkept.
     fn drop_oldest_content(&self) {
-        // One count is the table's and one is the name index's.
         let oldest = self
             .index
             .places()
             .contents()
-            .filter(|content| !content.pinned() && !content.is_gone())
-            .min_by_key(|content| {
-                (
-                    Arc::strong_count(content) > 2,
-                    content.held_pieces() > 0,
-                    content.used_at_s(),
-                    content.tenure,
-                )
-            })
+            .filter(|content| content.may_go())
+            .min_by_key(|c| c.rank_to_go())
             .cloned();
         if let Some(oldest) = oldest {
-            self.remove(&oldest);
-            self.index.vacate(&oldest);
+            self.drop_content(&oldest);
         }
+    }
+
+    /// Removes a content and gives its place back at once: the next tenant's record will overwrite its own.
+    pub(crate) fn drop_content(&self, content: &Arc<Content>) {
+        self.remove(content);
+        self.index.vacate(content);
     }
 
     fn try_reserve(self: &Arc<Self>, content: &Arc<Content>, run: BlockRun) -> Option<Reservation> {
@@ -695,11 +765,7 @@ impl Inner {
         if room.free.len() < self.low_water() {
             self.keeper.want_room(0);
         }
-        let Some(taken) = taken else {
-            // The reservation's drop takes the room's lock.
-            drop(room);
-            return None;
-        };
+        let taken = taken?;
         for (piece, slot) in wanted.into_iter().zip(taken) {
             let tenant = Tenant { content: content.place, piece: piece.number() };
             reservation.leases.push(self.slots.occupy(slot, tenant, minute));
@@ -728,32 +794,25 @@ impl Inner {
         let content = &reservation.content;
         let layout = content.layout();
         let run = layout.run(first.number(), first.number() + blocks.len() as u32).ok_or(WriteError::Gone)?;
+        let scope = RegistryScope::of_origin(registry);
         let mut wanted: Vec<NewBlock> = Vec::with_capacity(blocks.len());
         for (block, bytes) in run.blocks().zip(blocks) {
             assert_eq!(bytes.len(), layout.block_bytes(block) as usize, "blocks are written whole");
             let slot = *reservation.slots.get(&block.piece()).ok_or(WriteError::Gone)?;
-            if self.slots.presence(slot) & 1 << block.in_piece() != 0 {
-                continue;
-            }
-            if content.frontier.note_write(block) {
-                // What was proved no longer is: these bytes belong to their registry until the digest is
-                // right again.
-                let scope = content.set_registry(registry);
-                if !self.index.rescope(content, Scope::Registry(scope)) {
-                    self.remove(content);
-                }
-                self.keeper.note_content(content);
+            let Some(claim) = Claim::take(reservation, slot, block) else { continue };
+            match content.frontier.note_write(block) {
+                Noted::Pending => {}
+                Noted::Wrong => return Err(WriteError::Gone),
+                Noted::VerdictFell => self.fall_back_to(content, registry),
             }
             if content.is_gone() {
                 return Err(WriteError::Gone);
             }
-            wanted.push(NewBlock {
-                block,
-                slot,
-                crc32: crc32fast::hash(&bytes),
-                blake3: blake3::hash(&bytes).into(),
-                bytes,
-            });
+            if !content.takes_bytes_of(scope) {
+                return Err(WriteError::OtherRegistry);
+            }
+            let (crc32, blake3) = (crc32fast::hash(&bytes), blake3::hash(&bytes).into());
+            wanted.push(NewBlock { block, slot, crc32, blake3, bytes, claim });
         }
         for group in neighbours(wanted) {
             let written: usize = group.iter().map(|new| new.bytes.len()).sum();
@@ -762,7 +821,7 @@ impl Inner {
                 file: self.slabs[slab as usize].file().clone(),
                 offset: slot_offset as u64 + u64::from(group[0].block.in_piece()) * u64::from(BLOCK_BYTES),
                 bytes: group.iter().map(|new| new.bytes.clone()).collect(),
-                guard: reservation.clone(),
+                guard: group.iter().map(|new| new.claim.clone()).collect::<Vec<_>>(),
             };
             if let Err(error) = ring::write(self.backend, op).await {
                 group.iter().for_each(|new| self.lose(content, new.block, new.slot));
@@ -778,11 +837,21 @@ impl Inner {
         Ok(())
     }
 
+    /// What was proved no longer is: the content belongs to the registry of its newest bytes until the digest is
+    /// right again.
+    fn fall_back_to(&self, content: &Arc<Content>, registry: &str) {
+        let scope = content.set_registry(registry);
+        if self.index.rescope(content, Scope::Registry(scope)) == Rescoped::Taken {
+            self.remove(content);
+        }
+        self.keeper.note_content(content);
+    }
+
     /// One block for the hasher, by a blocking read with its own check.
     pub(crate) fn read_blocking(&self, content: &Content, block: BlockIndex) -> Option<Bytes> {
         use std::os::unix::fs::FileExt;
         let run = content.layout().run(block.number(), block.number() + 1)?;
-        let extent = self.extents(content, run).ok()?.pop()?;
+        let extent = self.extents(content, run, Touch::Ignored).ok()?.pop()?;
         let mut bytes = vec![0; extent.bytes];
         let slab = &self.slabs[extent.slab as usize];
         let slot = extent.leases.first();
@@ -801,8 +870,37 @@ impl fmt::Debug for Inner {
     }
 }
 
+/// Whether a read counts for eviction: a reader's does, the hasher's does not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Touch {
+    Counts,
+    Ignored,
+}
+
+/// The right to write one block, held until the kernel is done with it.
+struct Claim {
+    reservation: Arc<Reservation>,
+    slot: SlotIndex,
+    block: BlockIndex,
+}
+
+impl Claim {
+    fn take(reservation: &Arc<Reservation>, slot: SlotIndex, block: BlockIndex) -> Option<Arc<Self>> {
+        let claimed = reservation.inner.slots.claim(slot, block);
+        claimed.then(|| Arc::new(Self { reservation: reservation.clone(), slot, block }))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // While the reservation's lease still lives.
+        self.reservation.inner.slots.disclaim(self.slot, self.block);
+    }
+}
+
 /// A block on its way to its slot.
 struct NewBlock {
+    claim: Arc<Claim>,
     block: BlockIndex,
     slot: SlotIndex,
     bytes: Bytes,
@@ -844,11 +942,13 @@ pub(crate) fn piece_key(content: &Content, piece: u32) -> u64 {
     content.id().spread() ^ u64::from(piece).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// Takes over what the records say.
-fn restore(records: &mut Records, slots: &SlotTable, index: &Index, room: &mut Room) -> io::Result<()> {
+/// Takes over what the records say. Returns slots that they give to contents that are not there.
+fn restore(records: &mut Records, slots: &SlotTable, index: &Index, room: &mut Room) -> Vec<SlotIndex> {
+    let mut orphans = Vec::new();
     let mut known = vec![false; slots.len() as usize];
     records.load(
         |record| {
+            index.note_tenure(record.tenure);
             if record.live
                 && let Some(content) = Content::restore(record)
             {
@@ -858,17 +958,23 @@ fn restore(records: &mut Records, slots: &SlotTable, index: &Index, room: &mut R
         |record| {
             let slot = SlotIndex(record.index);
             known[record.index as usize] = true;
-            let content = index.places().content(record.content).cloned();
-            let tenancy = content.filter(|content| record.held && content.tenure == record.tenure).and_then(
-                |content| {
-                    let piece = content.layout().piece(record.piece)?;
-                    let presence = record.presence & content.layout().full_presence(piece);
-                    (presence != 0 && content.slot_of(piece).is_none()).then_some((content, piece, presence))
-                },
-            );
-            let Some((content, piece, presence)) = tenancy else {
+            index.note_tenure(record.tenure);
+            if !record.held {
                 slots.restore_free(slot, record.generation);
                 room.free.insert(slot);
+                return;
+            }
+            let content = index.places().content(record.content).cloned();
+            let its_own =
+                |content: &Arc<Content>| content.tenure == record.tenure && content.id() == record.id;
+            let tenancy = content.filter(its_own).and_then(|content| {
+                let piece = content.layout().piece(record.piece)?;
+                let presence = record.presence & content.layout().full_presence(piece);
+                (presence != 0 && content.slot_of(piece).is_none()).then_some((content, piece, presence))
+            });
+            let Some((content, piece, presence)) = tenancy else {
+                slots.restore_releasing(slot, record.generation);
+                orphans.push(slot);
                 return;
             };
             let tenant = Tenant { content: record.content, piece: record.piece };
@@ -877,7 +983,7 @@ fn restore(records: &mut Records, slots: &SlotTable, index: &Index, room: &mut R
             content.set_slot(piece, slot);
             room.queues.restore(Resident { slot, generation: record.generation });
         },
-    )?;
+    );
     (0u32..).zip(known).filter(|(_, known)| !known).for_each(|(slot, _)| room.free.insert(SlotIndex(slot)));
-    Ok(())
+    orphans
 }

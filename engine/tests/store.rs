@@ -18,6 +18,10 @@ use sha2::{Digest, Sha256};
 const REGISTRY: &str = "https://registry.example:443";
 const CAPACITY: u64 = 16 << 20;
 
+fn scope() -> RegistryScope {
+    RegistryScope::of_origin(REGISTRY)
+}
+
 fn backends() -> Vec<Backend> {
     match Backend::probe() {
         Ok(()) => vec![Backend::Ring, Backend::Pool],
@@ -90,7 +94,7 @@ async fn put_whole(store: &Store, bytes: &[u8]) -> Arc<Content> {
 }
 
 async fn read_whole(store: &Store, content: &Content) -> Result<Vec<u8>, ReadError> {
-    Ok(store.read(content, content.layout().whole().unwrap()).await?.concat())
+    Ok(store.read(content, scope(), content.layout().whole().unwrap()).await?.concat())
 }
 
 async fn verdict(store: &Store, content: &Arc<Content>) -> Verification {
@@ -105,7 +109,7 @@ async fn verdict(store: &Store, content: &Arc<Content>) -> Verification {
 }
 
 fn found(store: &Store, bytes: &[u8]) -> Option<Arc<Content>> {
-    store.find(&spec(bytes).id, RegistryScope::of_origin(REGISTRY))
+    store.find(&spec(bytes).id, scope())
 }
 
 #[test]
@@ -117,7 +121,7 @@ fn what_is_written_is_read() {
         let layout = content.layout();
         let run = layout.covering(&(70_000..400_000)).unwrap();
         let range = layout.bytes(run);
-        let part = store.read(&content, run).await.unwrap().concat();
+        let part = store.read(&content, scope(), run).await.unwrap().concat();
         assert_eq!(part, bytes[range.start as usize..range.end as usize]);
     });
 }
@@ -131,11 +135,14 @@ fn a_block_that_was_not_written_is_absent() {
         put(&store, &content, &bytes, layout.run(3, 6).unwrap()).await.unwrap();
         let whole = layout.whole().unwrap();
         assert!(
-            matches!(store.read(&content, whole).await, Err(ReadError::Absent(block)) if block.number() == 0)
+            matches!(store.read(&content, scope(), whole).await, Err(ReadError::Absent(block)) if block.number() == 0)
         );
-        assert_eq!(store.absent_prefix(&content, whole), layout.run(0, 3));
-        assert_eq!(store.present_prefix(&content, layout.run(3, 16).unwrap()), layout.run(3, 6));
-        assert_eq!(store.read(&content, layout.run(3, 6).unwrap()).await.unwrap().concat().len(), 3 << 16);
+        assert_eq!(store.present_prefix(&content, scope(), whole), None);
+        assert_eq!(store.present_prefix(&content, scope(), layout.run(3, 16).unwrap()), layout.run(3, 6));
+        assert_eq!(
+            store.read(&content, scope(), layout.run(3, 6).unwrap()).await.unwrap().concat().len(),
+            3 << 16
+        );
     });
 }
 
@@ -201,7 +208,7 @@ fn a_piece_grows_over_several_commits_and_restarts() {
                 store.flush().await.unwrap();
                 let run = content.layout().run(0, block + 1).unwrap();
                 assert_eq!(
-                    store.read(&content, run).await.unwrap().concat(),
+                    store.read(&content, scope(), run).await.unwrap().concat(),
                     bytes[..(block as usize + 1) << 16]
                 );
             })
@@ -229,7 +236,7 @@ fn a_changed_byte_on_disk_is_never_served() {
         assert_eq!(store.stats().checks_failed, 1);
         // Only that piece is gone, and it can be brought again.
         let layout = content.layout();
-        assert_eq!(store.present_prefix(&content, layout.run(8, 16).unwrap()), layout.run(8, 16));
+        assert_eq!(store.present_prefix(&content, scope(), layout.run(8, 16).unwrap()), layout.run(8, 16));
         put(&store, &content, &bytes, layout.run(4, 8).unwrap()).await.unwrap();
         assert_eq!(read_whole(&store, &content).await.unwrap(), bytes);
     });
@@ -245,11 +252,11 @@ fn a_working_set_above_capacity_evicts_and_stays_right() {
                 let layout = content.layout();
                 for block in layout.whole().unwrap().blocks() {
                     let run = layout.run(block.number(), block.number() + 1).unwrap();
-                    if !store.has(&content, block) {
+                    if !store.has(&content, scope(), block) {
                         put(&store, &content, bytes, run).await.unwrap();
                     }
                     let range = layout.bytes(run);
-                    let seen = store.read(&content, run).await.unwrap().concat();
+                    let seen = store.read(&content, scope(), run).await.unwrap().concat();
                     assert!(seen == bytes[range.start as usize..range.end as usize], "round {round}");
                 }
             }
@@ -268,7 +275,7 @@ fn pinned_and_leased_pieces_stay() {
         store.set_pinned(&content, true);
         let leased = sample(8, 1 << 20);
         let held = put_whole(&store, &leased).await;
-        let slices = store.read(&held, held.layout().whole().unwrap()).await.unwrap();
+        let slices = store.read(&held, scope(), held.layout().whole().unwrap()).await.unwrap();
         for seed in 20..40 {
             put_whole(&store, &sample(seed, 2 << 20)).await;
         }
@@ -358,6 +365,7 @@ fn a_removed_content_is_gone_after_a_restart_too() {
         })
         .unwrap();
         store.close();
+        drop(store);
         let store = Store::open(&options(directory.path(), backend)).unwrap();
         assert!(found(&store, &bytes).is_none());
         assert_eq!((store.stats().used_bytes, store.stats().contents), (0, 0));
@@ -397,12 +405,247 @@ fn who_takes_over_a_record_is_found_after_a_restart() {
     })
     .unwrap();
     store.close();
+    drop(store);
     let store = Store::open(&options(directory.path(), Backend::Pool)).unwrap();
     let lost: Vec<u8> = (85..100)
         .filter(|seed| found(&store, &sample(*seed, 10)).is_none_or(|content| content.held_pieces() == 0))
         .collect();
     assert_eq!(lost, [0u8; 0]);
     store.close();
+}
+
+const OTHER: &str = "https://other.example:443";
+
+/// Passed, with nothing kept.
+async fn fed_whole(store: &Store, bytes: &[u8]) -> Arc<Content> {
+    let content = store.create(&spec(bytes)).unwrap();
+    let whole = content.layout().whole().unwrap();
+    for (block, part) in whole.blocks().zip(blocks_of(bytes, content.layout(), whole)) {
+        store.feed(&content, block, part);
+    }
+    assert_eq!(verdict(store, &content).await, Verification::Passed);
+    while !content.serves(RegistryScope::of_origin(OTHER)) {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    content
+}
+
+#[test]
+fn a_removed_content_stays_hidden_whoever_still_writes_to_it() {
+    check(async |store, _| {
+        let bytes = sample(50, 5 << 16);
+        let content = fed_whole(&store, &bytes).await;
+        let run = content.layout().run(0, 1).unwrap();
+        let reservation = Arc::new(store.reserve(&content, run).await.unwrap());
+        store.remove(&content);
+        let blocks = blocks_of(&bytes, content.layout(), run);
+        let late = store.write(&reservation, run.first(), blocks, REGISTRY).await;
+        assert!(matches!(late, Err(WriteError::Gone)));
+        drop(reservation);
+        let again = store.create(&spec(&bytes)).unwrap();
+        assert!(!again.is_gone());
+        store.reserve(&again, run).await.unwrap();
+    });
+}
+
+#[test]
+fn when_a_verdict_falls_the_content_belongs_to_the_registry_of_its_newest_bytes() {
+    check(async |store, _| {
+        let bytes = sample(51, 5 << 16);
+        let content = fed_whole(&store, &bytes).await;
+        let layout = content.layout();
+        let reservation = Arc::new(store.reserve(&content, layout.whole().unwrap()).await.unwrap());
+        let parts = blocks_of(&bytes, layout, layout.whole().unwrap());
+        store.write(&reservation, layout.block(0).unwrap(), parts[..1].to_vec(), REGISTRY).await.unwrap();
+        let wrong = vec![Bytes::from(vec![0x66; 1 << 16])];
+        let refused = store.write(&reservation, layout.block(1).unwrap(), wrong, OTHER).await;
+        assert!(matches!(refused, Err(WriteError::OtherRegistry)));
+        // Whoever got hold of it while it was verified reads nothing of it under the other registry.
+        let other = RegistryScope::of_origin(OTHER);
+        let run = layout.run(0, 1).unwrap();
+        assert!(store.read(&content, scope(), run).await.is_ok());
+        assert!(matches!(store.read(&content, other, run).await, Err(ReadError::Absent(_))));
+        assert!(!store.has(&content, other, run.first()));
+    });
+}
+
+#[test]
+fn an_empty_answer_proves_no_digest() {
+    let directory = tempfile::tempdir().unwrap();
+    let real = sample(52, 1 << 20);
+    let store = Store::open(&options(directory.path(), Backend::Pool)).unwrap();
+    run_shard(Backend::Pool, async {
+        let lie = ContentSpec { layout: Layout::new(0).unwrap(), registry: OTHER.into(), ..spec(&real) };
+        let content = store.create(&lie).unwrap();
+        assert_eq!(content.verification(), Verification::Wrong);
+        store.set_pinned(&content, true);
+        store.flush().await.unwrap();
+    })
+    .unwrap();
+    store.close();
+    drop(store);
+    let store = Store::open(&options(directory.path(), Backend::Pool)).unwrap();
+    assert!(found(&store, &real).is_none());
+    store.close();
+}
+
+#[test]
+fn pieces_whose_content_record_was_lost_are_adopted_by_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || Store::open(&options(directory.path(), Backend::Pool)).unwrap();
+    let (first, second) = (sample(53, 1 << 20), sample(54, 1 << 20));
+    let store = open();
+    run_shard(Backend::Pool, async {
+        // All but the last block: no verdict, so its record is written once.
+        let content = store.create(&spec(&first)).unwrap();
+        put(&store, &content, &first, content.layout().run(0, 15).unwrap()).await.unwrap();
+        store.flush().await.unwrap();
+    })
+    .unwrap();
+    store.close();
+    drop(store);
+    // One bad sector in the table of contents: the only record of the first content.
+    let records = OpenOptions::new().write(true).open(directory.path().join("store/records")).unwrap();
+    records.write_all_at(&[0xff; 512], 16_384).unwrap();
+    let store = open();
+    assert!(found(&store, &first).is_none());
+    run_shard(Backend::Pool, async {
+        let content = store.create(&spec(&second)).unwrap();
+        put(&store, &content, &second, content.layout().run(0, 1).unwrap()).await.unwrap();
+        store.flush().await.unwrap();
+    })
+    .unwrap();
+    store.close();
+    drop(store);
+    let store = open();
+    let content = found(&store, &second).unwrap();
+    assert_eq!(content.held_pieces(), 1, "the first content's pieces are not the second's");
+    store.close();
+}
+
+#[test]
+fn no_record_can_panic_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || Store::open(&options(directory.path(), Backend::Pool)).unwrap();
+    open().close();
+    let path = directory.path().join("store/records");
+    let records = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut store_id = [0; 8];
+    records.read_exact_at(&mut store_id, 32).unwrap();
+    for (tenure, length_bytes) in [(u64::MAX, 10u64), (7, u64::MAX), (8, 1 << 47), (9, CAPACITY + 1)] {
+        let mut record = [0u8; 512];
+        record[..4].copy_from_slice(b"DCNT");
+        record[8] = 1;
+        record[16..24].copy_from_slice(&store_id);
+        record[24..32].copy_from_slice(&tenure.to_le_bytes());
+        record[64..72].copy_from_slice(&length_bytes.to_le_bytes());
+        record[72] = 1;
+        let sum = crc32fast::hash(&record[..508]);
+        record[508..].copy_from_slice(&sum.to_le_bytes());
+        records.write_all_at(&record, 16_384).unwrap();
+        let store = open();
+        assert_eq!(store.stats().contents, 0, "{tenure} {length_bytes}");
+        store.close();
+    }
+}
+
+#[test]
+fn leased_garbage_does_not_stop_eviction() {
+    let directory = tempfile::tempdir().unwrap();
+    let wide = StoreOptions {
+        capacity_bytes: Some(128 << 20),
+        pool_blocks: 2048,
+        ..options(directory.path(), Backend::Pool)
+    };
+    let store = Store::open(&wide).unwrap();
+    run_shard(Backend::Pool, async {
+        let slow = put_whole(&store, &sample(60, 20 << 20)).await;
+        let held = store.read(&slow, scope(), slow.layout().whole().unwrap()).await.unwrap();
+        assert!(store.stats().leases >= 80, "the mapping was lent, not copied");
+        store.remove(&slow);
+        for seed in 0..30u8 {
+            put_whole(&store, &sample(100 + seed, 6 << 20)).await;
+        }
+        drop(held);
+    })
+    .unwrap();
+    store.close();
+}
+
+#[test]
+fn a_flush_of_a_closed_store_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&options(directory.path(), Backend::Pool)).unwrap();
+    store.close();
+    run_shard(Backend::Pool, async { assert!(store.flush().await.is_err()) }).unwrap();
+}
+
+#[test]
+fn who_waits_for_the_digest_of_a_dropped_content_is_told() {
+    check(async |store, _| {
+        let bytes = sample(61, 5 << 16);
+        let content = store.create(&spec(&bytes)).unwrap();
+        store.remove(&content);
+        let whole = content.layout().whole().unwrap();
+        for (block, part) in whole.blocks().zip(blocks_of(&bytes, content.layout(), whole)) {
+            store.feed(&content, block, part);
+        }
+        assert_eq!(verdict(&store, &content).await, Verification::Passed);
+        assert!(found(&store, &bytes).is_none(), "and stays hidden");
+    });
+}
+
+#[test]
+fn a_long_cold_read_is_read_in_parts_and_loses_nothing() {
+    for backend in backends() {
+        let directory = tempfile::tempdir().unwrap();
+        let wide = StoreOptions {
+            capacity_bytes: Some(128 << 20),
+            pool_blocks: 2048,
+            ..options(directory.path(), backend)
+        };
+        let store = Store::open(&wide).unwrap();
+        run_shard(backend, async {
+            let bytes = sample(62, 70 << 20);
+            let content = put_whole(&store, &bytes).await;
+            store.flush().await.unwrap();
+            drop_page_cache(directory.path());
+            assert!(read_whole(&store, &content).await.unwrap() == bytes);
+            assert_eq!(content.held_pieces(), content.layout().piece_count());
+            assert!(store.stats().cold_reads > 0);
+        })
+        .unwrap();
+        store.close();
+    }
+}
+
+/// A store that is left as a crash leaves it: nothing is closed, and another one opens a copy of its files.
+#[test]
+fn what_was_flushed_is_found_without_a_clean_stop() {
+    for backend in backends() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = sample(63, 3 << 20);
+        let store = Store::open(&options(directory.path(), backend)).unwrap();
+        let after_crash = tempfile::tempdir().unwrap();
+        run_shard(backend, async {
+            let content = put_whole(&store, &bytes).await;
+            store.flush().await.unwrap();
+            assert_eq!(store.stat(&content).durable_pieces, 12);
+            std::fs::create_dir(after_crash.path().join("store")).unwrap();
+            for entry in std::fs::read_dir(directory.path().join("store")).unwrap() {
+                let from = entry.unwrap().path();
+                std::fs::copy(&from, after_crash.path().join("store").join(from.file_name().unwrap()))
+                    .unwrap();
+            }
+        })
+        .unwrap();
+        store.close();
+        let store = Store::open(&options(after_crash.path(), backend)).unwrap();
+        assert!(!store.clean_start());
+        let content = found(&store, &bytes).unwrap();
+        run_shard(backend, async { assert!(read_whole(&store, &content).await.unwrap() == bytes) }).unwrap();
+        store.close();
+    }
 }
 
 #[test]

@@ -78,7 +78,7 @@ impl Active {
     pub(super) fn demand(self: &Rc<Self>, demand: Demand) {
         let mut plan = self.plan.borrow_mut();
         for block in demand.run.blocks() {
-            let here = if self.owner.store.has(&self.content, block) {
+            let here = if self.owner.store.has(&self.content, self.key.scope, block) {
                 Some(Arrival::InStore(block))
             } else {
                 plan.want(block, demand.waiter.clone()).err().map(|(bytes, _)| Arrival::Bytes(block, bytes))
@@ -88,7 +88,7 @@ impl Active {
             }
         }
         for block in demand.ahead.into_iter().flat_map(BlockRun::blocks) {
-            if !self.owner.store.has(&self.content, block) {
+            if !self.owner.store.has(&self.content, self.key.scope, block) {
                 plan.want_ahead(block);
             }
         }
@@ -145,8 +145,9 @@ impl Active {
     /// The first run inside `run` that is neither in the store nor on its way.
     fn next_absent(&self, run: BlockRun) -> Option<BlockRun> {
         let plan = self.plan.borrow();
-        let absent =
-            |block: &BlockIndex| plan.at_rest(*block) && !self.owner.store.has(&self.content, *block);
+        let absent = |block: &BlockIndex| {
+            plan.at_rest(*block) && !self.owner.store.has(&self.content, self.key.scope, *block)
+        };
         let first = run.blocks().find(absent)?;
         let rest = run.starting_at(first)?;
         let length = rest.blocks().take(REQUEST_BLOCKS_MAX as usize).take_while(absent).count();
@@ -200,7 +201,6 @@ impl Active {
     }
 
     fn deliver(&self, block: BlockIndex, bytes: &Bytes) {
-        self.owner.store.feed(&self.content, block, bytes.clone());
         let waiters = self.plan.borrow_mut().arrived(block, bytes.clone());
         for waiter in waiters {
             let _ = waiter.try_send(Arrival::Bytes(block, bytes.clone()));
@@ -330,6 +330,7 @@ impl<'a> Transfer<'a> {
         let Some(window) = &mut self.window else { return };
         if window.reservation.is_none() {
             self.active.owner.metrics.unkept(bytes.len());
+            self.active.owner.store.feed(&self.active.content, block, bytes);
             self.active.plan.borrow_mut().settled(block);
             return;
         }

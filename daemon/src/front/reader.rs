@@ -133,7 +133,8 @@ impl Reader {
         let first = run.first();
         let waiting = self.subscription.as_ref().is_some_and(|subscription| subscription.covers(first));
         if !waiting
-            && let Some(present) = self.sources.store.present_prefix(&self.content, run.take(READ_BLOCKS))
+            && let Some(present) =
+                self.sources.store.present_prefix(&self.content, self.key.scope, run.take(READ_BLOCKS))
         {
             return self.read(present).await;
         }
@@ -172,7 +173,7 @@ impl Reader {
     }
 
     async fn read(&mut self, run: BlockRun) -> Result<(), Trouble> {
-        match self.sources.store.read(&self.content, run).await {
+        match self.sources.store.read(&self.content, self.key.scope, run).await {
             Ok(parts) => {
                 let mut offset = run.first().byte_offset();
                 for part in parts {
@@ -213,7 +214,7 @@ impl Reader {
                 Verification::Passed | Verification::Unprovable => return Ok(()),
                 Verification::Wrong => return Err(Trouble::WrongDigest),
                 Verification::Pending { next, stalled: true }
-                    if !self.sources.store.has(&self.content, next) =>
+                    if !self.sources.store.has(&self.content, self.key.scope, next) =>
                 {
                     self.bring_for_digest(next).await?;
                 }

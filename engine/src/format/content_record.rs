@@ -1,6 +1,8 @@
 //! One record per content.
 
-use super::fields::{bytes_at, put_text, put_u32, put_u64, seal, sealed, text_at, u32_at, u64_at};
+use super::fields::{
+    NUMBER_MAX, bytes_at, put_text, put_u32, put_u64, seal, sealed, text_at, u32_at, u64_at,
+};
 use crate::content_id::{ContentId, Naming, RegistryScope};
 
 /// Length of a content record.
@@ -26,7 +28,7 @@ const MEDIA_TYPE: usize = 240;
 const VALIDATOR: usize = 336;
 
 const NAME_ROOM: usize = 95;
-/// Longest validator that a record holds; content with a longer one is not kept.
+/// Longest validator that a record holds. A longer one is cut, and so will not match when it is asked for.
 const VALIDATOR_ROOM: usize = 127;
 
 const FLAG_VERIFIED: u8 = 1;
@@ -105,6 +107,8 @@ impl ContentRecord {
         let ours = bytes_at(record, 0) == MAGIC
             && u32_at(record, INDEX) == index
             && u64_at(record, STORE_ID) == store_id
+            && u64_at(record, SEQUENCE) <= NUMBER_MAX
+            && u64_at(record, TENURE) <= NUMBER_MAX
             && sealed(record);
         if !ours {
             return None;
@@ -147,8 +151,8 @@ mod tests {
         ) -> ContentRecord {
             ContentRecord {
                 index,
-                sequence: numbers[0],
-                tenure: numbers[1],
+                sequence: numbers[0] >> 2,
+                tenure: numbers[1] >> 2,
                 id: ContentId::from_bytes(id),
                 length_bytes: numbers[2],
                 live: flags[0],

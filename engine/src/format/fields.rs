@@ -38,6 +38,9 @@ pub(super) fn text_at(record: &[u8], at: usize, room: usize) -> String {
     String::from_utf8(record[at + 1..at + 1 + length].to_vec()).unwrap_or_default()
 }
 
+/// Sequences and tenures above this are none that a store comes to; what says so is no record.
+pub(super) const NUMBER_MAX: u64 = 1 << 62;
+
 /// Writes the crc32 of all but the last four bytes into the last four.
 pub(super) fn seal(record: &mut [u8]) {
     let at = record.len() - 4;

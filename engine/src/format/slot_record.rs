@@ -1,6 +1,7 @@
 //! One record per slot.
 
-use super::fields::{bytes_at, put_u32, put_u64, seal, sealed, u32_at, u64_at};
+use super::fields::{NUMBER_MAX, bytes_at, put_u32, put_u64, seal, sealed, u32_at, u64_at};
+use crate::content_id::ContentId;
 use crate::layout::BLOCKS_PER_PIECE;
 
 /// Length of a slot record.
@@ -18,9 +19,10 @@ const STATE: usize = 44;
 const PRESENCE: usize = 45;
 const CRC32: usize = 48;
 const BLAKE3: usize = 64;
+const ID: usize = 192;
 
 const BLOCKS: usize = BLOCKS_PER_PIECE as usize;
-const _: () = assert!(BLAKE3 + 32 * BLOCKS <= SLOT_RECORD_BYTES - 4);
+const _: () = assert!(BLAKE3 + 32 * BLOCKS <= ID && ID + 32 <= SLOT_RECORD_BYTES - 4);
 
 /// Who lives in a slot, and the checksums of the blocks that are there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,6 +35,8 @@ pub struct SlotRecord {
     pub tenure: u64,
     /// Place of the content's record.
     pub content: u32,
+    /// Name of the content: a second witness besides the tenure.
+    pub id: ContentId,
     /// Piece of the content.
     pub piece: u32,
     /// How often the slot was given out.
@@ -67,6 +71,7 @@ impl SlotRecord {
         for (block, hash) in self.blake3.iter().enumerate() {
             record[BLAKE3 + 32 * block..][..32].copy_from_slice(hash);
         }
+        record[ID..ID + 32].copy_from_slice(self.id.as_bytes());
         seal(&mut record);
         record
     }
@@ -76,12 +81,15 @@ impl SlotRecord {
         let ours = bytes_at(record, 0) == MAGIC
             && u32_at(record, INDEX) == index
             && u64_at(record, STORE_ID) == store_id
+            && u64_at(record, SEQUENCE) <= NUMBER_MAX
+            && u64_at(record, TENURE) <= NUMBER_MAX
             && sealed(record);
         ours.then(|| Self {
             index,
             sequence: u64_at(record, SEQUENCE),
             tenure: u64_at(record, TENURE),
             content: u32_at(record, CONTENT),
+            id: ContentId::from_bytes(bytes_at(record, ID)),
             piece: u32_at(record, PIECE),
             generation: u32_at(record, GENERATION),
             held: record[STATE] == 1,
@@ -99,11 +107,12 @@ mod tests {
 
     prop_compose! {
         fn any_record()(
-            numbers: [u32; 4], sequence: u64, tenure: u64, held: bool, presence: u8,
-            crc32: [u32; 4], blake3: [[u8; 32]; 4],
+            numbers: [u32; 4], sequence in 0..NUMBER_MAX, tenure in 0..NUMBER_MAX, held: bool, presence: u8,
+            crc32: [u32; 4], blake3: [[u8; 32]; 4], id: [u8; 32],
         ) -> SlotRecord {
             let [index, content, piece, generation] = numbers;
-            SlotRecord { index, sequence, tenure, content, piece, generation, held, presence, crc32, blake3 }
+            let id = ContentId::from_bytes(id);
+            SlotRecord { index, sequence, tenure, content, id, piece, generation, held, presence, crc32, blake3 }
         }
     }
 

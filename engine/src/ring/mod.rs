@@ -145,6 +145,25 @@ mod tests {
     }
 
     #[test]
+    fn a_runtime_ends_only_when_the_kernel_is_done() {
+        if Backend::probe().is_err() {
+            return eprintln!("SKIPPED: a ring is needed");
+        }
+        for _ in 0..50 {
+            let file = Arc::new(tempfile::tempfile().unwrap());
+            let guard = Arc::new(());
+            run_shard(Backend::Ring, async {
+                let bytes = vec![Bytes::from(vec![1; 1 << 20])];
+                let op = WriteOp { file: file.clone(), offset: 0, bytes, guard: guard.clone() };
+                let mut write = Box::pin(write(Backend::Ring, op));
+                tokio::select! { biased; _ = &mut write => {}, () = std::future::ready(()) => {} }
+            })
+            .unwrap();
+            assert_eq!((Arc::strong_count(&guard), file.metadata().unwrap().len()), (1, 1 << 20));
+        }
+    }
+
+    #[test]
     fn a_write_that_nobody_waits_for_keeps_its_guard_until_it_is_done() {
         if Backend::probe().is_err() {
             return eprintln!("SKIPPED: a ring is needed");

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
@@ -9,6 +10,8 @@ use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 use super::{ProbeError, ReadOp, WriteOp, short_read};
 use crate::buffer::BlockBuffer;
 
+/// IOV_MAX.
+const VECTORS_MAX: usize = 1024;
 /// Submission entries of one shard; tokio-uring flushes when they are used up.
 const ENTRIES: u32 = 256;
 
@@ -23,8 +26,26 @@ pub(super) fn probe() -> Result<(), ProbeError> {
 }
 
 pub(super) fn run<F: Future>(future: F) -> io::Result<F::Output> {
-    let runtime = tokio_uring::Runtime::new(tokio_uring::builder().entries(ENTRIES))?;
-    Ok(runtime.block_on(future))
+    let runtime = Draining(tokio_uring::Runtime::new(tokio_uring::builder().entries(ENTRIES))?);
+    Ok(runtime.0.block_on(future))
+}
+
+/// A runtime that ends only when the kernel is done with every operation. tokio-uring's own end frees the data of
+/// operations whose futures were dropped before it waits for them: the kernel would go on reading and writing there.
+struct Draining(tokio_uring::Runtime);
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(1);
+        while IN_FLIGHT.with(|in_flight| Rc::strong_count(in_flight)) > 1 {
+            self.0.block_on(tokio::time::sleep(LOOK_EVERY));
+        }
+    }
+}
+
+thread_local! {
+    /// Each operation of this thread holds a count until the kernel is done with it.
+    static IN_FLIGHT: Rc<()> = Rc::new(());
 }
 
 /// The result of an entry with the data that it pointed into.
@@ -44,14 +65,18 @@ impl<D: 'static> OneshotOutputTransform for WithData<D> {
 
 /// Submits the entry. `data` owns everything that the entry points into.
 async fn submit<D: Unpin + 'static>(data: D, entry: squeue::Entry) -> (io::Result<usize>, D) {
-    UnsubmittedOneshot::new(data, WithData(std::marker::PhantomData), entry).submit().await
+    let counted = (data, IN_FLIGHT.with(Rc::clone));
+    let (result, (data, _)) =
+        UnsubmittedOneshot::new(counted, WithData(std::marker::PhantomData), entry).submit().await;
+    (result, data)
 }
 
 /// iovecs that stay where they are until the operation is done.
 struct Vectors(Box<[libc::iovec]>);
 
 impl Vectors {
-    /// Over parts of `(address, bytes)`, without the first `skip` bytes.
+    /// Over parts of `(address, bytes)`, without the first `skip` bytes; as many as one operation may have, the
+    /// caller's loop does the rest.
     fn over(parts: impl Iterator<Item = (*const u8, usize)>, mut skip: usize) -> Self {
         let vectors = parts.filter_map(|(address, bytes)| {
             let passed = skip.min(bytes);
@@ -59,13 +84,9 @@ impl Vectors {
             let base = address.wrapping_add(passed).cast_mut().cast();
             (passed < bytes).then_some(libc::iovec { iov_base: base, iov_len: bytes - passed })
         });
-        Self(vectors.collect())
+        Self(vectors.take(VECTORS_MAX).collect())
     }
 }
-
-// SAFETY: the addresses are only handed to the kernel, never used from Rust; what they point into moves with them in
-// one data tuple.
-unsafe impl Send for Vectors {}
 
 pub(super) async fn write<G: Send + 'static>(mut op: WriteOp<G>) -> io::Result<()> {
     let total: usize = op.bytes.iter().map(|bytes| bytes.len()).sum();
@@ -74,7 +95,8 @@ pub(super) async fn write<G: Send + 'static>(mut op: WriteOp<G>) -> io::Result<(
         let vectors = Vectors::over(op.bytes.iter().map(|bytes| (bytes.as_ptr(), bytes.len())), done);
         // A buffered write would stall the shard for 0.6–0.8 ms: IOSQE_ASYNC hands it to a kernel worker. The
         // pointers stay good because the data tuple owns the vectors and the bytes (whose heap places do not
-        // move with it), and tokio-uring keeps that tuple until completion even if this future is dropped.
+        // move with it), and tokio-uring keeps that tuple until completion even if this future is dropped. When the
+        // runtime ends, `Draining` waits for it.
         let entry =
             opcode::Writev::new(types::Fd(op.file.as_raw_fd()), vectors.0.as_ptr(), vectors.0.len() as u32)
                 .offset(op.offset + done as u64)
