@@ -37,8 +37,8 @@ struct Draining(tokio_uring::Runtime);
 impl Drop for Draining {
     fn drop(&mut self) {
         const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(1);
-        while IN_FLIGHT.with(|in_flight| Rc::strong_count(in_flight)) > 1 {
-            self.0.block_on(tokio::time::sleep(LOOK_EVERY));
+        while IN_FLIGHT.with(Rc::strong_count) > 1 {
+            self.0.block_on(async { tokio::time::sleep(LOOK_EVERY).await });
         }
     }
 }
