@@ -17,7 +17,7 @@ use crate::config::{IoChoice, Resolved, Settings, Warning};
 use crate::fetch::{Fetches, Pace};
 use crate::front::route::Routing;
 use crate::metrics::Metrics;
-use crate::shard::{self, Common, Shard};
+use crate::shard::{self, Common, Shard, StartError};
 
 /// Block buffers of the node: 128 MiB. They hold what is on its way from the network to the disk and to readers.
 const POOL_BLOCKS: usize = 2048;
@@ -47,6 +47,12 @@ pub enum ServeError {
     /// `--io ring` where there is no ring.
     #[error("{0}; use --io auto or --io pool, or allow io_uring_setup, io_uring_enter and io_uring_register")]
     Ring(#[from] ProbeError),
+    /// A shard that cannot start.
+    #[error(transparent)]
+    Shard(#[from] StartError),
+    /// A shard is gone, and with it the contents that it fetched.
+    #[error("a shard ended by itself; the log says why. Start darter again: what is cached will be found")]
+    ShardEnded,
     /// Threads, signals.
     #[error("cannot {what}: {source}")]
     System {
@@ -60,7 +66,7 @@ pub enum ServeError {
 /// Runs the daemon until SIGTERM or SIGINT. A second signal ends the process at once.
 ///
 /// # Errors
-/// The daemon cannot start, and has changed nothing.
+/// The daemon cannot start, and has changed nothing; or a shard ended, and the others were stopped in order.
 pub fn run(Resolved { settings, warnings, .. }: &Resolved) -> Result<(), ServeError> {
     crate::logs::start(settings.log);
     raise_file_limit();
@@ -111,15 +117,11 @@ impl Daemon<'_> {
             stop: stopping,
         };
         let processors = shard::processors_to_pin();
-        let shards = inboxes
-            .into_iter()
-            .enumerate()
-            .map(|(number, inbox)| {
-                let processor = processors.get(number % processors.len().max(1)).copied();
-                Shard::start(number, processor, common.clone(), inbox)
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(system("start a shard"))?;
+        let mut shards = Vec::with_capacity(count);
+        for (number, inbox) in inboxes.into_iter().enumerate() {
+            let processor = processors.get(number % processors.len().max(1)).copied();
+            shards.push(Shard::start(number, processor, common.clone(), inbox).await?);
+        }
         // The shards hold what they need; their inboxes close when the last of them ends.
         drop(common);
         let front = tokio::net::TcpListener::from_std(front).map_err(system("use the front's socket"))?;
@@ -131,13 +133,20 @@ impl Daemon<'_> {
             metrics_enabled: self.settings.metrics,
         };
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
-        tokio::select! {
-            () = accept(&front, &shards, &metrics) => {}
-            name = signals.next() => tracing::info!(signal = name, "stopping: answers under way are finished; a second signal ends at once"),
-        }
+        let served = tokio::select! {
+            () = accept(&front, &shards, &metrics) => Ok(()),
+            () = any_ended(&shards) => Err(ServeError::ShardEnded),
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopping: answers under way are finished; a second signal ends at once");
+                Ok(())
+            }
+        };
         drop(front);
         let _ = stop.send(true);
-        let joined = tokio::task::spawn_blocking(move || shards.into_iter().all(Shard::join));
+        // Each is waited for, whatever became of the others.
+        let joined = tokio::task::spawn_blocking(move || {
+            shards.into_iter().map(Shard::join).filter(|joined| !joined).count() == 0
+        });
         tokio::select! {
             joined = joined => if !matches!(joined, Ok(true)) {
                 tracing::error!("a shard ended by a panic");
@@ -148,7 +157,7 @@ impl Daemon<'_> {
             }
         }
         admin.abort();
-        Ok(())
+        served
     }
 
     /// Where the daemon listens, what it keeps where, which I/O it uses, and a command to try.
@@ -180,6 +189,10 @@ impl Daemon<'_> {
             tracing::warn!("{warning}");
         }
     }
+}
+
+async fn any_ended(shards: &[Shard]) {
+    futures_util::future::select_all(shards.iter().map(|shard| Box::pin(shard.ended()))).await;
 }
 
 /// Hands connections to the least loaded shard. Ends only with the process's ability to accept.

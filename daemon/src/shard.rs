@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use darter_engine::Store;
 use darter_engine::ring::run_shard;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::fetch::{Fetches, Inbox, Owner, Pace};
@@ -34,6 +34,20 @@ pub(crate) struct Common {
     pub(crate) stop: watch::Receiver<bool>,
 }
 
+/// Why a shard cannot start. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its thread or its ring.
+    #[error("a shard cannot start: {0}; are the limits of threads, open files or locked memory reached?")]
+    System(#[from] std::io::Error),
+    /// Its client of registries.
+    #[error("the client of registries cannot be made: {}; are CA certificates installed, and does SSL_CERT_FILE, if it is set, name a file with some?", crate::origin::innermost(.0))]
+    Origin(#[from] reqwest::Error),
+    /// It panicked before it was ready.
+    #[error("a shard ended while it started; its panic is in the log")]
+    Ended,
+}
+
 /// The acceptor's end of a shard.
 #[derive(Debug)]
 pub(crate) struct Shard {
@@ -43,26 +57,47 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    /// Starts the shard's thread, on one processor if that is given.
-    pub(crate) fn start(
+    /// Starts the shard's thread, on one processor if that is given, and waits until it is ready to serve.
+    ///
+    /// # Errors
+    /// It cannot serve, and its thread has ended.
+    pub(crate) async fn start(
         number: usize,
         processor: Option<usize>,
         common: Common,
         inbox: Inbox,
-    ) -> std::io::Result<Self> {
+    ) -> Result<Self, StartError> {
         let (connections, incoming) = mpsc::channel(HANDOVER_MAX);
+        let (started, starting) = oneshot::channel();
         let open = Arc::new(AtomicUsize::new(0));
         let counted = open.clone();
         let thread = std::thread::Builder::new().name(format!("darter-shard-{number}")).spawn(move || {
             if let Some(processor) = processor {
                 pin_to(processor);
             }
+            let mut started = Some(started);
+            let mut tell = |result| started.take().map(|started| started.send(result));
             let backend = common.store.backend();
-            if let Err(error) = run_shard(backend, serve(common, inbox, incoming, counted)) {
-                tracing::error!(shard = number, %error, "a shard could not start");
+            let ran = run_shard(backend, async {
+                match Origin::new(common.origin_tls_verified) {
+                    Ok(origin) => {
+                        tell(Ok(()));
+                        serve(common, origin, inbox, incoming, counted).await;
+                    }
+                    Err(error) => _ = tell(Err(StartError::from(error))),
+                }
+            });
+            if let Err(error) = ran {
+                tell(Err(error.into()));
             }
         })?;
+        starting.await.unwrap_or(Err(StartError::Ended))?;
         Ok(Self { connections, open, thread })
+    }
+
+    /// Completes when the shard takes no more connections: it ended, and nobody told it to.
+    pub(crate) async fn ended(&self) {
+        self.connections.closed().await;
     }
 
     /// Connections that it serves now.
@@ -89,23 +124,18 @@ impl Shard {
 
 async fn serve(
     common: Common,
+    origin: Origin,
     inbox: Inbox,
     mut incoming: mpsc::Receiver<std::net::TcpStream>,
     open: Arc<AtomicUsize>,
 ) {
-    let origin = match Origin::new(common.origin_tls_verified) {
-        Ok(origin) => origin,
-        Err(error) => {
-            return tracing::error!(%error, "the client of origins could not be made; are CA certificates installed?");
-        }
-    };
     let owner = Owner::new(
         common.store.clone(),
         origin.clone(),
         common.metrics.clone(),
         common.prefetch_pace.clone(),
     );
-    let owning = tokio::task::spawn_local(owner.run(inbox));
+    let mut owning = tokio::task::spawn_local(owner.run(inbox));
     let sources = Sources { store: common.store, fetches: common.fetches, metrics: common.metrics.clone() };
     let front = Rc::new(Front { routing: common.routing, sources, origin, prefetch: common.prefetch });
     let mut connections = JoinSet::new();
@@ -130,6 +160,8 @@ async fn serve(
             Some(ended) = connections.join_next() => if let Err(error) = ended {
                 tracing::error!(%error, "a connection's task failed");
             },
+            // It outlives this shard's front, unless it panics; and without it no content of its comes.
+            _ = &mut owning => return tracing::error!("the fetches of a shard ended by a panic"),
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }

@@ -167,7 +167,7 @@ fn unreachable_because(target: &Target, error: &reqwest::Error) -> OriginError {
 }
 
 /// reqwest's own message repeats the URL and hides the cause; the last cause says what happened.
-fn innermost(error: &dyn std::error::Error) -> String {
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
