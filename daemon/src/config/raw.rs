@@ -66,8 +66,12 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<RawConfig, ConfigError> {
         problem(line, "the text is not UTF-8".into())
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut reader =
-        Reader { file: file.clone(), events: Parser::new_from_str(text), entries: BTreeMap::new() };
+    let mut reader = Reader {
+        file: file.clone(),
+        lines: 1 + text.replace("\r\n", "\n").matches(['\n', '\r']).count(),
+        events: Parser::new_from_str(text),
+        entries: BTreeMap::new(),
+    };
     reader.document()?;
     Ok(RawConfig { file, entries: reader.entries })
 }
@@ -118,6 +122,7 @@ impl Place {
 
 struct Reader<'a> {
     file: Arc<str>,
+    lines: usize,
     events: Parser<'a, StrInput<'a>>,
     entries: BTreeMap<String, Entry>,
 }
@@ -226,7 +231,9 @@ impl<'a> Reader<'a> {
             Some(Ok((event, Span { start, .. }))) => Ok((event, start.line())),
             Some(Err(error)) => {
                 let text = format!("not YAML: {}", error.info());
-                Err(self.problem(&Place::default(), error.marker().line(), text))
+                // Where the last line has no line break, the end counts as one line further.
+                let line = error.marker().line().min(self.lines);
+                Err(self.problem(&Place::default(), line, text))
             }
             None => Ok((Event::StreamEnd, 1)),
         }
@@ -289,6 +296,8 @@ mod tests {
         check("a.b: 1", r#"f:1: the key "a.b" has `.` or `[]` in it; nest mappings instead"#);
         check("? [a]\n: 1", "f:1: a key is a plain word");
         check("a: [[[[[[[[[1]]]]]]]]]", "f:1: a[0][0][0][0][0][0][0][0]: nested more than 8 deep");
+        check("a: [1", "f:1: not YAML: while parsing a flow sequence, expected ',' or ']'");
+        check("a: 1\r\nb: [1", "f:2: not YAML: while parsing a flow sequence, expected ',' or ']'");
         check("a: [1\n", "f:2: not YAML: while parsing a flow sequence, expected ',' or ']'");
     }
 
