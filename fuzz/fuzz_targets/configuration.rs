@@ -7,7 +7,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use darter::config::{ConfigError, Effective, Override, RawConfig, Resolved, Source, Surroundings, parse, resolve};
+use darter::config::{
+    ConfigError, Effective, Override, RawConfig, Resolved, Source, Surroundings, parse, resolve,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -17,16 +19,20 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(resolved) => {
             let said: Vec<_> = resolved.effective.iter().filter(|value| has_flag_form(value)).collect();
             let flags: Vec<_> = said.iter().map(|value| flag(value)).collect();
-            let again = resolve(&RawConfig::default(), &flags, &surroundings).expect("a value that was right");
+            let again =
+                resolve(&RawConfig::default(), &flags, &surroundings).expect("a value that was right");
             for value in said {
                 assert_eq!(shown(&again, &value.key), Some(value.value.as_str()), "{}", value.key);
             }
         }
         Err(ConfigError::Invalid(problems)) => {
-            let lines = 1 + bytes.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count();
+            let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
+            let lines = 1 + text.matches(['\n', '\r']).count();
             assert!(!problems.is_empty());
             for problem in problems {
-                let Source::File { line, .. } = problem.source else { panic!("{problem} is not of the file") };
+                let Source::File { line, .. } = problem.source else {
+                    panic!("{problem} is not of the file")
+                };
                 assert!((1..=lines).contains(&line), "{problem} in a file of {lines} lines");
                 assert!(!problem.text.is_empty());
             }
@@ -57,12 +63,12 @@ fn kept(key: String) -> &'static str {
     thread_local! {
         static KEYS: RefCell<BTreeSet<&'static str>> = const { RefCell::new(BTreeSet::new()) };
     }
-    KEYS.with_borrow_mut(|keys| match keys.get(key.as_str()) {
-        Some(kept) => kept,
-        None => {
-            let kept = key.leak();
-            keys.insert(kept);
-            kept
+    KEYS.with_borrow_mut(|keys| {
+        if let Some(kept) = keys.get(key.as_str()) {
+            return *kept;
         }
+        let kept: &'static str = key.leak();
+        keys.insert(kept);
+        kept
     })
 }

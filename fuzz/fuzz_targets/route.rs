@@ -1,15 +1,16 @@
 //! The route of a request: a byte that chooses method and front, then a line with the URI and a line with
 //! `X-Dragonfly-Registry`.
 //!
-//! Only a GET of a digest goes through the cache, and what is asked of the registry names that digest. A front that
-//! is open to others asks no registry that is not configured. An upstream that is named once more, as itself, is the
-//! same.
+//! Only a GET of a digest goes through the cache, and what is asked of the registry names that digest. Nothing that a
+//! client writes leads elsewhere than to the registry of the route, and a front that is open to others asks no
+//! registry that is not configured. An upstream that is named once more, as itself, is the same.
 #![no_main]
 
 use std::sync::LazyLock;
 
 use darter::config::{Override, RawConfig, Registry, Surroundings, resolve};
 use darter::front::route::{Route, RouteError, Routing, Upstream};
+use darter::origin::Target;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use libfuzzer_sys::fuzz_target;
 
@@ -31,15 +32,13 @@ fuzz_target!(|input: (u8, &str)| {
     let method = [Method::GET, Method::HEAD, Method::POST, Method::OPTIONS][usize::from(choice & 3)].clone();
     let open = choice & 4 != 0;
     let routing: &Routing = if open { &OPEN_TO_OTHERS } else { &ON_LOOPBACK };
-    let upstream = match routing.route(&method, &uri, &headers) {
+    let (upstream, digest) = match routing.route(&method, &uri, &headers) {
         Ok(Route::Ping) => return assert_eq!(uri.path(), "/server/ping"),
         Ok(Route::Blob { upstream, id }) => {
             assert_eq!(method, Method::GET);
-            let path = upstream.path_and_query.split('?').next().unwrap_or_default();
-            assert!(path.ends_with(&format!("/blobs/sha256:{id}")), "{path} is not of {id}");
-            upstream
+            (upstream, Some(format!("/blobs/sha256:{id}")))
         }
-        Ok(Route::Pass(upstream)) => upstream,
+        Ok(Route::Pass(upstream)) => (upstream, None),
         Err(RouteError::NotAllowed { .. }) => return assert!(open),
         Err(RouteError::Registry { .. }) => return,
     };
@@ -47,21 +46,27 @@ fuzz_target!(|input: (u8, &str)| {
     if open {
         assert!(CONFIGURED.contains(&name.as_str()), "{name}");
     }
-    check_named_again(routing, &method, &upstream);
+    if let Some(target) = Target::new(upstream.registry.clone(), &upstream.path_and_query, &headers) {
+        let url = target.url();
+        assert_eq!(url.origin().ascii_serialization().parse::<Registry>().as_ref(), Ok(&upstream.registry));
+        assert!(digest.is_none_or(|digest| url.path().ends_with(&digest)), "{url}");
+    }
+    // `*` and the authority form have no path that could be asked for again.
+    if uri.path().starts_with('/') {
+        check_named_again(routing, &method, &upstream);
+    }
 });
 
 /// What goes upstream, sent to the front itself under the registry's own name, goes to the same place.
 fn check_named_again(routing: &Routing, method: &Method, upstream: &Upstream) {
     let name = upstream.registry.to_string();
     assert_eq!(Registry::from_reference(&name).as_ref(), Ok(&upstream.registry));
-    let Ok(uri) = upstream.path_and_query.parse::<Uri>() else {
-        panic!("{:?} came out of a URI and is none", upstream.path_and_query)
-    };
+    let uri: Uri = upstream.path_and_query.parse().expect("it came out of a URI");
     let mut headers = HeaderMap::new();
     headers.insert("x-dragonfly-registry", HeaderValue::try_from(name).expect("a registry's name is plain"));
     match routing.route(method, &uri, &headers) {
         Ok(Route::Blob { upstream: again, .. } | Route::Pass(again)) => assert_eq!(again, *upstream),
-        // An absolute URL may have the path of a ping, or none that a server can be asked for.
+        // As a proxy the front is asked by URL for another server's `/server/ping`.
         Ok(Route::Ping) => assert_eq!(uri.path(), "/server/ping"),
         Err(error) => panic!("{error}"),
     }
