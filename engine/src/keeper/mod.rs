@@ -12,10 +12,13 @@
 //! All of it is blocking I/O (a sync takes 1–7 ms and more) and none of it runs on a shard. Nothing else writes
 //! records, so this thread alone knows their places.
 
+mod evictor;
+mod queue;
+
 use std::collections::{BTreeMap, HashMap};
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -23,13 +26,15 @@ use tokio::sync::oneshot;
 use crate::clock;
 use crate::content::Content;
 use crate::content_id::ContentId;
-use crate::eviction::{Candidate, Resident, Residents};
 use crate::format::{SLOTS_PER_SLAB, Session, SlotRecord};
-use crate::index::Places;
-use crate::layout::{BLOCKS_PER_PIECE, BlockIndex};
 use crate::records::Records;
 use crate::slot::{SlotIndex, SlotState};
-use crate::store::{FlushError, Inner, piece_key};
+use crate::store::{FlushError, Inner};
+
+pub(crate) use queue::KeeperQueue;
+
+use evictor::Evictor;
+use queue::Written;
 
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
@@ -42,97 +47,6 @@ const PLACES_KEPT_FREE: usize = 16;
 const PLACES_PER_LOCK: usize = 4096;
 /// Released slots whose leases still live are looked at so often.
 const LEASED_RETRY: Duration = Duration::from_millis(20);
-
-/// What the keeper is told. Bounded: by slots, by contents, and by callers that wait.
-#[derive(Debug, Default)]
-pub(crate) struct KeeperQueue {
-    news: Mutex<News>,
-    wake: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct News {
-    written: HashMap<u32, Written>,
-    released: Vec<SlotIndex>,
-    contents: HashMap<u32, Arc<Content>>,
-    flushes: Vec<oneshot::Sender<Result<(), FlushError>>>,
-    room_wanted: Option<usize>,
-    stop: bool,
-    /// The thread has ended: nothing will be made durable any more.
-    closed: bool,
-}
-
-/// Blocks of one slot that no durable record speaks of yet.
-#[derive(Debug)]
-struct Written {
-    generation: u32,
-    presence: u8,
-    blake3: [[u8; 32]; BLOCKS_PER_PIECE as usize],
-}
-
-impl KeeperQueue {
-    fn news(&self) -> MutexGuard<'_, News> {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A block was written and published.
-    pub(crate) fn written(&self, slot: SlotIndex, generation: u32, block: BlockIndex, blake3: [u8; 32]) {
-        let mut news = self.news();
-        let fresh = || Written { generation, presence: 0, blake3: Default::default() };
-        let written = news.written.entry(slot.0).or_insert_with(fresh);
-        if written.generation != generation {
-            *written = fresh();
-        }
-        written.presence |= 1 << block.in_piece();
-        written.blake3[block.in_piece() as usize] = blake3;
-    }
-
-    /// A slot's state became Releasing.
-    pub(crate) fn released(&self, slot: SlotIndex) {
-        self.news().released.push(slot);
-    }
-
-    /// What the record of a content says has changed.
-    pub(crate) fn note_content(&self, content: &Arc<Content>) {
-        let mut news = self.news();
-        // The place may have a new content, whose news must not be lost.
-        let newer = news.contents.get(&content.place).is_some_and(|noted| noted.tenure > content.tenure);
-        if !newer {
-            news.contents.insert(content.place, content.clone());
-        }
-    }
-
-    /// Room for so many pieces is wanted beyond what is kept free anyway.
-    pub(crate) fn want_room(&self, pieces: usize) {
-        let mut news = self.news();
-        news.room_wanted = Some(news.room_wanted.unwrap_or(0).max(pieces));
-        self.wake.notify_one();
-    }
-
-    /// Completes when what was written before is durable.
-    pub(crate) fn flush(&self) -> oneshot::Receiver<Result<(), FlushError>> {
-        let (done, wait) = oneshot::channel();
-        let mut news = self.news();
-        if news.closed {
-            let _ = done.send(Err(FlushError("the store is closed".into())));
-        } else {
-            news.flushes.push(done);
-            self.wake.notify_one();
-        }
-        wait
-    }
-
-    pub(crate) fn stop(&self) {
-        self.news().stop = true;
-        self.wake.notify_one();
-    }
-
-    /// Waits until something is urgent or the time is over.
-    fn wait(&self, timeout: Duration) -> MutexGuard<'_, News> {
-        let idle = |news: &mut News| news.flushes.is_empty() && news.room_wanted.is_none() && !news.stop;
-        self.wake.wait_timeout_while(self.news(), timeout, idle).unwrap_or_else(PoisonError::into_inner).0
-    }
-}
 
 /// The thread's own state.
 pub(crate) struct Keeper {
@@ -488,48 +402,6 @@ struct Batch {
     written: HashMap<u32, Written>,
     contents: HashMap<u32, Arc<Content>>,
     flushes: Vec<oneshot::Sender<Result<(), FlushError>>>,
-}
-
-/// The slots as eviction sees them.
-struct Evictor<'a> {
-    inner: &'a Inner,
-    places: MutexGuard<'a, Places>,
-    /// Records cannot be written: a slot that has one must keep its tenant.
-    records_failed: bool,
-    evicted: std::cell::RefCell<Vec<SlotIndex>>,
-}
-
-impl Residents for Evictor<'_> {
-    fn candidate(&self, resident: Resident) -> Candidate {
-        let word = self.inner.slots.word(resident.slot);
-        if word.state != SlotState::Held || word.generation != resident.generation {
-            return Candidate::Gone;
-        }
-        let tenant = self.inner.slots.tenant(resident.slot);
-        let content = self.places.content(tenant.content);
-        let unreleasable = self.records_failed && self.inner.slots.durable(resident.slot) != 0;
-        if word.leases > 0 || unreleasable || content.is_some_and(|content| content.pinned()) {
-            return Candidate::Kept;
-        }
-        let heat = self.inner.slots.heat(resident.slot);
-        Candidate::Evictable { heat, key: content.map_or(0, |content| piece_key(content, tenant.piece)) }
-    }
-
-    fn cool(&self, resident: Resident, heat: u8) {
-        self.inner.slots.set_heat(resident.slot, heat);
-    }
-
-    fn evict(&self, resident: Resident) -> bool {
-        if !self.inner.slots.release_unleased(resident.slot) {
-            return false;
-        }
-        let tenant = self.inner.slots.tenant(resident.slot);
-        if let Some(content) = self.places.content(tenant.content) {
-            content.clear_slot(tenant.piece, resident.slot);
-        }
-        self.evicted.borrow_mut().push(resident.slot);
-        true
-    }
 }
 
 /// Background threads yield to the shards.

@@ -1,0 +1,287 @@
+//! Blocks out of the store: leased, checked, and lent as slices of the mapping or read into buffers.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::{Inner, Store, place_of};
+use crate::buffer::BlockBuffer;
+use crate::clock;
+use crate::content::Content;
+use crate::content_id::RegistryScope;
+use crate::layout::{BLOCK_BYTES, BlockIndex, BlockRun};
+use crate::ring::{self, ReadOp};
+use crate::slot::{Leases, SlotIndex};
+
+/// Why blocks cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// This block is not here (any more): fetch it.
+    #[error("block {} is not in the store", .0.number())]
+    Absent(BlockIndex),
+    /// All block buffers are in use: shed, or try again.
+    #[error("all block buffers are in use")]
+    NoBuffers,
+}
+
+impl Store {
+    /// Whether the block is here now for a reader under that registry. It may be gone by the time it is read.
+    pub fn has(&self, content: &Content, registry: RegistryScope, block: BlockIndex) -> bool {
+        let here = content
+            .slot_of(block.piece())
+            .is_some_and(|slot| self.inner.slots.presence(slot) & 1 << block.in_piece() != 0);
+        here && content.serves(registry)
+    }
+
+    /// The part of the run, from its start on, that is here now for a reader under that registry: `None` if the
+    /// first block is not.
+    pub fn present_prefix(
+        &self,
+        content: &Content,
+        registry: RegistryScope,
+        run: BlockRun,
+    ) -> Option<BlockRun> {
+        let present = run.blocks().take_while(|block| self.has(content, registry, *block)).count() as u32;
+        (present > 0).then(|| run.take(present))
+    }
+
+    /// The bytes of a run of blocks, in order, each block checked against its crc32 unless it was within the last
+    /// second. Slices of the mapping where the pages are in memory, buffers filled by one read elsewhere.
+    ///
+    /// Slices may be longer or shorter than a block; together they are the run's bytes.
+    ///
+    /// # Errors
+    /// A block is not here, or not for readers under that registry.
+    pub async fn read(
+        &self,
+        content: &Content,
+        registry: RegistryScope,
+        run: BlockRun,
+    ) -> Result<Vec<Bytes>, ReadError> {
+        if content.note_used()
+            && let Some(content) = self.inner.index.places().content(content.place).cloned()
+        {
+            self.inner.keeper.note_content(&content);
+        }
+        let mut bytes = Vec::new();
+        let extents = self.inner.extents(content, run, Touch::Counts)?;
+        // After the look at presence: bytes of another registry are published only after the scope has changed.
+        if !content.serves(registry) {
+            return Err(ReadError::Absent(run.first()));
+        }
+        for extent in extents {
+            if let Some(hot) = self.inner.read_hot(content, &extent)? {
+                self.inner.counters.hot_reads.fetch_add(1, Ordering::Relaxed);
+                bytes.push(hot.lend(&self.inner, extent));
+            } else {
+                self.inner.counters.cold_reads.fetch_add(1, Ordering::Relaxed);
+                self.inner.read_cold(content, extent, &mut bytes).await?;
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// Whether a read counts for eviction: a reader's does, the hasher's does not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Touch {
+    Counts,
+    Ignored,
+}
+
+/// Blocks in neighbouring slots of one slab, leased.
+struct Extent {
+    slab: u32,
+    /// First byte in the slab.
+    offset: usize,
+    bytes: usize,
+    leases: Leases,
+    run: BlockRun,
+}
+
+/// An extent whose pages are in memory and whose blocks are checked.
+struct Checked;
+
+impl Checked {
+    fn lend(self, inner: &Inner, extent: Extent) -> Bytes {
+        let range = extent.offset..extent.offset + extent.bytes;
+        inner.slabs[extent.slab as usize].lend(range, extent.leases)
+    }
+}
+
+impl Inner {
+    /// Leases the run's slots and joins neighbours. Fails at the first block that is not here.
+    fn extents(&self, content: &Content, run: BlockRun, touch: Touch) -> Result<Vec<Extent>, ReadError> {
+        let minute = clock::process_minute();
+        let layout = content.layout();
+        let mut extents: Vec<Extent> = Vec::new();
+        for (piece, part) in run.by_piece() {
+            let absent = || ReadError::Absent(part.first());
+            let slot = content.slot_of(piece).ok_or_else(absent)?;
+            let leases = self.slots.lease(slot).ok_or_else(absent)?;
+            // The lease counts only if the piece is still in this slot.
+            if content.slot_of(piece) != Some(slot) {
+                return Err(absent());
+            }
+            let presence = self.slots.presence(slot);
+            if let Some(missing) = part.blocks().find(|block| presence & 1 << block.in_piece() == 0) {
+                return Err(ReadError::Absent(missing));
+            }
+            if touch == Touch::Counts {
+                self.slots.touch(slot, minute);
+            }
+            let (slab, slot_offset) = place_of(slot);
+            let offset = slot_offset + part.first().in_piece() as usize * BLOCK_BYTES as usize;
+            let part_bytes = layout.bytes(part);
+            let bytes = (part_bytes.end - part_bytes.start) as usize;
+            let joined = match extents.last_mut() {
+                Some(last) if last.slab == slab && last.offset + last.bytes == offset => {
+                    match last.leases.extend(leases) {
+                        Ok(()) => {
+                            last.bytes += bytes;
+                            last.run = joined_run(content, last.run, part);
+                            None
+                        }
+                        Err(leases) => Some(leases),
+                    }
+                }
+                _ => Some(leases),
+            };
+            if let Some(leases) = joined {
+                extents.push(Extent { slab, offset, bytes, leases, run: part });
+            }
+        }
+        Ok(extents)
+    }
+
+    /// The blocks of an extent with slot, offset in the slab and length.
+    fn blocks_of(
+        &self,
+        content: &Content,
+        extent: &Extent,
+    ) -> impl Iterator<Item = (BlockIndex, SlotIndex, usize, usize)> {
+        let layout = content.layout();
+        let (offset, first) = (extent.offset, extent.run.first());
+        let first_slot = extent.leases.first();
+        extent.run.blocks().map(move |block| {
+            let at = offset + (block.number() - first.number()) as usize * BLOCK_BYTES as usize;
+            let slot = SlotIndex(first_slot.0 + (block.piece().number() - first.piece().number()));
+            (block, slot, at, layout.block_bytes(block) as usize)
+        })
+    }
+
+    /// `None` if the pages are not in memory.
+    fn read_hot(&self, content: &Content, extent: &Extent) -> Result<Option<Checked>, ReadError> {
+        let slab = &self.slabs[extent.slab as usize];
+        if !slab.resident(extent.offset..extent.offset + extent.bytes) || !self.may_lend() {
+            return Ok(None);
+        }
+        let second = clock::process_s();
+        for (block, slot, at, bytes) in self.blocks_of(content, extent) {
+            if !self.slots.checked_lately(slot, block, second) {
+                self.check(content, block, slot, slab.crc32(at..at + bytes))?;
+            }
+        }
+        Ok(Some(Checked))
+    }
+
+    /// One read of exactly those blocks.
+    async fn read_cold(
+        &self,
+        content: &Content,
+        extent: Extent,
+        out: &mut Vec<Bytes>,
+    ) -> Result<(), ReadError> {
+        let Ok(filled) = self.read_blocks(&extent, extent.run, extent.offset, extent.bytes).await? else {
+            return Err(self.lose_what_cannot_be_read(content, &extent).await);
+        };
+        for ((block, slot, _, bytes), buffer) in self.blocks_of(content, &extent).zip(filled) {
+            self.check(content, block, slot, crc32fast::hash(&buffer.as_ref()[..bytes]))?;
+            out.push(buffer.freeze(bytes));
+        }
+        Ok(())
+    }
+
+    /// Blocks of an extent into buffers. The outer error says that there are none.
+    async fn read_blocks(
+        &self,
+        extent: &Extent,
+        run: BlockRun,
+        offset: usize,
+        bytes: usize,
+    ) -> Result<io::Result<Vec<BlockBuffer>>, ReadError> {
+        let buffers: Option<Vec<BlockBuffer>> = (0..run.len()).map(|_| self.pool.try_take()).collect();
+        let op = ReadOp {
+            file: self.slabs[extent.slab as usize].file().clone(),
+            offset: offset as u64,
+            bytes,
+            buffers: buffers.ok_or(ReadError::NoBuffers)?,
+        };
+        Ok(ring::read(self.backend, op).await)
+    }
+
+    /// After a read that failed: block by block, so that only damaged pieces are given up. What fails for another
+    /// reason than the disk's (no memory) costs nothing but this read.
+    async fn lose_what_cannot_be_read(&self, content: &Content, extent: &Extent) -> ReadError {
+        let blocks: Vec<_> = self.blocks_of(content, extent).collect();
+        let mut first_lost = None;
+        for (block, slot, offset, bytes) in blocks {
+            let Some(one) = content.layout().run(block.number(), block.number() + 1) else { continue };
+            let Ok(Err(error)) = self.read_blocks(extent, one, offset, bytes).await else { continue };
+            let damaged = error.kind() == io::ErrorKind::UnexpectedEof
+                || matches!(error.raw_os_error(), Some(libc::EIO | libc::EFAULT | libc::EBADMSG));
+            if damaged {
+                tracing::warn!(slab = extent.slab, %error, "a piece cannot be read; it is dropped and fetched again");
+                self.counters.checks_failed.fetch_add(1, Ordering::Relaxed);
+                self.lose(content, block, slot);
+                first_lost.get_or_insert(block);
+            }
+        }
+        first_lost.map_or(ReadError::NoBuffers, ReadError::Absent)
+    }
+
+    /// Slow readers' leases take at most a quarter of the slots; beyond that they get copies.
+    fn may_lend(&self) -> bool {
+        self.slots.leases() <= u64::from(self.slots.len() / 4)
+    }
+
+    fn check(
+        &self,
+        content: &Content,
+        block: BlockIndex,
+        slot: SlotIndex,
+        found: u32,
+    ) -> Result<(), ReadError> {
+        self.counters.blocks_checked.fetch_add(1, Ordering::Relaxed);
+        if found == self.slots.crc32(slot, block) {
+            self.slots.note_checked(slot, block, clock::process_s());
+            return Ok(());
+        }
+        self.counters.checks_failed.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(content = %content.id(), block = block.number(), "a block fails its crc32; its piece is dropped and fetched again");
+        self.lose(content, block, slot);
+        Err(ReadError::Absent(block))
+    }
+
+    /// One block for the hasher, by a blocking read with its own check.
+    pub(crate) fn read_blocking(&self, content: &Content, block: BlockIndex) -> Option<Bytes> {
+        use std::os::unix::fs::FileExt;
+        let run = content.layout().run(block.number(), block.number() + 1)?;
+        let extent = self.extents(content, run, Touch::Ignored).ok()?.pop()?;
+        let mut bytes = vec![0; extent.bytes];
+        let slab = &self.slabs[extent.slab as usize];
+        let slot = extent.leases.first();
+        if slab.file().read_exact_at(&mut bytes, extent.offset as u64).is_err() {
+            self.lose(content, block, slot);
+            return None;
+        }
+        self.check(content, block, slot, crc32fast::hash(&bytes)).ok()?;
+        Some(bytes.into())
+    }
+}
+
+fn joined_run(content: &Content, left: BlockRun, right: BlockRun) -> BlockRun {
+    debug_assert_eq!(left.last().number() + 1, right.first().number());
+    content.layout().run(left.first().number(), right.last().number() + 1).unwrap_or(left)
+}

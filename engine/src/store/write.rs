@@ -1,0 +1,171 @@
+//! Blocks into the store: claimed, written by one operation per run of neighbours, published.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::{Inner, Reservation, Store, place_of};
+use crate::content::Content;
+use crate::content_id::{RegistryScope, Scope};
+use crate::format::SLOTS_PER_SLAB;
+use crate::frontier::Noted;
+use crate::index::Rescoped;
+use crate::layout::{BLOCK_BYTES, BlockIndex, PIECE_BYTES};
+use crate::ring::{self, WriteOp};
+use crate::slot::SlotIndex;
+
+/// Why blocks cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The content was removed meanwhile, or the reservation does not cover the blocks.
+    #[error("the content was removed while it was written")]
+    Gone,
+    /// The content is unverified and belongs to another registry: serve the bytes unkept.
+    #[error("the content belongs to another registry until its digest is checked")]
+    OtherRegistry,
+    /// The disk refused; the pieces touched are given up.
+    #[error("cannot write to a slab: {0}")]
+    Disk(#[from] io::Error),
+}
+
+impl Store {
+    /// Writes whole blocks, in order from `first` on, to the reserved slots, publishes them and lets the running
+    /// digest go on. Blocks that are present already, or are just being written by someone else, are passed over.
+    /// `registry` is where the bytes came from (`scheme://host:port`).
+    ///
+    /// The blocks count as present as soon as this returns, and as durable some time later.
+    ///
+    /// # Errors
+    /// Nothing more is kept of this content, or not from this registry; or the disk refuses.
+    pub async fn write(
+        &self,
+        reservation: &Arc<Reservation>,
+        first: BlockIndex,
+        blocks: Vec<Bytes>,
+        registry: &str,
+    ) -> Result<(), WriteError> {
+        self.inner.write(reservation, first, blocks, registry).await
+    }
+}
+
+impl Inner {
+    async fn write(
+        self: &Arc<Self>,
+        reservation: &Arc<Reservation>,
+        first: BlockIndex,
+        blocks: Vec<Bytes>,
+        registry: &str,
+    ) -> Result<(), WriteError> {
+        let content = &reservation.content;
+        let layout = content.layout();
+        let run = layout.run(first.number(), first.number() + blocks.len() as u32).ok_or(WriteError::Gone)?;
+        let scope = RegistryScope::of_origin(registry);
+        let mut wanted: Vec<NewBlock> = Vec::with_capacity(blocks.len());
+        for (block, bytes) in run.blocks().zip(blocks) {
+            assert_eq!(bytes.len(), layout.block_bytes(block) as usize, "blocks are written whole");
+            let slot = *reservation.slots.get(&block.piece()).ok_or(WriteError::Gone)?;
+            let Some(claim) = Claim::take(reservation, slot, block) else { continue };
+            match content.frontier.note_write(block) {
+                Noted::Pending => {}
+                Noted::Wrong => return Err(WriteError::Gone),
+                Noted::VerdictFell => self.fall_back_to(content, registry),
+            }
+            if content.is_gone() {
+                return Err(WriteError::Gone);
+            }
+            if !content.takes_bytes_of(scope) {
+                return Err(WriteError::OtherRegistry);
+            }
+            let (crc32, blake3) = (crc32fast::hash(&bytes), blake3::hash(&bytes).into());
+            wanted.push(NewBlock { block, slot, crc32, blake3, bytes, claim });
+        }
+        for group in neighbours(wanted) {
+            let written: usize = group.iter().map(|new| new.bytes.len()).sum();
+            let (slab, slot_offset) = place_of(group[0].slot);
+            let op = WriteOp {
+                file: self.slabs[slab as usize].file().clone(),
+                offset: slot_offset as u64 + u64::from(group[0].block.in_piece()) * u64::from(BLOCK_BYTES),
+                bytes: group.iter().map(|new| new.bytes.clone()).collect(),
+                guard: group.iter().map(|new| new.claim.clone()).collect::<Vec<_>>(),
+            };
+            if let Err(error) = ring::write(self.backend, op).await {
+                group.iter().for_each(|new| self.lose(content, new.block, new.slot));
+                return Err(error.into());
+            }
+            self.counters.written_bytes.fetch_add(written as u64, Ordering::Relaxed);
+            for new in group {
+                self.slots.publish(new.slot, new.block, new.crc32);
+                self.keeper.written(new.slot, self.slots.word(new.slot).generation, new.block, new.blake3);
+            }
+        }
+        self.hasher.enqueue(content);
+        Ok(())
+    }
+
+    /// What was proved no longer is: the content belongs to the registry of its newest bytes until the digest is
+    /// right again.
+    fn fall_back_to(&self, content: &Arc<Content>, registry: &str) {
+        let scope = content.set_registry(registry);
+        if self.index.rescope(content, Scope::Registry(scope)) == Rescoped::Taken {
+            self.remove(content);
+        }
+        self.keeper.note_content(content);
+    }
+}
+
+/// The right to write one block, held until the kernel is done with it.
+struct Claim {
+    reservation: Arc<Reservation>,
+    slot: SlotIndex,
+    block: BlockIndex,
+}
+
+impl Claim {
+    fn take(reservation: &Arc<Reservation>, slot: SlotIndex, block: BlockIndex) -> Option<Arc<Self>> {
+        let claimed = reservation.inner.slots.claim(slot, block);
+        claimed.then(|| Arc::new(Self { reservation: reservation.clone(), slot, block }))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // While the reservation's lease still lives.
+        self.reservation.inner.slots.disclaim(self.slot, self.block);
+    }
+}
+
+/// A block on its way to its slot.
+struct NewBlock {
+    claim: Arc<Claim>,
+    block: BlockIndex,
+    slot: SlotIndex,
+    bytes: Bytes,
+    crc32: u32,
+    blake3: [u8; 32],
+}
+
+impl NewBlock {
+    /// First byte over all slabs.
+    fn position(&self) -> u64 {
+        u64::from(self.slot.0) * u64::from(PIECE_BYTES)
+            + u64::from(self.block.in_piece()) * u64::from(BLOCK_BYTES)
+    }
+}
+
+/// Groups of blocks that lie one behind the other on disk, in one slab.
+fn neighbours(blocks: Vec<NewBlock>) -> Vec<Vec<NewBlock>> {
+    let mut groups: Vec<Vec<NewBlock>> = Vec::new();
+    for new in blocks {
+        let follows = groups.last().and_then(|group| group.last()).is_some_and(|last| {
+            last.position() + u64::from(BLOCK_BYTES) == new.position()
+                && last.slot.0 / SLOTS_PER_SLAB == new.slot.0 / SLOTS_PER_SLAB
+        });
+        match groups.last_mut() {
+            Some(group) if follows => group.push(new),
+            _ => groups.push(vec![new]),
+        }
+    }
+    groups
+}
