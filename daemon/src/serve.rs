@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::shard::{self, Common, Shard, StartError};
 
 /// Block buffers of the node: 128 MiB. They hold what is on its way from the network to the disk and to readers.
-const POOL_BLOCKS: usize = 2048;
+pub(crate) const POOL_BLOCKS: usize = 2048;
 /// Connections open at the front.
 const CONNECTIONS_MAX: usize = 8192;
 

@@ -134,6 +134,7 @@ async fn serve(
         origin.clone(),
         common.metrics.clone(),
         common.prefetch_pace.clone(),
+        crate::serve::POOL_BLOCKS,
     );
     let mut owning = tokio::task::spawn_local(owner.run(inbox));
     let sources = Sources { store: common.store, fetches: common.fetches, metrics: common.metrics.clone() };

@@ -1,5 +1,6 @@
 //! What readers ask a fetch for, and what comes back.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ pub struct FetchKey {
     pub scope: RegistryScope,
 }
 
-/// Why a content or a block does not come. Every reader that waits gets the same.
+/// Why a content or a block does not come. Verdicts are told to those who asked alike, the rest to all who wait.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FetchError {
     /// The origin refused: pass its answer on.
@@ -33,6 +34,15 @@ pub enum FetchError {
     /// Queues are full: 503.
     #[error("too much is being fetched already")]
     Busy,
+    /// What was asked for lies beyond the end: 416.
+    #[error("the content ends at {length_bytes} bytes")]
+    Unsatisfiable {
+        /// Its length, as the origin told it.
+        length_bytes: u64,
+    },
+    /// The origin's bytes were not those of the digest a short time ago: 502.
+    #[error("the registry delivers bytes that are not those of the digest")]
+    WrongDigest,
 }
 
 /// A block that was waited for.
@@ -46,8 +56,23 @@ pub enum Arrival {
     Failed(BlockIndex, FetchError),
 }
 
-/// Who waits for blocks. The channel has room for every block of its demand, so sending never waits.
-pub(super) type Waiter = mpsc::Sender<Arrival>;
+/// Who waits for a block, and with whose credentials it may be asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Waiter {
+    pub(super) arrivals: mpsc::Sender<Arrival>,
+    pub(super) target: Rc<Target>,
+}
+
+impl Waiter {
+    /// The channel has room for every block of its demand, so telling never waits.
+    pub(super) fn tell(&self, arrival: Arrival) {
+        let _ = self.arrivals.try_send(arrival);
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        !self.arrivals.is_closed()
+    }
+}
 
 /// A message to the shard that owns a content's fetch.
 #[derive(Debug)]
@@ -71,5 +96,5 @@ pub(crate) struct Demand {
     pub(crate) run: BlockRun,
     /// Blocks that the reader will want next: brought too, but nobody waits for them yet.
     pub(crate) ahead: Option<BlockRun>,
-    pub(crate) waiter: Waiter,
+    pub(crate) arrivals: mpsc::Sender<Arrival>,
 }

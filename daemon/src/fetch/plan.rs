@@ -9,6 +9,10 @@
 //!             └── want again ── failed (waiters are told)
 //! ```
 //!
+//! A block that is coming belongs to one transfer, and only that one's failure is the block's: where an origin
+//! sends the whole in answer to a range, transfers overlap. Bytes that have arrived are handed out at once while
+//! buffers are plentiful; when they are not, waiters stay until the block is settled and read it from the store.
+//!
 //! This is the one place that coalesces: a block is asked of the origin by one request, whoever wants it.
 
 use std::collections::BTreeMap;
@@ -18,15 +22,30 @@ use darter_engine::{BlockIndex, BlockRun, Layout};
 
 /// Blocks of one request to the origin: 4 MiB.
 pub(crate) const REQUEST_BLOCKS_MAX: u32 = 64;
+/// Waiters of one block: beyond that readers are told to come back.
+pub(crate) const WAITERS_MAX: usize = 1024;
+
+/// Which transfer brings a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TransferId(pub(crate) u64);
+
+/// A waiter that was not taken up.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum NotWaiting<W> {
+    /// The bytes are here already.
+    Here(Bytes, W),
+    /// Too many wait for this block.
+    TooMany(W),
+}
 
 #[derive(Debug)]
 enum State<W> {
     /// Nobody has asked the origin yet. Without waiters: read ahead.
     Wanted(Vec<W>),
-    /// A request is on its way.
-    Coming(Vec<W>),
-    /// The bytes are here and are being written to the store.
-    Arrived(Bytes),
+    /// A transfer is to bring it.
+    Coming(TransferId, Vec<W>),
+    /// The bytes are here and are being written to the store; those who will read it from there.
+    Arrived(Bytes, Vec<W>),
 }
 
 /// The blocks of one content that are not at rest.
@@ -43,13 +62,32 @@ impl<W> Plan<W> {
         Self { layout, blocks: BTreeMap::new(), queue: std::collections::VecDeque::new() }
     }
 
-    /// A reader wants a block that is not in the store. The bytes, and the waiter back, if they are here already.
-    pub(crate) fn want(&mut self, block: BlockIndex, waiter: W) -> Result<(), (Bytes, W)> {
-        match self.blocks.get_mut(&block.number()) {
-            Some(State::Arrived(bytes)) => return Err((bytes.clone(), waiter)),
-            Some(State::Wanted(waiters) | State::Coming(waiters)) => waiters.push(waiter),
-            None => self.enqueue(block, vec![waiter]),
+    /// A reader wants a block that is not in the store. With `hand_out`, bytes that are here already are given;
+    /// else the waiter waits until they are in the store. `alive` as in [`Self::next_request`].
+    pub(crate) fn want(
+        &mut self,
+        block: BlockIndex,
+        waiter: W,
+        hand_out: bool,
+        alive: impl Fn(&W) -> bool,
+    ) -> Result<(), NotWaiting<W>> {
+        let waiters = match self.blocks.get_mut(&block.number()) {
+            Some(State::Arrived(bytes, _)) if hand_out => {
+                return Err(NotWaiting::Here(bytes.clone(), waiter));
+            }
+            Some(State::Wanted(waiters) | State::Coming(_, waiters) | State::Arrived(_, waiters)) => waiters,
+            None => {
+                self.enqueue(block, vec![waiter]);
+                return Ok(());
+            }
+        };
+        if waiters.len() >= WAITERS_MAX {
+            waiters.retain(alive);
         }
+        if waiters.len() >= WAITERS_MAX {
+            return Err(NotWaiting::TooMany(waiter));
+        }
+        waiters.push(waiter);
         Ok(())
     }
 
@@ -67,7 +105,11 @@ impl<W> Plan<W> {
 
     /// The blocks of the next request: the one that was wanted first, with the wanted ones behind it. `alive` says
     /// whether a waiter is still there: blocks for which nobody waits any more are dropped.
-    pub(crate) fn next_request(&mut self, alive: impl Fn(&W) -> bool) -> Option<BlockRun> {
+    pub(crate) fn next_request(
+        &mut self,
+        transfer: TransferId,
+        alive: impl Fn(&W) -> bool,
+    ) -> Option<BlockRun> {
         while let Some(first) = self.queue.pop_front() {
             match self.blocks.get_mut(&first) {
                 Some(State::Wanted(waiters)) => {
@@ -84,43 +126,53 @@ impl<W> Plan<W> {
                 .take_while(|number| matches!(self.blocks.get(number), Some(State::Wanted(_))))
                 .count() as u32;
             let run = self.layout.run(first, first + behind)?;
-            self.begin(run);
+            self.begin(run, transfer);
             return Some(run);
         }
         None
     }
 
-    /// A request for these blocks is on its way.
-    pub(crate) fn begin(&mut self, run: BlockRun) {
+    /// A transfer is to bring these blocks; those that another one brings stay that one's.
+    pub(crate) fn begin(&mut self, run: BlockRun, transfer: TransferId) {
         for block in run.blocks() {
-            let state = self.blocks.entry(block.number()).or_insert_with(|| State::Coming(Vec::new()));
+            let state =
+                self.blocks.entry(block.number()).or_insert_with(|| State::Coming(transfer, Vec::new()));
             if let State::Wanted(waiters) = state {
-                *state = State::Coming(std::mem::take(waiters));
+                *state = State::Coming(transfer, std::mem::take(waiters));
             }
         }
     }
 
-    /// Bytes of a block have come; those who wait for it.
-    pub(crate) fn arrived(&mut self, block: BlockIndex, bytes: Bytes) -> Vec<W> {
-        match self.blocks.insert(block.number(), State::Arrived(bytes)) {
-            Some(State::Wanted(waiters) | State::Coming(waiters)) => waiters,
-            Some(State::Arrived(_)) | None => Vec::new(),
+    /// Bytes of a block have come. With `hand_out`, those who are to have them now; else they wait until the block
+    /// is settled.
+    pub(crate) fn arrived(&mut self, block: BlockIndex, bytes: Bytes, hand_out: bool) -> Vec<W> {
+        let mut waiters = match self.blocks.remove(&block.number()) {
+            Some(State::Wanted(waiters) | State::Coming(_, waiters) | State::Arrived(_, waiters)) => waiters,
+            None => Vec::new(),
+        };
+        let now = if hand_out { std::mem::take(&mut waiters) } else { Vec::new() };
+        self.blocks.insert(block.number(), State::Arrived(bytes, waiters));
+        now
+    }
+
+    /// The block is in the store, or will not be kept; those who wait for that.
+    pub(crate) fn settled(&mut self, block: BlockIndex) -> Vec<W> {
+        match self.blocks.remove(&block.number()) {
+            Some(State::Arrived(_, waiters)) => waiters,
+            Some(other) => {
+                self.blocks.insert(block.number(), other);
+                Vec::new()
+            }
+            None => Vec::new(),
         }
     }
 
-    /// The block is in the store, or will not be kept.
-    pub(crate) fn settled(&mut self, block: BlockIndex) {
-        if matches!(self.blocks.get(&block.number()), Some(State::Arrived(_))) {
-            self.blocks.remove(&block.number());
-        }
-    }
-
-    /// A request has ended without these blocks; those who wait for them.
-    pub(crate) fn failed(&mut self, run: BlockRun) -> Vec<(BlockIndex, W)> {
+    /// A transfer has ended without these blocks of its own; those who wait for them.
+    pub(crate) fn failed(&mut self, run: BlockRun, transfer: TransferId) -> Vec<(BlockIndex, W)> {
         let mut waiting = Vec::new();
         for block in run.blocks() {
-            if matches!(self.blocks.get(&block.number()), Some(State::Coming(_)))
-                && let Some(State::Coming(waiters)) = self.blocks.remove(&block.number())
+            if matches!(self.blocks.get(&block.number()), Some(State::Coming(id, _)) if *id == transfer)
+                && let Some(State::Coming(_, waiters)) = self.blocks.remove(&block.number())
             {
                 waiting.extend(waiters.into_iter().map(|waiter| (block, waiter)));
             }
@@ -128,10 +180,44 @@ impl<W> Plan<W> {
         waiting
     }
 
+    /// Takes out those who wait for blocks of this transfer, and of whom `whether` is true.
+    pub(crate) fn take_waiters(
+        &mut self,
+        run: BlockRun,
+        transfer: TransferId,
+        mut whether: impl FnMut(&W) -> bool,
+    ) -> Vec<(BlockIndex, W)> {
+        let mut taken = Vec::new();
+        for block in run.blocks() {
+            if let Some(State::Coming(id, waiters)) = self.blocks.get_mut(&block.number())
+                && *id == transfer
+            {
+                let of_block = waiters.extract_if(.., |waiter| whether(waiter));
+                taken.extend(of_block.map(|waiter| (block, waiter)));
+            }
+        }
+        taken
+    }
+
+    /// The first who waits for a block of this transfer, and of whom `whether` is true.
+    pub(crate) fn first_waiter(
+        &self,
+        run: BlockRun,
+        transfer: TransferId,
+        whether: impl Fn(&W) -> bool,
+    ) -> Option<&W> {
+        run.blocks().find_map(|block| match self.blocks.get(&block.number()) {
+            Some(State::Coming(id, waiters)) if *id == transfer => {
+                waiters.iter().find(|waiter| whether(waiter))
+            }
+            _ => None,
+        })
+    }
+
     /// Whether somebody waits for the block.
     pub(crate) fn is_awaited(&self, block: BlockIndex) -> bool {
         match self.blocks.get(&block.number()) {
-            Some(State::Wanted(waiters) | State::Coming(waiters)) => !waiters.is_empty(),
+            Some(State::Wanted(waiters) | State::Coming(_, waiters)) => !waiters.is_empty(),
             _ => false,
         }
     }
@@ -152,6 +238,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const FIRST: TransferId = TransferId(1);
+    const SECOND: TransferId = TransferId(2);
+
+    fn want(plan: &mut Plan<u32>, block: BlockIndex, waiter: u32) -> Result<(), NotWaiting<u32>> {
+        plan.want(block, waiter, true, |_| true)
+    }
+
     fn plan(blocks: u32) -> (Plan<u32>, Layout) {
         let layout = Layout::new(u64::from(blocks) << 16).unwrap();
         (Plan::new(layout), layout)
@@ -161,25 +254,25 @@ mod tests {
     fn neighbours_are_asked_for_together_and_only_once() {
         let (mut plan, layout) = plan(200);
         for number in [5, 6, 7, 100] {
-            plan.want(layout.block(number).unwrap(), 1).unwrap();
+            want(&mut plan, layout.block(number).unwrap(), 1).unwrap();
         }
-        plan.want(layout.block(6).unwrap(), 2).unwrap();
-        assert_eq!(plan.next_request(|_| true), layout.run(5, 8));
-        plan.want(layout.block(7).unwrap(), 3).unwrap();
-        assert_eq!(plan.next_request(|_| true), layout.run(100, 101));
-        assert_eq!(plan.next_request(|_| true), None);
-        assert_eq!(plan.arrived(layout.block(6).unwrap(), Bytes::new()), [1, 2]);
-        assert_eq!(plan.arrived(layout.block(7).unwrap(), Bytes::new()), [1, 3]);
+        want(&mut plan, layout.block(6).unwrap(), 2).unwrap();
+        assert_eq!(plan.next_request(FIRST, |_| true), layout.run(5, 8));
+        want(&mut plan, layout.block(7).unwrap(), 3).unwrap();
+        assert_eq!(plan.next_request(FIRST, |_| true), layout.run(100, 101));
+        assert_eq!(plan.next_request(FIRST, |_| true), None);
+        assert_eq!(plan.arrived(layout.block(6).unwrap(), Bytes::new(), true), [1, 2]);
+        assert_eq!(plan.arrived(layout.block(7).unwrap(), Bytes::new(), true), [1, 3]);
     }
 
     #[test]
     fn bytes_on_their_way_to_the_store_are_handed_out() {
         let (mut plan, layout) = plan(10);
         let block = layout.block(3).unwrap();
-        plan.want(block, 1).unwrap();
-        plan.next_request(|_| true);
-        plan.arrived(block, Bytes::from_static(b"x"));
-        assert_eq!(plan.want(block, 2), Err((Bytes::from_static(b"x"), 2)));
+        want(&mut plan, block, 1).unwrap();
+        plan.next_request(FIRST, |_| true);
+        plan.arrived(block, Bytes::from_static(b"x"), true);
+        assert_eq!(want(&mut plan, block, 2), Err(NotWaiting::Here(Bytes::from_static(b"x"), 2)));
         plan.settled(block);
         assert!(plan.is_idle());
     }
@@ -187,22 +280,68 @@ mod tests {
     #[test]
     fn blocks_whose_readers_left_are_not_asked_for_but_read_ahead_is() {
         let (mut plan, layout) = plan(10);
-        plan.want(layout.block(1).unwrap(), 7).unwrap();
+        want(&mut plan, layout.block(1).unwrap(), 7).unwrap();
         plan.want_ahead(layout.block(5).unwrap());
-        assert_eq!(plan.next_request(|waiter| *waiter != 7), layout.run(5, 6));
+        assert_eq!(plan.next_request(FIRST, |waiter| *waiter != 7), layout.run(5, 6));
     }
 
     #[test]
     fn a_failed_request_tells_its_waiters_and_can_be_tried_again() {
         let (mut plan, layout) = plan(10);
         let run = layout.run(2, 5).unwrap();
-        run.blocks().for_each(|block| plan.want(block, block.number()).unwrap());
-        plan.next_request(|_| true);
-        plan.arrived(layout.block(2).unwrap(), Bytes::new());
-        let told: Vec<u32> = plan.failed(run).into_iter().map(|(_, waiter)| waiter).collect();
+        run.blocks().for_each(|block| want(&mut plan, block, block.number()).unwrap());
+        plan.next_request(FIRST, |_| true);
+        plan.arrived(layout.block(2).unwrap(), Bytes::new(), true);
+        let told: Vec<u32> = plan.failed(run, FIRST).into_iter().map(|(_, waiter)| waiter).collect();
         assert_eq!(told, [3, 4]);
-        plan.want(layout.block(3).unwrap(), 9).unwrap();
-        assert_eq!(plan.next_request(|_| true), layout.run(3, 4));
+        want(&mut plan, layout.block(3).unwrap(), 9).unwrap();
+        assert_eq!(plan.next_request(FIRST, |_| true), layout.run(3, 4));
+    }
+
+    #[test]
+    fn a_transfer_that_fails_takes_only_its_own_blocks_with_it() {
+        let (mut plan, layout) = plan(10);
+        want(&mut plan, layout.block(4).unwrap(), 7).unwrap();
+        assert_eq!(plan.next_request(FIRST, |_| true), layout.run(4, 5));
+        let whole = layout.whole().unwrap();
+        plan.begin(whole, SECOND);
+        want(&mut plan, layout.block(8).unwrap(), 9).unwrap();
+        let told: Vec<u32> = plan.failed(whole, SECOND).into_iter().map(|(_, waiter)| waiter).collect();
+        assert_eq!(told, [9], "the first transfer still brings block 4");
+        assert_eq!(plan.arrived(layout.block(4).unwrap(), Bytes::new(), true), [7]);
+    }
+
+    #[test]
+    fn without_buffers_to_spare_waiters_stay_until_the_block_is_settled() {
+        let (mut plan, layout) = plan(10);
+        let block = layout.block(3).unwrap();
+        want(&mut plan, block, 1).unwrap();
+        plan.next_request(FIRST, |_| true);
+        assert!(plan.arrived(block, Bytes::new(), false).is_empty());
+        plan.want(block, 2, false, |_| true).unwrap();
+        assert_eq!(plan.settled(block), [1, 2]);
+        assert!(plan.is_idle());
+    }
+
+    #[test]
+    fn waiters_that_left_make_place_and_then_there_are_too_many() {
+        let (mut plan, layout) = plan(10);
+        let block = layout.block(0).unwrap();
+        (0..WAITERS_MAX as u32).for_each(|waiter| want(&mut plan, block, waiter).unwrap());
+        assert_eq!(want(&mut plan, block, 5000), Err(NotWaiting::TooMany(5000)));
+        assert_eq!(plan.want(block, 5000, true, |waiter| *waiter != 3), Ok(()));
+    }
+
+    #[test]
+    fn a_refusal_takes_out_those_who_asked_alike() {
+        let (mut plan, layout) = plan(10);
+        let run = layout.run(2, 4).unwrap();
+        for (number, waiter) in [(2, 1), (2, 8), (3, 1)] {
+            want(&mut plan, layout.block(number).unwrap(), waiter).unwrap();
+        }
+        plan.next_request(FIRST, |_| true);
+        assert_eq!(plan.take_waiters(run, FIRST, |waiter| *waiter == 1).len(), 2);
+        assert_eq!(plan.first_waiter(run, FIRST, |_| true), Some(&8));
     }
 
     proptest! {
@@ -218,13 +357,13 @@ mod tests {
             for (step, (first, length)) in wants.into_iter().enumerate() {
                 for block in layout.run(first, (first + length).min(200)).unwrap().blocks() {
                     if asked[block.number() as usize] == 2 { continue; }
-                    match plan.want(block, step as u32) {
+                    match want(&mut plan, block, step as u32) {
                         Ok(()) => waiting += 1,
                         Err(_) => prop_assert!(false, "nothing stays arrived here"),
                     }
                 }
                 if step % 3 == 0 {
-                    while let Some(run) = plan.next_request(|_| true) {
+                    while let Some(run) = plan.next_request(FIRST, |_| true) {
                         prop_assert!(run.len() <= REQUEST_BLOCKS_MAX);
                         for block in run.blocks() {
                             prop_assert_eq!(asked[block.number() as usize], 0);
@@ -233,15 +372,15 @@ mod tests {
                     }
                     for block in layout.whole().unwrap().blocks() {
                         if asked[block.number() as usize] == 1 {
-                            told += plan.arrived(block, Bytes::new()).len();
+                            told += plan.arrived(block, Bytes::new(), true).len();
                             plan.settled(block);
                             asked[block.number() as usize] = 2;
                         }
                     }
                 }
             }
-            while let Some(run) = plan.next_request(|_| true) {
-                told += plan.failed(run).len();
+            while let Some(run) = plan.next_request(FIRST, |_| true) {
+                told += plan.failed(run, FIRST).len();
             }
             prop_assert_eq!(waiting, told);
             prop_assert!(plan.is_idle());

@@ -66,6 +66,9 @@ pub(super) async fn answer(sources: &Sources, request: BlobRequest) -> Result<Ou
             let describing = sources.fetches.describe(key, request.target.clone(), request.wanted);
             match tokio::time::timeout(fail_after, describing).await.map_err(|_| Trouble::Late)? {
                 Err(FetchError::Unkeepable) => return Ok(Outcome::PassThrough(request)),
+                Err(FetchError::Unsatisfiable { length_bytes }) => {
+                    return Ok(Outcome::Answer(unsatisfiable(length_bytes), Source::Origin));
+                }
                 described => (described?, true),
             }
         }

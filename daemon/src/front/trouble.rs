@@ -40,7 +40,10 @@ impl Trouble {
             Self::Request(_) => StatusCode::BAD_REQUEST,
             Self::Route(_)
             | Self::WrongDigest
-            | Self::Fetch(FetchError::Origin(_) | FetchError::Unkeepable) => StatusCode::BAD_GATEWAY,
+            | Self::Fetch(FetchError::Origin(_) | FetchError::Unkeepable | FetchError::WrongDigest) => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::Fetch(FetchError::Unsatisfiable { .. }) => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Late | Self::Busy | Self::Fetch(FetchError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Fetch(FetchError::Verdict(verdict)) => {
                 // nydusd retries a 429 twenty times and gives up; a 5xx lets it go to the origin itself.

@@ -47,6 +47,8 @@ pub struct BlobStream {
     pub bytes: Range<u64>,
     /// Length of the whole blob.
     pub length_bytes: u64,
+    /// An answer to a range with that part; else the whole, from its beginning.
+    pub is_part: bool,
     /// As the registry named it; may be empty.
     pub media_type: String,
     registry: String,
@@ -84,20 +86,26 @@ impl BlobAnswer {
             (StatusCode::RANGE_NOT_SATISFIABLE, Some(ContentRange::Unsatisfied { length_bytes })) => {
                 return Ok(Self::Unsatisfied { length_bytes });
             }
+            (status, _) if status.is_success() => {
+                return Err(unusable(format!("{status} to a request for a blob")));
+            }
             _ => return Ok(Self::Verdict(Verdict::read(response).await)),
         };
+        let promised = bytes.end - bytes.start;
+        if let Some(length) = response.content_length().filter(|length| *length != promised) {
+            return Err(unusable(format!("a body of {length} bytes for a range of {promised}")));
+        }
+        let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
         let starts_as_asked = match ask {
-            Ask::Span { first, .. } => bytes.start == first || response.status() == StatusCode::OK,
-            Ask::Suffix { bytes: wanted } => {
-                bytes.start == length_bytes.saturating_sub(wanted) || response.status() == StatusCode::OK
-            }
+            Ask::Span { first, .. } => bytes.start == first,
+            Ask::Suffix { bytes: wanted } => bytes.start == length_bytes.saturating_sub(wanted),
         };
-        if !starts_as_asked {
+        if is_part && !starts_as_asked {
             return Err(unusable(format!("bytes from {} on to a request for {ask:?}", bytes.start)));
         }
         let body = response.bytes_stream().boxed_local();
         let registry = registry.to_string();
-        Ok(Self::Bytes(BlobStream { bytes, length_bytes, media_type, registry, body }))
+        Ok(Self::Bytes(BlobStream { bytes, length_bytes, is_part, media_type, registry, body }))
     }
 }
 

@@ -62,6 +62,11 @@ pub enum OriginError {
     },
 }
 
+/// Where a registry redirected a request to. Real registries do that with every blob, to addresses that are good
+/// for some minutes.
+#[derive(Clone, Debug)]
+pub struct Place(Url);
+
 /// The client of one shard.
 #[derive(Clone, Debug)]
 pub struct Origin {
@@ -85,11 +90,17 @@ impl Origin {
         Ok(Self { client })
     }
 
-    /// Asks for bytes of a blob.
+    /// Asks for bytes of a blob, at the registry or where it has redirected such a request to before. Also tells
+    /// where the answer came from, if that was not the registry's own address of the blob.
     ///
     /// # Errors
     /// No answer, or one that makes no sense. A refusal is an answer: [`BlobAnswer::Verdict`].
-    pub async fn blob(&self, target: &Target, ask: Ask) -> Result<BlobAnswer, OriginError> {
+    pub async fn blob(
+        &self,
+        target: &Target,
+        ask: Ask,
+        place: Option<&Place>,
+    ) -> Result<(BlobAnswer, Option<Place>), OriginError> {
         let mut headers = target.headers().clone();
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let range = match ask {
@@ -99,8 +110,9 @@ impl Origin {
         if let Ok(range) = HeaderValue::try_from(range) {
             headers.insert(header::RANGE, range);
         }
-        let response = self.follow(target, Method::GET, headers).await?;
-        BlobAnswer::read(target.registry(), ask, response).await
+        let (response, url) = self.follow(target, Method::GET, headers, place).await?;
+        let answer = BlobAnswer::read(target.registry(), ask, response).await?;
+        Ok((answer, (url != *target.url()).then_some(Place(url))))
     }
 
     /// Sends a request without a body as it is and follows redirects of GET and HEAD.
@@ -108,7 +120,7 @@ impl Origin {
     /// # Errors
     /// No answer, or redirects without an end.
     pub async fn pass(&self, target: &Target, method: Method) -> Result<reqwest::Response, OriginError> {
-        self.follow(target, method, target.headers().clone()).await
+        Ok(self.follow(target, method, target.headers().clone(), None).await?.0)
     }
 
     /// Sends a request with a body as it is. Its redirects are the client's to follow.
@@ -130,24 +142,32 @@ impl Origin {
         target: &Target,
         method: Method,
         mut headers: HeaderMap,
-    ) -> Result<reqwest::Response, OriginError> {
+        place: Option<&Place>,
+    ) -> Result<(reqwest::Response, Url), OriginError> {
         let mut url = target.url().clone();
+        if let Some(Place(redirected)) = place {
+            keep_credentials_at_home(&url, redirected, &mut headers);
+            url = redirected.clone();
+        }
         for _ in 0..=REDIRECTS_MAX {
             let request = self.client.request(method.clone(), url.clone()).headers(headers.clone());
             let response = request.send().await.map_err(|error| unreachable_because(target, &error))?;
-            let Some(next) = redirect_of(&url, &response, &method) else { return Ok(response) };
-            if (next.scheme(), next.host(), next.port_or_known_default())
-                != (url.scheme(), url.host(), url.port_or_known_default())
-            {
-                headers.remove(header::AUTHORIZATION);
-                headers.remove(header::COOKIE);
-            }
+            let Some(next) = redirect_of(&url, &response, &method) else { return Ok((response, url)) };
+            keep_credentials_at_home(&url, &next, &mut headers);
             url = next;
         }
         Err(OriginError::Unusable {
             registry: target.registry().to_string(),
             reason: format!("more than {REDIRECTS_MAX} redirects"),
         })
+    }
+}
+
+/// Credentials are for the host that they were given for.
+fn keep_credentials_at_home(from: &Url, to: &Url, headers: &mut HeaderMap) {
+    if from.origin() != to.origin() {
+        headers.remove(header::AUTHORIZATION);
+        headers.remove(header::COOKIE);
     }
 }
 

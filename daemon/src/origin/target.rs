@@ -55,6 +55,12 @@ impl Target {
         &self.headers
     }
 
+    /// Whether the origin's verdict on one is its verdict on the other: the same address with the same credentials.
+    pub fn asks_like(&self, other: &Self) -> bool {
+        let same = |name| self.headers.get_all(&name).iter().eq(other.headers.get_all(&name));
+        self.url == other.url && same(header::AUTHORIZATION) && same(header::COOKIE)
+    }
+
     /// The same place for bytes of a blob: the client's range and conditions are not the origin's business.
     #[must_use]
     pub fn for_blob(mut self) -> Self {
