@@ -16,7 +16,7 @@ use crate::front::Front;
 use crate::front::reader::Sources;
 use crate::front::route::Routing;
 use crate::metrics::Metrics;
-use crate::origin::Origin;
+use crate::origin::{Origin, innermost};
 
 /// Connections handed over and not yet taken up.
 const HANDOVER_MAX: usize = 256;
@@ -41,8 +41,10 @@ pub enum StartError {
     #[error("a shard cannot start: {0}; are the limits of threads, open files or locked memory reached?")]
     System(#[from] std::io::Error),
     /// Its client of registries.
-    #[error("the client of registries cannot be made: {}; are CA certificates installed, and does SSL_CERT_FILE, if it is set, name a file with some?", crate::origin::innermost(.0))]
-    Origin(#[from] reqwest::Error),
+    #[error(
+        "the client of registries cannot be made: {0}; are CA certificates installed, and does SSL_CERT_FILE, if it is set, name a file with some?"
+    )]
+    Origin(String),
     /// It panicked before it was ready.
     #[error("a shard ended while it started; its panic is in the log")]
     Ended,
@@ -84,7 +86,7 @@ impl Shard {
                         tell(Ok(()));
                         serve(common, origin, inbox, incoming, counted).await;
                     }
-                    Err(error) => _ = tell(Err(StartError::from(error))),
+                    Err(error) => _ = tell(Err(StartError::Origin(innermost(&error)))),
                 }
             });
             if let Err(error) = ran {
