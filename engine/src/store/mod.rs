@@ -1,7 +1,7 @@
 //! What can be asked of the store.
 //!
 //! Reads take no lock: look-up by name, lease, presence, checksum, slices. Room is given out under one short
-//! lock. Records, eviction and syncs are the [keeper's](crate::keeper), whole digests the hasher's; neither ever
+//! lock. Records, eviction and syncs are the keeper's, whole digests the hasher's; neither ever
 //! delays a reader.
 
 mod read;
