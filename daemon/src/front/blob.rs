@@ -1,8 +1,10 @@
 //! The answer to a GET of a blob by its digest.
 //!
 //! nydusd falls back on an error *before* the headers only, and hangs or fails on one after them. So a ranged
-//! answer of up to 4 MiB starts when all of its bytes are in hand, or from 2.5 s on when its first 64 KiB are; if
-//! they are not there by 3.5 s it is 503, and what has come is kept.
+//! answer of up to 4 MiB starts when all of its bytes are in hand, or from 2.5 s on when its first 64 KiB are and
+//! more keeps coming; else it is 503 at 3.5 s, and what has come is kept.
+//!
+//! An answer that has every byte of its content, be it 200 or 206, ends only when the whole digest is right.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,10 +27,16 @@ use crate::origin::Target;
 
 /// Longest range that is answered only when it is whole.
 pub const COLLECTED_BYTES_MAX: u64 = 4 << 20;
-/// From then on a first block is enough to begin.
+/// From then on a first block is enough to begin, if more keeps coming.
 const BEGIN_AFTER: Duration = Duration::from_millis(2500);
-/// Until then there must be a first block. nydusd gives up at 5 s.
+/// Until then the answer must have begun. nydusd gives up at 5 s.
 const FAIL_AFTER: Duration = Duration::from_millis(3500);
+/// What has not brought a block for so long has stopped: a body that begins then would hang nydusd.
+const MOVING_WITHIN: Duration = Duration::from_millis(500);
+/// How often a range that is being collected looks for buffers that it can give back.
+const GIVE_BACK_EVERY: Duration = Duration::from_millis(50);
+/// Blocks from the network in hand at which it looks at once: 1 MiB.
+const NETWORK_BLOCKS_KEPT: usize = 16;
 /// The same for whole contents and long ranges, whose readers are patient.
 const LONG_FAIL_AFTER: Duration = Duration::from_secs(30);
 
@@ -87,7 +95,8 @@ pub(super) async fn answer(sources: &Sources, request: BlobRequest) -> Result<Ou
         request.target.clone(),
         bytes.clone().unwrap_or(0..length_bytes),
     );
-    if bytes.is_none() && content.verification() != Verification::Passed {
+    let all = bytes.as_ref().is_none_or(|bytes| *bytes == (0..length_bytes));
+    if all && content.verification() != Verification::Passed {
         reader = reader.gated();
     }
     if request.prefetch && bytes.is_some() && content.held_pieces() < content.layout().piece_count() {
@@ -98,7 +107,7 @@ pub(super) async fn answer(sources: &Sources, request: BlobRequest) -> Result<Ou
         collected(&mut reader, started).await?
     } else {
         let first = tokio::time::timeout_at(started + LONG_FAIL_AFTER, reader.next());
-        first.await.map_err(|_| Trouble::Late)??.into_iter().collect()
+        first.await.map_err(|_| Trouble::Late)??.map(|part| part.bytes).into_iter().collect()
     };
     let source = if described { Source::Origin } else { reader.source() };
     let body = if reader.left_bytes() == 0 { AnswerBody::Parts(parts) } else { streamed(parts, reader) };
@@ -107,22 +116,61 @@ pub(super) async fn answer(sources: &Sources, request: BlobRequest) -> Result<Ou
 
 /// All bytes of a short range, or its beginning when the time has come to answer.
 async fn collected(reader: &mut Reader, started: Instant) -> Result<VecDeque<Bytes>, Trouble> {
-    let enough = u64::from(BLOCK_BYTES).min(reader.left_bytes());
+    let mut collecting =
+        Collecting { started, enough: u64::from(BLOCK_BYTES).min(reader.left_bytes()), in_hand: 0 };
     let mut parts = VecDeque::new();
-    let mut collected = 0;
     while reader.left_bytes() > 0 {
-        let deadline = if collected >= enough { BEGIN_AFTER } else { FAIL_AFTER };
-        match tokio::time::timeout_at(started + deadline, reader.next()).await {
-            Ok(part) => {
-                let Some(part) = part? else { break };
-                collected += part.len() as u64;
-                parts.push_back(part);
+        let now = Instant::now();
+        match collecting.next(now, reader.arrived_at()) {
+            Next::Begin => break,
+            Next::Fail => return Err(Trouble::Late),
+            Next::WaitUntil(deadline) => {
+                let look = deadline.min(now + GIVE_BACK_EVERY);
+                let waited = match tokio::time::timeout_at(look, reader.next()).await {
+                    Ok(part) => {
+                        let Some(part) = part? else { break };
+                        collecting.in_hand += part.bytes.len() as u64;
+                        parts.push_back(part);
+                        false
+                    }
+                    Err(_) => true,
+                };
+                if waited || parts.iter().filter(|part| part.from_network).count() > NETWORK_BLOCKS_KEPT {
+                    let _ = tokio::time::timeout_at(deadline, reader.give_back(&mut parts)).await;
+                }
             }
-            Err(_) if collected >= enough => break,
-            Err(_) => return Err(Trouble::Late),
         }
     }
-    Ok(parts)
+    Ok(parts.into_iter().map(|part| part.bytes).collect())
+}
+
+/// When the answer to a short range begins: pure.
+struct Collecting {
+    started: Instant,
+    /// Bytes without which no answer begins before its end.
+    enough: u64,
+    in_hand: u64,
+}
+
+#[derive(PartialEq, Eq, Debug)]
+enum Next {
+    WaitUntil(Instant),
+    Begin,
+    Fail,
+}
+
+impl Collecting {
+    fn next(&self, now: Instant, arrived_at: Option<Instant>) -> Next {
+        let begin_at = self.started + BEGIN_AFTER;
+        let fail_at = self.started + FAIL_AFTER;
+        let is_moving = arrived_at.is_some_and(|arrived_at| now < arrived_at + MOVING_WITHIN);
+        match () {
+            () if now >= begin_at && self.in_hand >= self.enough && is_moving => Next::Begin,
+            () if now >= fail_at => Next::Fail,
+            () if now >= begin_at => Next::WaitUntil(fail_at),
+            () => Next::WaitUntil(begin_at),
+        }
+    }
 }
 
 fn streamed(parts: VecDeque<Bytes>, reader: Reader) -> AnswerBody {
@@ -130,7 +178,7 @@ fn streamed(parts: VecDeque<Bytes>, reader: Reader) -> AnswerBody {
     let left_bytes = Some(in_hand + reader.left_bytes());
     let rest =
         futures_util::stream::try_unfold(reader, async |mut reader: Reader| match reader.next().await {
-            Ok(part) => Ok(part.map(|part| (part, reader))),
+            Ok(part) => Ok(part.map(|part| (part.bytes, reader))),
             Err(trouble) => {
                 tracing::warn!(%trouble, "an answer ends before its time");
                 Err(BodyError(trouble.to_string()))
@@ -174,4 +222,30 @@ fn unsatisfiable(length_bytes: u64) -> Response<AnswerBody> {
 /// Digits, hexadecimal digits and ASCII words: always a valid header value.
 fn text(value: String) -> HeaderValue {
     HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_range_begins_early_only_while_bytes_keep_coming() {
+        let started = Instant::now();
+        let at = |ms| started + Duration::from_millis(ms);
+        let check = |in_hand, now, arrived_ms: Option<u64>, expected| {
+            let collecting = Collecting { started, enough: 65_536, in_hand };
+            assert_eq!(collecting.next(at(now), arrived_ms.map(at)), expected, "{in_hand} at {now} ms");
+        };
+        check(65_536, 0, None, Next::WaitUntil(at(2500)));
+        check(65_536, 2499, Some(2499), Next::WaitUntil(at(2500)));
+        check(65_536, 2500, Some(2400), Next::Begin);
+        check(65_536, 3200, Some(3200), Next::Begin);
+        // The first block was in the store, and the registry hangs.
+        check(65_536, 2500, None, Next::WaitUntil(at(3500)));
+        check(65_536, 3500, None, Next::Fail);
+        // The registry sent 70 KB and then nothing.
+        check(65_536, 2500, Some(10), Next::WaitUntil(at(3500)));
+        check(65_536, 3500, Some(10), Next::Fail);
+        check(65_535, 2600, Some(2600), Next::WaitUntil(at(3500)));
+    }
 }

@@ -35,7 +35,8 @@ use crate::origin::{Origin, Target};
 
 /// How long a client may take for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// The longest head of a request; and, since hyper has one limit for both, the most that one write takes along.
+const BUFFER_BYTES_MAX: usize = 1 << 20;
 const HEADERS_MAX: usize = 128;
 /// How long answers under way may still take when the daemon stops.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -58,7 +59,7 @@ impl Front {
             async move { Ok::<_, Infallible>(front.answer(request).await) }
         });
         let mut server = http1::Builder::new();
-        server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
+        server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER_BYTES_MAX);
         server.max_headers(HEADERS_MAX);
         let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
@@ -78,11 +79,11 @@ impl Front {
         let (answer, source) = match self.dispatch(request).await {
             Ok(answered) => answered,
             Err(trouble) => {
-                let source = if trouble.is_verdict() { Source::Origin } else { Source::Own };
+                let (answer, source) = trouble.answer();
                 if source == Source::Own {
                     tracing::warn!(%trouble, "a request was refused");
                 }
-                (trouble.answer(), source)
+                (answer, source)
             }
         };
         let (status, elapsed) = (answer.status().as_u16(), started.elapsed());
@@ -128,3 +129,6 @@ fn log_end(ended: hyper::Result<()>) {
         tracing::debug!(%error, "a connection ended early");
     }
 }
+
+#[cfg(test)]
+mod tests;

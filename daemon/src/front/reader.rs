@@ -8,6 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_engine::store::ReadError;
 use darter_engine::{BLOCK_BYTES, BlockIndex, BlockRun, Content, Store, Verification};
+use futures_util::FutureExt;
+use tokio::time::Instant;
 
 use super::trouble::Trouble;
 use crate::fetch::{Arrival, FetchKey, Fetches, ORIGIN_REQUEST_BLOCKS, Subscription};
@@ -36,6 +38,16 @@ pub struct Sources {
     pub metrics: Arc<Metrics>,
 }
 
+/// Bytes of the range, and where they lie.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// First byte in the content.
+    offset: u64,
+    /// From the network, in a block buffer; else out of the store.
+    pub(super) from_network: bool,
+    pub(super) bytes: Bytes,
+}
+
 /// Reads one range.
 #[derive(Debug)]
 pub struct Reader {
@@ -49,10 +61,16 @@ pub struct Reader {
     gated: bool,
     /// All of the range is demanded at once: it is short and wanted whole.
     short: bool,
-    ready: VecDeque<Bytes>,
+    ready: VecDeque<Part>,
     subscription: Option<Subscription>,
+    /// This block was seen in the store, and the subscription will not bring it again.
+    told_in_store: Option<BlockIndex>,
+    /// When the network last brought something.
+    arrived_at: Option<Instant>,
     fetched: bool,
     lost_races: u32,
+    /// Blocks of the next read from the store.
+    read_blocks: u32,
 }
 
 impl Reader {
@@ -75,8 +93,11 @@ impl Reader {
             short,
             ready: VecDeque::new(),
             subscription: None,
+            told_in_store: None,
+            arrived_at: None,
             fetched: false,
             lost_races: 0,
+            read_blocks: READ_BLOCKS,
         }
     }
 
@@ -97,14 +118,21 @@ impl Reader {
         self.left.end - self.left.start
     }
 
+    /// When the network last brought something for this reader.
+    pub fn arrived_at(&self) -> Option<Instant> {
+        self.arrived_at
+    }
+
     /// The next bytes; `None` at the end. Dropping the future loses nothing.
     ///
     /// # Errors
     /// A block cannot be had, or the digest is wrong.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Trouble> {
+    pub async fn next(&mut self) -> Result<Option<Part>, Trouble> {
         loop {
             if let Some(part) = self.ready.pop_front() {
-                self.left.start += part.len() as u64;
+                self.left.start += part.bytes.len() as u64;
+                let source = if part.from_network { Source::Origin } else { Source::Cache };
+                self.sources.metrics.body(source, part.bytes.len());
                 return Ok(Some(part));
             }
             let Some(run) = self.content.layout().covering(&self.left) else { return Ok(None) };
@@ -128,37 +156,56 @@ impl Reader {
         block.number() + 1 == self.content.layout().block_count()
     }
 
-    /// Puts the next bytes of the run into `ready`.
+    /// Puts the next bytes of the run into `ready`. The store is looked at first in every case: what was taken out
+    /// of the subscription may have been lost with a dropped future, and is in the store then.
     async fn fill(&mut self, run: BlockRun) -> Result<(), Trouble> {
         let first = run.first();
-        let waiting = self.subscription.as_ref().is_some_and(|subscription| subscription.covers(first));
-        if !waiting
-            && let Some(present) =
-                self.sources.store.present_prefix(&self.content, self.key.scope, run.take(READ_BLOCKS))
-        {
+        let wanted = run.take(self.read_blocks);
+        if let Some(present) = self.sources.store.present_prefix(&self.content, self.key.scope, wanted) {
+            self.let_go(present);
             return self.read(present).await;
         }
         self.fetched = true;
-        if !waiting {
+        if self.told_in_store.take() == Some(first) {
+            self.lose_race()?;
+        }
+        if !self.subscription.as_ref().is_some_and(|subscription| subscription.covers(first)) {
             self.subscribe(run)?;
         }
         let Some(subscription) = &mut self.subscription else { return Err(Trouble::Busy) };
         let arrival = tokio::time::timeout(BLOCK_TIMEOUT, subscription.block(first)).await;
         match arrival.map_err(|_| Trouble::Late)? {
             Arrival::Bytes(block, bytes) => {
-                self.sources.metrics.body(Source::Origin, bytes.len());
-                self.push(block.byte_offset(), bytes);
+                self.arrived_at = Some(Instant::now());
+                self.push(block.byte_offset(), bytes, true);
                 Ok(())
             }
-            Arrival::InStore(block) => match self.content.layout().run(block.number(), block.number() + 1) {
-                Some(one) => self.read(one).await,
-                None => Err(Trouble::Busy),
-            },
+            Arrival::InStore(block) => {
+                self.arrived_at = Some(Instant::now());
+                self.told_in_store = Some(block);
+                Ok(())
+            }
             Arrival::Failed(_, error) => {
                 self.subscription = None;
                 Err(error.into())
             }
         }
+    }
+
+    /// Lets go of what has come for blocks that are read from the store instead: it holds buffers.
+    fn let_go(&mut self, present: BlockRun) {
+        let Some(subscription) = &mut self.subscription else { return };
+        for block in present.blocks().filter(|block| subscription.covers(*block)).collect::<Vec<_>>() {
+            let _ = subscription.block(block).now_or_never();
+        }
+        self.told_in_store = Some(present.first());
+    }
+
+    /// A block was evicted, or found damaged, since it was looked at: it is fetched again.
+    fn lose_race(&mut self) -> Result<(), Trouble> {
+        self.lost_races += 1;
+        self.subscription = None;
+        if self.lost_races > LOST_RACES_MAX { Err(Trouble::Busy) } else { Ok(()) }
     }
 
     fn subscribe(&mut self, run: BlockRun) -> Result<(), Trouble> {
@@ -175,32 +222,54 @@ impl Reader {
     async fn read(&mut self, run: BlockRun) -> Result<(), Trouble> {
         match self.sources.store.read(&self.content, self.key.scope, run).await {
             Ok(parts) => {
+                self.read_blocks = READ_BLOCKS;
                 let mut offset = run.first().byte_offset();
                 for part in parts {
                     let end = offset + part.len() as u64;
-                    self.sources.metrics.body(Source::Cache, part.len());
-                    self.push(offset, part);
+                    self.push(offset, part, false);
                     offset = end;
                 }
                 Ok(())
             }
-            // Evicted, or found damaged, since it was looked at: it is fetched.
-            Err(ReadError::Absent(_)) if self.lost_races < LOST_RACES_MAX => {
-                self.lost_races += 1;
-                self.subscription = None;
+            Err(ReadError::Absent(_)) => self.lose_race(),
+            Err(ReadError::NoBuffers) => {
+                // Buffers come back as clients read; one block gets through where sixteen do not.
+                let free = tokio::time::timeout(BLOCK_TIMEOUT, self.sources.store.pool().take()).await;
+                drop(free.map_err(|_| Trouble::Busy)?);
+                self.read_blocks = 1;
                 Ok(())
             }
-            Err(ReadError::Absent(_) | ReadError::NoBuffers) => Err(Trouble::Busy),
         }
     }
 
     /// Keeps of a part what lies in the range.
-    fn push(&mut self, offset: u64, part: Bytes) {
-        let end = offset + part.len() as u64;
-        let from = self.left.start.max(offset).min(end) - offset;
-        let to = self.left.end.min(end).max(offset) - offset;
+    fn push(&mut self, offset: u64, bytes: Bytes, from_network: bool) {
+        let end = offset + bytes.len() as u64;
+        let from = self.left.start.max(offset).min(end);
+        let to = self.left.end.min(end).max(offset);
         if from < to {
-            self.ready.push_back(part.slice(from as usize..to as usize));
+            let bytes = bytes.slice((from - offset) as usize..(to - offset) as usize);
+            self.ready.push_back(Part { offset: from, from_network, bytes });
+        }
+    }
+
+    /// Gives the pool back the buffers of parts in hand that the store has by now: bytes of the mapping take their
+    /// place. Readers that wait for more with all buffers in their hands would wait for each other. Dropping the
+    /// future loses nothing.
+    pub(super) async fn give_back(&self, parts: &mut VecDeque<Part>) {
+        for part in parts.iter_mut().filter(|part| part.from_network) {
+            let bytes = part.offset..part.offset + part.bytes.len() as u64;
+            let Some(run) = self.content.layout().covering(&bytes) else { continue };
+            if self.sources.store.present_prefix(&self.content, self.key.scope, run).is_none() {
+                continue;
+            }
+            let Ok(read) = self.sources.store.read(&self.content, self.key.scope, run).await else { return };
+            // A part from the network is one block, and so is what was read.
+            if let [block] = &read[..] {
+                let skipped = (bytes.start - run.first().byte_offset()) as usize;
+                part.bytes = block.slice(skipped..skipped + part.bytes.len());
+                part.from_network = false;
+            }
         }
     }
 
@@ -213,6 +282,8 @@ impl Reader {
             match content.verification() {
                 Verification::Passed | Verification::Unprovable => return Ok(()),
                 Verification::Wrong => return Err(Trouble::WrongDigest),
+                // Nothing is hashed any more of a content that was removed.
+                Verification::Pending { .. } if content.is_gone() => return Err(Trouble::Gone),
                 Verification::Pending { next, stalled: true }
                     if !self.sources.store.has(&self.content, self.key.scope, next) =>
                 {

@@ -9,6 +9,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use super::body::AnswerBody;
 use super::route::RouteError;
 use crate::fetch::FetchError;
+use crate::metrics::Source;
 
 /// What went wrong before the headers of an answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -28,14 +29,17 @@ pub enum Trouble {
     /// Limits are reached: 503.
     #[error("this node is at its limits")]
     Busy,
+    /// Removed from the store while its whole digest was waited for: 503.
+    #[error("the content was removed while it was read; ask again")]
+    Gone,
     /// The bytes that the registry delivered are not those of the digest: 502.
     #[error("the registry delivers bytes that are not those of the digest")]
     WrongDigest,
 }
 
 impl Trouble {
-    /// The answer. A verdict of the origin is passed on; everything else is marked as the proxy's.
-    pub fn answer(&self) -> Response<AnswerBody> {
+    /// The answer, and whose it is. A verdict of the origin is passed on; everything else is marked as the proxy's.
+    pub fn answer(&self) -> (Response<AnswerBody>, Source) {
         let status = match self {
             Self::Request(_) => StatusCode::BAD_REQUEST,
             Self::Route(_)
@@ -44,7 +48,9 @@ impl Trouble {
                 StatusCode::BAD_GATEWAY
             }
             Self::Fetch(FetchError::Unsatisfiable { .. }) => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::Late | Self::Busy | Self::Fetch(FetchError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Late | Self::Busy | Self::Gone | Self::Fetch(FetchError::Busy) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Fetch(FetchError::Verdict(verdict)) => {
                 // nydusd retries a 429 twenty times and gives up; a 5xx lets it go to the origin itself.
                 let ours = match verdict.status {
@@ -60,7 +66,7 @@ impl Trouble {
                         let mut answer = Response::new(AnswerBody::full(verdict.body.clone()));
                         *answer.status_mut() = verdict.status;
                         *answer.headers_mut() = verdict.headers.clone();
-                        return answer;
+                        return (answer, Source::Origin);
                     }
                 }
             }
@@ -70,11 +76,6 @@ impl Trouble {
         let headers = answer.headers_mut();
         headers.insert("x-dragonfly-error-type", HeaderValue::from_static("proxy"));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        answer
-    }
-
-    /// Whether [`Self::answer`] passes on what the origin decided.
-    pub fn is_verdict(&self) -> bool {
-        self.answer().headers().get("x-dragonfly-error-type").is_none()
+        (answer, Source::Own)
     }
 }

@@ -1,0 +1,156 @@
+//! Blobs from a registry through a store, without a socket to a client.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use darter_engine::ring::{Backend, run_shard};
+use darter_engine::{ContentId, RegistryScope, Store, StoreOptions};
+use futures_util::StreamExt;
+use http::{HeaderMap, StatusCode};
+use tempfile::TempDir;
+
+use super::blob::{self, BlobRequest, Outcome};
+use super::body::AnswerBody;
+use super::range::Wanted;
+use super::reader::{Reader, Sources};
+use super::route::Upstream;
+use super::trouble::Trouble;
+use crate::demo::registry::{Blob, Faults, Registry, RegistryOptions};
+use crate::fetch::{FetchKey, Fetches, Owner, Pace};
+use crate::metrics::Metrics;
+use crate::origin::{Origin, Target};
+
+/// Not a multiple of a block.
+const BLOB_BYTES: u64 = (2 << 20) + 999;
+
+struct Node {
+    sources: Sources,
+    registry: Registry,
+    _directory: TempDir,
+}
+
+/// Runs a test on a shard of its own, with so many block buffers.
+fn with_node(buffers: usize, test: impl AsyncFnOnce(&Node)) {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        data_dir: directory.path().into(),
+        capacity_bytes: Some(64 << 20),
+        backend: Backend::Pool,
+        pool_blocks: buffers,
+        ttl: None,
+    };
+    let store = Store::open(&options).unwrap();
+    let registry = Registry::start(RegistryOptions::default()).unwrap();
+    let (fetches, mut inboxes) = Fetches::new(1);
+    let metrics = Metrics::new("pool");
+    let sources = Sources { store: store.clone(), fetches, metrics: metrics.clone() };
+    let node = Node { sources, registry, _directory: directory };
+    run_shard(Backend::Pool, async {
+        let pace = Arc::new(Pace::new(u64::MAX));
+        let owner = Owner::new(store.clone(), Origin::new(true).unwrap(), metrics, pace, buffers);
+        tokio::task::spawn_local(owner.run(inboxes.remove(0)));
+        test(&node).await;
+    })
+    .unwrap();
+    store.close();
+}
+
+impl Node {
+    fn blob(&self, seed: u64) -> (Blob, ContentId) {
+        let blob = Blob::synthetic(seed, BLOB_BYTES);
+        let digest = self.registry.add_blob("app", blob.clone()).to_string();
+        (blob, digest.trim_start_matches("sha256:").parse().unwrap())
+    }
+
+    fn upstream(&self, id: ContentId) -> Upstream {
+        let registry = self.registry.url().parse().unwrap();
+        Upstream { registry, path_and_query: format!("/v2/app/blobs/sha256:{id}") }
+    }
+
+    fn target(&self, id: ContentId) -> Target {
+        let upstream = self.upstream(id);
+        Target::new(upstream.registry, &upstream.path_and_query, &HeaderMap::new()).unwrap()
+    }
+
+    /// The status and all of the body, or the trouble.
+    async fn get(&self, id: ContentId, range: &str) -> Result<(StatusCode, Vec<u8>), Trouble> {
+        let request = BlobRequest {
+            id,
+            upstream: self.upstream(id),
+            target: self.target(id),
+            wanted: Wanted::parse(Some(range)),
+            prefetch: false,
+        };
+        let Outcome::Answer(answer, _) = blob::answer(&self.sources, request).await? else {
+            panic!("the store can hold it")
+        };
+        let status = answer.status();
+        let body = match answer.into_body() {
+            AnswerBody::Parts(parts) => parts.into_iter().flatten().collect(),
+            AnswerBody::Stream { mut parts, .. } => {
+                let mut body = Vec::new();
+                while let Some(Ok(part)) = parts.next().await {
+                    body.extend_from_slice(&part);
+                }
+                body
+            }
+        };
+        Ok((status, body))
+    }
+}
+
+fn bytes_of(blob: &Blob) -> Vec<u8> {
+    let mut bytes = vec![0; BLOB_BYTES as usize];
+    blob.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+#[test]
+fn every_way_to_ask_for_all_bytes_waits_for_the_digest() {
+    for range in ["", "bytes=0-", "bytes=0-99999999", "bytes=-99999999"] {
+        with_node(256, async |node| {
+            let (_, id) = node.blob(1);
+            node.registry.set_faults(Faults { flip_byte_at: Some(100_000), ..Faults::default() });
+            if let Ok((_, body)) = node.get(id, range).await {
+                assert!((body.len() as u64) < BLOB_BYTES, "wrong bytes went out whole for {range:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn body_bytes_are_counted_as_they_are_sent() {
+    with_node(256, async |node| {
+        let (blob, id) = node.blob(2);
+        let (status, body) = node.get(id, "bytes=65530-65539").await.unwrap();
+        assert_eq!((status, &body[..]), (StatusCode::PARTIAL_CONTENT, &bytes_of(&blob)[65_530..65_540]));
+        let text = node.sources.metrics.text(&node.sources.store);
+        let counted = |line: &&str| line.starts_with("darter_body_bytes_total");
+        let counts: Vec<&str> =
+            text.lines().filter(counted).filter_map(|line| line.split(' ').next_back()).collect();
+        assert_eq!(counts.iter().map(|count| count.parse::<u64>().unwrap()).sum::<u64>(), 10, "{text}");
+    });
+}
+
+#[test]
+fn a_reader_whose_future_is_dropped_at_every_step_loses_nothing() {
+    with_node(32, async |node| {
+        let (blob, id) = node.blob(3);
+        let key = FetchKey { id, scope: RegistryScope::of_origin(&node.registry.url()) };
+        let described =
+            node.sources.fetches.describe(key, node.target(id), Wanted::Span { first: 0, last: 9 });
+        let content = described.await.unwrap();
+        let mut reader = Reader::new(node.sources.clone(), content, key, node.target(id), 0..BLOB_BYTES);
+        let body = RefCell::new(Vec::new());
+        while reader.left_bytes() > 0 {
+            tokio::select! {
+                biased;
+                part = reader.next() => {
+                    body.borrow_mut().extend_from_slice(&part.unwrap().unwrap().bytes);
+                }
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        assert!(body.into_inner() == bytes_of(&blob));
+    });
+}
