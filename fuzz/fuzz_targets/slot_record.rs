@@ -15,10 +15,10 @@ fuzz_target!(|input: (bool, &[u8])| {
     let Some(slot) = SlotRecord::decode(&record, index, store_id) else { return };
     let written = slot.encode(store_id);
     assert_eq!(SlotRecord::decode(&written, index, store_id), Some(slot));
-    // State stands alone in its byte; behind the last BLAKE3 is reserve.
+    // State stands alone in its byte; behind the content's id is reserve.
     assert_eq!(written[..44], record[..44]);
     assert_eq!(written[45], record[45]);
-    assert_eq!(written[48..192], record[48..192]);
+    assert_eq!(written[48..224], record[48..224]);
     assert_eq!(SlotRecord::decode(&written, index ^ 1, store_id), None);
     assert_eq!(SlotRecord::decode(&written, index, !store_id), None);
 });

@@ -1,1 +1,0 @@
-//! Benches of the engine and of the front beside other servers.
