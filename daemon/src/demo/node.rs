@@ -219,16 +219,20 @@ fn log_path(home: &Path) -> PathBuf {
 
 /// Two ports that were free a moment ago: the child binds them itself, and says so if it cannot.
 fn free_addresses() -> io::Result<[SocketAddr; 2]> {
-    let count = PORTS.end - PORTS.start;
-    // Two demos at a time begin at different places.
-    let first = (std::process::id() % u32::from(count)) as u16;
-    let mut free = (0..count)
-        .map(|offset| PORTS.start + (first + offset) % count)
-        .filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
-    match (free.next(), free.next()) {
-        (Some(front), Some(admin)) => Ok([front.local_addr()?, admin.local_addr()?]),
-        _ => Err(io::ErrorKind::AddrInUse.into()),
-    }
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let pair = port_pairs(std::process::id()).find(|pair| pair.iter().all(is_free));
+    let pair = pair.ok_or(io::ErrorKind::AddrInUse)?;
+    Ok(pair.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
+}
+
+/// All pairs of ports in an order of this process's own: demos that start at the same moment look at different ones,
+/// so that none takes what another has found free and not yet bound, or has let go for its restart.
+fn port_pairs(process_id: u32) -> impl Iterator<Item = [u16; 2]> {
+    let count = u32::from(PORTS.end - PORTS.start) / 2;
+    // Coprime to the number of pairs, so that each comes once, and far from the neighbouring processes' own.
+    const STRIDE: u32 = 1009;
+    let pairs = (0..count).map(move |step| (process_id % count + step * STRIDE) % count);
+    pairs.map(|pair| PORTS.start + 2 * pair as u16).map(|port| [port, port + 1])
 }
 
 /// The last `count` lines, indented.
@@ -243,6 +247,8 @@ fn last_lines(log: &str, count: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -253,8 +259,10 @@ mod tests {
     }
 
     #[test]
-    fn two_ports_differ() {
-        let [front, admin] = free_addresses().unwrap();
-        assert_ne!(front, admin);
+    fn neighbouring_processes_look_at_different_ports_first() {
+        let firsts: HashSet<_> = (1000..1100).flat_map(|process| port_pairs(process).take(3)).collect();
+        assert_eq!(firsts.len(), 300);
+        let all: HashSet<_> = port_pairs(7).flatten().collect();
+        assert_eq!(all, PORTS.collect());
     }
 }
