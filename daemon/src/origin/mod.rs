@@ -6,6 +6,7 @@
 mod answer;
 pub mod challenge;
 pub mod content_range;
+mod proof;
 mod target;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use reqwest::redirect::Policy;
 use url::Url;
 
 pub use answer::{BlobAnswer, BlobStream, Verdict};
+pub use proof::OriginHead;
 pub use target::Target;
 pub(crate) use target::end_to_end;
 
@@ -151,8 +153,7 @@ impl Origin {
             url = redirected.clone();
         }
         for _ in 0..=REDIRECTS_MAX {
-            let request = self.client.request(method.clone(), url.clone()).headers(headers.clone());
-            let response = request.send().await.map_err(|error| unreachable_because(target, &error))?;
+            let response = self.send(target, method.clone(), &url, headers.clone()).await?;
             let Some(next) = redirect_of(&url, &response, &method) else { return Ok((response, url)) };
             keep_credentials_at_home(&url, &next, &mut headers);
             url = next;
@@ -161,6 +162,18 @@ impl Origin {
             registry: target.registry().to_string(),
             reason: format!("more than {REDIRECTS_MAX} redirects"),
         })
+    }
+
+    /// One request without a body, for a target, to a URL that may be elsewhere.
+    async fn send(
+        &self,
+        target: &Target,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+    ) -> Result<reqwest::Response, OriginError> {
+        let request = self.client.request(method, url.clone()).headers(headers);
+        request.send().await.map_err(|error| unreachable_because(target, &error))
     }
 }
 

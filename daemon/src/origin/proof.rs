@@ -1,0 +1,152 @@
+//! What the registry says about who may read, without moving content: heads, and tokens for anybody.
+//!
+//! Nothing here follows a redirect: where a registry sends a request elsewhere, it has said yes.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use serde::Deserialize;
+
+use super::challenge::BearerChallenge;
+use super::{Origin, OriginError, Target, innermost};
+
+/// How long a realm may take for a whole answer.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest answer of a realm. Tokens are JSON web tokens of some kilobytes, and their headers have to fit into ours.
+const TOKEN_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// The registry's own answer, of which only the head counts.
+#[derive(Clone, Debug)]
+pub struct OriginHead {
+    /// As it came; a redirect too.
+    pub status: StatusCode,
+    /// Without those that end at each hop.
+    pub headers: HeaderMap,
+}
+
+impl Origin {
+    /// Asks the registry itself about a target, with the client's credentials and without its range and conditions:
+    /// one HEAD, or a GET of the first byte where HEAD is not understood.
+    ///
+    /// # Errors
+    /// No answer. A refusal is an answer.
+    pub async fn head(&self, target: &Target) -> Result<OriginHead, OriginError> {
+        let mut headers = target.clone().for_blob().headers().clone();
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let head = self.send(target, Method::HEAD, target.url(), headers.clone()).await?;
+        let response = match head.status() {
+            StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
+                headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+                self.send(target, Method::GET, target.url(), headers).await?
+            }
+            _ => head,
+        };
+        // The body goes with the response.
+        Ok(OriginHead { status: response.status(), headers: super::end_to_end(response.headers()) })
+    }
+
+    /// Asks a realm, as anybody, for a token to pull from a repository: the value of `Authorization` that goes with
+    /// it, or `None` where the realm gives none to anybody.
+    ///
+    /// # Errors
+    /// No answer, or one without a token that can be used.
+    pub async fn anonymous_token(
+        &self,
+        challenge: &BearerChallenge,
+        repository: &str,
+    ) -> Result<Option<HeaderValue>, OriginError> {
+        let realm = challenge.realm.origin().ascii_serialization();
+        let late = || OriginError::Unreachable {
+            registry: realm.clone(),
+            reason: format!("no token within {} s", TOKEN_TIMEOUT.as_secs()),
+        };
+        let asked = self.ask_realm(challenge, repository, &realm);
+        tokio::time::timeout(TOKEN_TIMEOUT, asked).await.map_err(|_| late())?
+    }
+
+    async fn ask_realm(
+        &self,
+        challenge: &BearerChallenge,
+        repository: &str,
+        realm: &str,
+    ) -> Result<Option<HeaderValue>, OriginError> {
+        let unreachable = |reason| OriginError::Unreachable { registry: realm.to_owned(), reason };
+        let unusable = |reason: &str| OriginError::Unusable { registry: realm.to_owned(), reason: reason.into() };
+        let url = challenge.token_url(Some(&format!("repository:{repository}:pull")));
+        let answer = self.client.get(url).send().await;
+        let response = answer.map_err(|error| unreachable(innermost(&error)))?;
+        match response.status() {
+            StatusCode::OK => {}
+            // Overloaded or broken: that says nothing about who may read.
+            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                return Err(unreachable(format!("it answered {status}")));
+            }
+            _ => return Ok(None),
+        }
+        let mut body = Vec::new();
+        let mut parts = response.bytes_stream();
+        while let Some(part) = parts.next().await {
+            let part = part.map_err(|error| unreachable(innermost(&error)))?;
+            if body.len() + part.len() > TOKEN_BODY_BYTES_MAX {
+                return Err(unusable("more than 64 KiB where a token was expected"));
+            }
+            body.extend_from_slice(&part);
+        }
+        bearer_of(&body).map(Some).ok_or_else(|| unusable("no token that can be used"))
+    }
+}
+
+/// `Authorization` for the token in a realm's answer, which may have either of two names.
+fn bearer_of(body: &[u8]) -> Option<HeaderValue> {
+    #[derive(Deserialize)]
+    struct Answer {
+        token: Option<String>,
+        access_token: Option<String>,
+    }
+    let Answer { token, access_token } = serde_json::from_slice(body).ok()?;
+    let token = token.or(access_token).filter(|token| !token.is_empty() && !token.contains([' ', '\t']))?;
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(body: &str, expected: Option<&str>) {
+        let seen = bearer_of(body.as_bytes());
+        assert_eq!(seen.as_ref().and_then(|value| value.to_str().ok()), expected, "{body}");
+    }
+
+    #[test]
+    fn a_token_has_either_of_two_names() {
+        check(r#"{"token":"a.b-c","expires_in":300}"#, Some("Bearer a.b-c"));
+        check(r#"{"access_token":"x"}"#, Some("Bearer x"));
+        check(r#"{"access_token":"x","token":"t"}"#, Some("Bearer t"));
+        check(r#"{"access_token":"x","token":null}"#, Some("Bearer x"));
+    }
+
+    #[test]
+    fn what_is_no_token_is_not_sent_on() {
+        for body in ["", "{}", "[]", "x", r#"{"token":""}"#, r#"{"token":1}"#, r#"{"token":"a\r\nHost: b"}"#] {
+            check(body, None);
+        }
+    }
+
+    #[test]
+    fn a_token_is_not_shown_in_messages() {
+        let value = bearer_of(br#"{"token":"secret"}"#).unwrap();
+        assert!(!format!("{value:?}").contains("secret"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(body: Vec<u8>) {
+            let _ = bearer_of(&body);
+        }
+    }
+}
