@@ -3,6 +3,7 @@
 //! The binary `darter` is a thin shell over this crate; the whole-system tests use its demo registry.
 #![forbid(unsafe_code)]
 
+pub mod access;
 mod admin;
 pub mod cli;
 pub mod config;

@@ -12,15 +12,17 @@ use darter_engine::{OpenError, Store, StoreOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::access::Access;
 use crate::admin::Admin;
 use crate::config::{IoChoice, Resolved, Settings, Warning};
 use crate::fetch::{Fetches, Pace};
+use crate::front::Shared;
 use crate::front::route::Routing;
 use crate::metrics::Metrics;
 use crate::shard::{self, Common, Shard, StartError};
 
 /// Block buffers of the node: 128 MiB. They hold what is on its way from the network to the disk and to readers.
-pub(crate) const POOL_BLOCKS: usize = 2048;
+const POOL_BLOCKS: usize = 2048;
 /// Connections open at the front.
 const CONNECTIONS_MAX: usize = 8192;
 
@@ -109,10 +111,11 @@ impl Daemon<'_> {
         let common = Common {
             store: self.store.clone(),
             metrics: metrics.clone(),
+            access: Access::new(self.settings.access_grace),
             fetches,
             prefetch_pace: Arc::new(Pace::new(self.settings.prefetch_bytes_per_s)),
             routing: Routing::new(self.settings),
-            prefetch: self.settings.prefetch,
+            front: Arc::new(Shared::new(self.settings.access_grace)),
             origin_tls_verified: self.settings.origin_tls_verified,
             stop: stopping,
         };

@@ -11,10 +11,11 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::access::Access;
 use crate::fetch::{Fetches, Inbox, Owner, Pace};
-use crate::front::Front;
 use crate::front::reader::Sources;
 use crate::front::route::Routing;
+use crate::front::{Front, Shared};
 use crate::metrics::Metrics;
 use crate::origin::{Origin, innermost};
 
@@ -26,10 +27,11 @@ const HANDOVER_MAX: usize = 256;
 pub(crate) struct Common {
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) access: Arc<Access>,
     pub(crate) fetches: Fetches,
     pub(crate) prefetch_pace: Arc<Pace>,
     pub(crate) routing: Routing,
-    pub(crate) prefetch: bool,
+    pub(crate) front: Arc<Shared>,
     pub(crate) origin_tls_verified: bool,
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -133,14 +135,20 @@ async fn serve(
 ) {
     let owner = Owner::new(
         common.store.clone(),
+        common.access.clone(),
         origin.clone(),
         common.metrics.clone(),
         common.prefetch_pace.clone(),
-        crate::serve::POOL_BLOCKS,
     );
     let mut owning = tokio::task::spawn_local(owner.run(inbox));
-    let sources = Sources { store: common.store, fetches: common.fetches, metrics: common.metrics.clone() };
-    let front = Rc::new(Front { routing: common.routing, sources, origin, prefetch: common.prefetch });
+    let sources = Sources {
+        store: common.store,
+        access: common.access,
+        origin: origin.clone(),
+        fetches: common.fetches,
+        metrics: common.metrics.clone(),
+    };
+    let front = Rc::new(Front { routing: common.routing, sources, origin, shared: common.front });
     let mut connections = JoinSet::new();
     let mut stop = common.stop.clone();
     loop {

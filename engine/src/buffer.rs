@@ -45,6 +45,11 @@ impl BlockPool {
         }
     }
 
+    /// Buffers that can be in use at a time.
+    pub fn limit(&self) -> usize {
+        self.shared.blocks_max
+    }
+
     /// Buffers in use now.
     pub fn in_use(&self) -> usize {
         self.shared.blocks_max - self.shared.permits.available_permits()

@@ -94,6 +94,7 @@ impl Pass<'_> {
         let rules = self.rules();
         let filter: String = self.value(&keys::DEFAULT_FILTER);
         let insecure: bool = self.value(&keys::INSECURE);
+        let access_grace: Age = self.value_if(&keys::ACCESS_GRACE, |age: &Age| age.0 <= *TTL.end());
         let prefetch = self.value(&keys::PREFETCH);
         let prefetch_rate = self
             .value_if(&keys::PREFETCH_RATE_LIMIT, |rate: &ByteSize| PREFETCH_BYTES_PER_S.contains(&rate.0));
@@ -114,6 +115,7 @@ impl Pass<'_> {
             rules,
             filter_params: filter.split('&').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
             origin_tls_verified: !insecure,
+            access_grace: access_grace.0,
             prefetch,
             prefetch_bytes_per_s: prefetch_rate.0,
             shards,

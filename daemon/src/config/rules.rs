@@ -25,6 +25,12 @@ impl Rules {
         self.0.iter().find(|rule| rule.pattern.is_match(target)).is_some_and(|rule| !rule.direct)
     }
 
+    /// Whether a rule says that this path or URL passes straight through.
+    #[must_use]
+    pub fn direct(&self, target: &str) -> bool {
+        self.0.iter().find(|rule| rule.pattern.is_match(target)).is_some_and(|rule| rule.direct)
+    }
+
     /// Whether nothing can ever be cached.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -79,6 +85,8 @@ mod tests {
         assert!(rules.cache("/v2/library/debian/blobs/sha256:00"));
         assert!(!rules.cache("/v2/private/debian/blobs/sha256:00"));
         assert!(!rules.cache("/v2/library/debian/manifests/latest"));
+        assert!(!rules.direct("/v2/library/debian/manifests/latest"));
+        assert!(rules.direct("/v2/private/debian/manifests/latest"));
         assert!(!Rules::default().cache("/v2/library/debian/blobs/sha256:00"));
     }
 }

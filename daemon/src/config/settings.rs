@@ -33,6 +33,8 @@ pub struct Settings {
     pub filter_params: Vec<String>,
     /// Whether an origin must prove who it is. False only by `proxy.security.insecure`.
     pub origin_tls_verified: bool,
+    /// For how long what a registry confirmed goes on to hold while that registry is down.
+    pub access_grace: Duration,
     /// Whether a ranged request brings in the rest of its blob.
     pub prefetch: bool,
     /// What prefetch may take of the origin's link, in bytes per second, all blobs together.

@@ -86,6 +86,7 @@ proxy:
   proxies: [{regx: a, direct: true}]
   defaultFilter: x&y
   security: {insecure: true}
+access: {grace: 1h}
 ";
     let effective = resolved(yaml, &[]).expect("a right file").effective;
     assert!(effective.iter().all(|row| row.source != Source::Default), "{effective:?}");
@@ -93,6 +94,7 @@ proxy:
     assert_eq!(seen, keys::KEYS.map(|key| key.path));
     let settings = settings(yaml);
     assert_eq!(settings.ttl, Some(Duration::from_secs(21_600)));
+    assert_eq!(settings.access_grace, Duration::from_secs(3600));
     assert_eq!(settings.prefetch_bytes_per_s, 1_000_000);
     assert_eq!(settings.io, IoChoice::Pool);
     assert_eq!(settings.log, LogSettings { format: LogFormat::Json, verbose: true });
@@ -108,7 +110,7 @@ fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
     );
     check(
         "bananas: {a: {b: c}}",
-        "f:1: bananas: unknown key; allowed here: dataDir, download, health, log, metrics, pprofPort, proxy, \
+        "f:1: bananas: unknown key; allowed here: access, dataDir, download, health, log, metrics, pprofPort, proxy, \
          shards, storage, verbose",
     );
     check(
@@ -207,7 +209,7 @@ fn all_problems_are_named_in_the_order_of_the_file() {
     check(
         "shards: x\nbananas: 1\ndataDir: ''",
         "f:1: shards: \"x\" is refused: invalid digit found in string; allowed: a number of threads, 1 to 256\n\
-         f:2: bananas: unknown key; allowed here: dataDir, download, health, log, metrics, pprofPort, proxy, shards, \
+         f:2: bananas: unknown key; allowed here: access, dataDir, download, health, log, metrics, pprofPort, proxy, shards, \
          storage, verbose\n\
          f:3: dataDir: \"\" is not allowed; allowed: a directory; ~ is not expanded",
     );

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use darter_engine::{BlockIndex, BlockRun, Content, Reservation, Verification};
+use darter_engine::{BlockIndex, BlockRun, Content, Naming, Reservation, Verification};
 use tokio::sync::Notify;
 
 use super::Owner;
@@ -268,14 +268,24 @@ impl Active {
         *self.target.borrow_mut() = target;
     }
 
-    /// The origin tells another length than before, and one of the two is wrong. Unless the digest has proved the
-    /// first, the content goes, so that one wrong answer does not spoil the blob for good.
+    /// Whether an answer is about the same bytes as those before.
+    pub(super) fn is_of_the_same(&self, stream: &BlobStream) -> bool {
+        stream.length_bytes == self.content.layout().length_bytes()
+            && (self.key.naming == Naming::Digest || stream.validator == self.content.validator())
+    }
+
+    /// The origin tells another length than before, and one of the two is wrong; or a URL stands for something else
+    /// by now. Unless the digest has proved the first, the content goes, so that one wrong answer does not spoil the
+    /// blob for good.
     pub(super) fn doubt(&self, registry: String, told_bytes: u64) -> FetchError {
         if self.content.verification() != Verification::Passed {
             self.owner.store.remove(&self.content);
         }
         let length_bytes = self.content.layout().length_bytes();
-        let reason = format!("a length of {told_bytes} where {length_bytes} was told before");
+        let reason = match told_bytes == length_bytes {
+            true => "it stands for something else than a moment ago; ask again".into(),
+            false => format!("a length of {told_bytes} where {length_bytes} was told before"),
+        };
         OriginError::Unusable { registry, reason }.into()
     }
 

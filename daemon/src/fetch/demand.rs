@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use darter_engine::{BlockIndex, BlockRun, Content, ContentId, RegistryScope};
+use darter_engine::{BlockIndex, BlockRun, Content, ContentId, Naming, RegistryScope};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::front::range::Wanted;
@@ -17,6 +17,8 @@ pub struct FetchKey {
     pub id: ContentId,
     /// Registry that its bytes come from.
     pub scope: RegistryScope,
+    /// What the name is the hash of.
+    pub naming: Naming,
 }
 
 /// Why a content or a block does not come. Verdicts are told to those who asked alike, the rest to all who wait.

@@ -22,6 +22,7 @@ use super::patience::Patience;
 use super::places::Places;
 use super::plan::REQUEST_BLOCKS_MAX;
 use super::remembered::Remembered;
+use crate::access::Access;
 use crate::front::range::{Resolved, Wanted};
 use crate::metrics::Metrics;
 use crate::origin::{Ask, BlobAnswer, Origin, OriginError, Place, Target};
@@ -46,6 +47,7 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Owner {
     pub(super) store: Store,
+    access: Arc<Access>,
     origin: Origin,
     pub(super) metrics: Arc<Metrics>,
     pub(super) prefetch_pace: Arc<Pace>,
@@ -61,8 +63,6 @@ pub(crate) struct Owner {
     /// Here and not in the fetch: a container that boots misses block after block, and each is a fetch of its own.
     pub(super) places: RefCell<Places>,
     pub(super) copies: Copies,
-    /// Buffers of the store's pool.
-    buffers: usize,
 }
 
 type Described = Result<Arc<Content>, FetchError>;
@@ -87,16 +87,16 @@ impl Drop for LetGoAtEnd {
 }
 
 impl Owner {
-    /// `buffers` is how many the store's pool has.
     pub(crate) fn new(
         store: Store,
+        access: Arc<Access>,
         origin: Origin,
         metrics: Arc<Metrics>,
         prefetch_pace: Arc<Pace>,
-        buffers: usize,
     ) -> Rc<Self> {
         Rc::new(Self {
             store,
+            access,
             origin,
             metrics,
             prefetch_pace,
@@ -109,7 +109,6 @@ impl Owner {
             prefetched: RefCell::new(Remembered::new(PREFETCH_AGAIN_AFTER)),
             places: RefCell::default(),
             copies: Copies::new(),
-            buffers,
         })
     }
 
@@ -204,7 +203,7 @@ impl Owner {
 
     /// Whether readers may hold buffers of the pool: half of it is for fetches to go on.
     pub(super) fn has_buffers_to_spare(&self) -> bool {
-        self.store.pool().in_use() < self.buffers / 2
+        self.store.pool().in_use() < self.store.pool().limit() / 2
     }
 
     /// A content's prefetch ended: it need not be tried again soon.
@@ -298,6 +297,9 @@ impl Owner {
                 answer => break answer?,
             }
         };
+        if !matches!(answer, BlobAnswer::Verdict(_)) {
+            self.access.prove(&self.origin, target, Some(&key.id));
+        }
         let (length_bytes, stream) = match answer {
             BlobAnswer::Bytes(stream) => (stream.length_bytes, Some(stream)),
             BlobAnswer::Unsatisfied { length_bytes: 0 } => (0, None),
@@ -311,20 +313,30 @@ impl Owner {
                 return Err(unusable(format!("416 to a range within the {length_bytes} bytes")).into());
             }
             BlobAnswer::NoLength => return Err(self.unkeepable(key)),
-            BlobAnswer::Verdict(verdict) => return Err(FetchError::Verdict(Arc::new(verdict))),
+            BlobAnswer::Verdict(verdict) => {
+                let verdict = Arc::new(verdict);
+                if verdict.is_final() {
+                    self.access.refuse(target, &key.id, &verdict);
+                }
+                return Err(FetchError::Verdict(verdict));
+            }
         };
-        if length_bytes == 0 && key.id != of_nothing() {
+        let validator = stream.as_ref().map_or_else(String::new, |stream| stream.validator.clone());
+        if key.naming == Naming::Url && validator.is_empty() {
+            return Err(self.unkeepable(key));
+        }
+        if length_bytes == 0 && key.naming == Naming::Digest && key.id != of_nothing() {
             return Err(unusable("no bytes, which is not what the digest is of".into()).into());
         }
         let layout = Layout::new(length_bytes).filter(|_| length_bytes <= self.store.stats().capacity_bytes);
         let Some(layout) = layout else { return Err(self.unkeepable(key)) };
         let spec = ContentSpec {
             id: key.id,
-            naming: Naming::Digest,
+            naming: key.naming,
             layout,
             registry: target.registry().to_string(),
             media_type: stream.as_ref().map_or_else(String::new, |stream| stream.media_type.clone()),
-            validator: String::new(),
+            validator,
         };
         // Without a free place this one is passed through; the next one may find a place.
         let content = self.store.create(&spec).ok_or(FetchError::Unkeepable)?;

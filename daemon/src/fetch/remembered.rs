@@ -39,11 +39,11 @@ impl Remembered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use darter_engine::{ContentId, RegistryScope};
+    use darter_engine::{ContentId, Naming, RegistryScope};
 
     fn key(number: u32) -> FetchKey {
         let id = ContentId::of_name(&number.to_string());
-        FetchKey { id, scope: RegistryScope::of_origin("http://registry") }
+        FetchKey { id, scope: RegistryScope::of_origin("http://registry"), naming: Naming::Digest }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_engine::ring::Backend;
-use darter_engine::{RegistryScope, Store, StoreOptions};
+use darter_engine::{Naming, RegistryScope, Store, StoreOptions};
 use http::{HeaderMap, Request, Response, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::*;
+use crate::access::Access;
 use crate::metrics::Metrics;
 use crate::origin::{Origin, OriginError};
 
@@ -90,8 +91,13 @@ impl Node {
         .unwrap();
         let (fetches, mut inboxes) = Fetches::new(1);
         let pace = Arc::new(Pace::new(u64::MAX));
-        let owner =
-            Owner::new(store.clone(), Origin::new(true).unwrap(), Metrics::new("pool"), pace, BUFFERS);
+        let owner = Owner::new(
+            store.clone(),
+            Access::new(Duration::ZERO),
+            Origin::new(true).unwrap(),
+            Metrics::new("pool"),
+            pace,
+        );
         tokio::task::spawn_local(owner.run(inboxes.remove(0)));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = listener.local_addr().unwrap();
@@ -102,14 +108,14 @@ impl Node {
 
     fn key(&self, blob: &[u8]) -> FetchKey {
         let scope = RegistryScope::of_origin(&format!("http://{}", self.origin));
-        FetchKey { id: ContentId::from_bytes(Sha256::digest(blob).into()), scope }
+        FetchKey { id: ContentId::from_bytes(Sha256::digest(blob).into()), scope, naming: Naming::Digest }
     }
 
     fn target(&self, credentials: &str) -> Target {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, credentials.parse().unwrap());
         let registry = format!("http://{}", self.origin).parse().unwrap();
-        Target::new(registry, "/v2/a/blobs/x", &headers).unwrap()
+        Target::new(registry, "/v2/a/blobs/x", &headers, &[]).unwrap()
     }
 
     async fn describe(&self, blob: &[u8], wanted: Wanted) -> Result<Arc<Content>, FetchError> {

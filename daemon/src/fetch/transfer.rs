@@ -99,7 +99,7 @@ impl<'a> Transfer<'a> {
         loop {
             let registry = self.target.registry().to_string();
             match self.active.ask(&self.target, ask).await {
-                Ok(BlobAnswer::Bytes(stream)) if stream.length_bytes == length_bytes => {
+                Ok(BlobAnswer::Bytes(stream)) if self.active.is_of_the_same(&stream) => {
                     return Ok(Ok(stream));
                 }
                 Ok(BlobAnswer::Bytes(BlobStream { length_bytes: told_bytes, .. }))

@@ -1,22 +1,28 @@
 //! The HTTP front: where nydusd and containerd connect.
 //!
-//! A range request goes: [`route`] → [`blob`] → `store.find` → [`reader`] → slices of the mapping, or the
-//! [fetch](crate::fetch) for what is absent. What is not a blob goes through `pass`.
+//! A range request goes: [`route`] → [`content`] → `store.find` → [`access`](crate::access) → [`reader`] → slices of
+//! the mapping, or the [fetch](crate::fetch) for what is absent. A manifest by its tag becomes a content in
+//! `manifest`. What is no content goes through `pass`.
 
-pub mod blob;
 pub mod body;
+pub mod content;
+mod manifest;
+pub mod options;
 mod pass;
 pub mod range;
 pub mod reader;
+mod realms;
 pub mod route;
+mod tags;
 pub mod trouble;
 
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -24,12 +30,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use self::blob::{BlobRequest, Outcome};
 use self::body::AnswerBody;
+use self::content::{ContentRequest, Outcome};
+use self::manifest::Named;
 use self::range::Wanted;
 use self::reader::Sources;
-use self::route::{Route, Routing};
+use self::realms::Realms;
+use self::route::{Errand, Kind, Route, Routing, What};
+use self::tags::Tags;
 use self::trouble::Trouble;
+use crate::fetch::FetchError;
 use crate::metrics::Source;
 use crate::origin::{Origin, Target};
 
@@ -41,14 +51,30 @@ const HEADERS_MAX: usize = 128;
 /// How long answers under way may still take when the daemon stops.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// What the fronts of all shards know together.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    tags: Tags,
+    realms: Realms,
+}
+
+impl Shared {
+    /// Knows nothing yet. For `grace` a tag outlives a registry that is down.
+    pub(crate) fn new(grace: Duration) -> Self {
+        Self { tags: Tags::new(grace), realms: Realms::default() }
+    }
+}
+
 /// The front of one shard.
 #[derive(Debug)]
 pub(crate) struct Front {
     pub(crate) routing: Routing,
     pub(crate) sources: Sources,
     pub(crate) origin: Origin,
-    pub(crate) prefetch: bool,
+    pub(crate) shared: Arc<Shared>,
 }
+
+type Answered = Result<(Response<AnswerBody>, Source), Trouble>;
 
 impl Front {
     /// Serves one connection until its client leaves or the daemon stops.
@@ -94,32 +120,111 @@ impl Front {
         answer
     }
 
-    async fn dispatch(&self, request: Request<Incoming>) -> Result<(Response<AnswerBody>, Source), Trouble> {
-        let metrics = &self.sources.metrics;
-        match self.routing.route(request.method(), request.uri(), request.headers())? {
-            Route::Ping => Ok((Response::new(AnswerBody::full(Bytes::from_static(b"pong\n"))), Source::Own)),
-            Route::Pass(upstream) => {
-                let target = Target::new(upstream.registry, &upstream.path_and_query, request.headers())
-                    .ok_or(Trouble::Request("the path is none that a registry can have"))?;
-                Ok((pass::pass(&self.origin, metrics, &target, request).await?, Source::Pass))
+    async fn dispatch(&self, request: Request<Incoming>) -> Answered {
+        let errand = match self.routing.route(request.method(), request.uri(), request.headers())? {
+            Route::Ping => {
+                return Ok((Response::new(AnswerBody::full(Bytes::from_static(b"pong\n"))), Source::Own));
             }
-            Route::Blob { upstream, id } => {
-                let target =
-                    Target::new(upstream.registry.clone(), &upstream.path_and_query, request.headers())
-                        .ok_or(Trouble::Request("the path is none that a registry can have"))?;
-                let range = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok());
-                let wanted = Wanted::parse(range);
-                let untouched = target.clone();
-                let target = target.for_blob();
-                let blob = BlobRequest { id, upstream, target, wanted, prefetch: self.prefetch };
-                match blob::answer(&self.sources, blob).await? {
-                    Outcome::Answer(answer, source) => Ok((answer, source)),
-                    Outcome::PassThrough(blob) => {
-                        Ok((pass::pass_blob(&self.origin, metrics, &untouched, blob.id).await?, Source::Pass))
-                    }
-                }
+            Route::Errand(errand) => errand,
+        };
+        let Errand { upstream, what, filter, prefetch } = errand;
+        let target = Target::new(upstream.registry, &upstream.path_and_query, request.headers(), &filter)
+            .ok_or(Trouble::Request("the path is none that a registry can have"))?;
+        let registry = target.registry().clone();
+        let answered = self.run(what, prefetch, target, request).await;
+        let refused = match &answered {
+            Ok((answer, Source::Pass)) => Some((answer.status(), answer.headers())),
+            Err(Trouble::Fetch(FetchError::Verdict(verdict))) => Some((verdict.status, &verdict.headers)),
+            _ => None,
+        };
+        if let Some((StatusCode::UNAUTHORIZED, headers)) = refused {
+            self.shared.realms.note(&registry, headers);
+        }
+        answered
+    }
+
+    async fn run(&self, what: What, prefetch: bool, target: Target, request: Request<Incoming>) -> Answered {
+        let method = request.method().clone();
+        let (id, kind, at) = match what {
+            What::Content { id, kind } => (id, kind, target.clone()),
+            What::Tag if method == Method::GET => match manifest::resolve(self, &target).await? {
+                Named::Content(id, at) => (id, Kind::Manifest, *at),
+                Named::Pass => return self.pass(target, what, request).await,
+            },
+            What::Tag | What::Other => return self.pass(target, what, request).await,
+        };
+        let range = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok());
+        let content =
+            ContentRequest { id, kind, target: at.for_blob(), wanted: Wanted::parse(range), prefetch };
+        if method == Method::HEAD {
+            return match content::known_head(&self.sources, &content) {
+                Some(head) => Ok((head, Source::Cache)),
+                None => self.pass(target, what, request).await,
+            };
+        }
+        match content::answer(&self.sources, &content).await? {
+            Outcome::Answer(answer, source) => Ok((answer, source)),
+            Outcome::PassThrough if kind == Kind::Url => self.pass(target, what, request).await,
+            Outcome::PassThrough => {
+                let answer = pass::pass_by_digest(&self.origin, &self.sources.metrics, &target, id).await?;
+                Ok((answer, Source::Pass))
             }
         }
+    }
+
+    /// The registry itself answers; what its answer says of who may read is noted.
+    async fn pass(&self, target: Target, what: What, request: Request<Incoming>) -> Answered {
+        let (origin, metrics) = (&self.origin, &self.sources.metrics);
+        let target = match self.realm_of(&target, &request)? {
+            Some(realm) => target.to_realm(realm, request.uri().query()),
+            None => target,
+        };
+        let method = request.method().clone();
+        let passed = pass::pass(origin, metrics, &target, request).await;
+        let is_down = passed.as_ref().map_or(true, |answer| manifest::is_down(answer.status()));
+        if method == Method::HEAD
+            && is_down
+            && let Some(head) = self.head_while_down(&target, what)
+        {
+            return Ok((head, Source::Cache));
+        }
+        let answer = passed?;
+        match what {
+            _ if !answer.status().is_success() => {}
+            What::Content { id, kind: Kind::Blob | Kind::Manifest } => {
+                self.sources.access.prove(origin, &target, Some(&id));
+            }
+            What::Tag => _ = self.note_manifest(&target, answer.headers()),
+            What::Content { .. } | What::Other => {}
+        }
+        Ok((answer, Source::Pass))
+    }
+
+    /// The answer to a HEAD that the registry does not give, if its claim was proven within the grace.
+    fn head_while_down(&self, target: &Target, what: What) -> Option<Response<AnswerBody>> {
+        let (id, kind) = match what {
+            What::Content { id, kind } => (id, kind),
+            What::Tag => (self.shared.tags.last(target)?, Kind::Manifest),
+            What::Other => return None,
+        };
+        self.sources.access.holds_while_down(target, &id).then_some(())?;
+        let content =
+            ContentRequest { id, kind, target: target.clone(), wanted: Wanted::Whole, prefetch: false };
+        content::known_head(&self.sources, &content)
+    }
+
+    /// The realm, if this is a request for a token.
+    fn realm_of(&self, target: &Target, request: &Request<Incoming>) -> Result<Option<url::Url>, Trouble> {
+        let path = target.url().path();
+        // A forward proxy's client has named the host itself.
+        if path.starts_with("/v2/") || request.uri().authority().is_some() {
+            return Ok(None);
+        }
+        let realm = self.shared.realms.at(target.registry(), path);
+        if realm.is_none() && *request.method() == Method::POST {
+            return Err(Trouble::NoRealm);
+        }
+        Ok(realm)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Requests that go past the store: everything but blobs, and blobs that cannot be kept.
+//! Requests that go past the store: what is no content, and contents that cannot be kept.
 
 use std::sync::Arc;
 
@@ -33,8 +33,9 @@ pub(super) async fn pass(
     Ok(relay(metrics, answer.map_err(FetchError::from)?, None))
 }
 
-/// A blob that the store cannot hold, streamed. A whole one keeps its last bytes back until its digest is right.
-pub(super) async fn pass_blob(
+/// A content named by its digest that the store cannot hold, streamed. A whole one keeps its last bytes back until
+/// the digest is right.
+pub(super) async fn pass_by_digest(
     origin: &Origin,
     metrics: &Arc<Metrics>,
     target: &Target,

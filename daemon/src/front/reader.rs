@@ -12,9 +12,10 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::trouble::Trouble;
+use crate::access::Access;
 use crate::fetch::{Arrival, FetchKey, Fetches, ORIGIN_REQUEST_BLOCKS, Subscription};
 use crate::metrics::{Metrics, Source};
-use crate::origin::Target;
+use crate::origin::{Origin, Target};
 
 /// Blocks of one read from the store: 1 MiB.
 const READ_BLOCKS: u32 = 16;
@@ -32,7 +33,11 @@ const LOST_RACES_MAX: u32 = 64;
 pub struct Sources {
     /// The node's store.
     pub store: Store,
-    /// The way to the origin.
+    /// Who may read.
+    pub access: Arc<Access>,
+    /// For what is asked of a registry directly.
+    pub origin: Origin,
+    /// Who fetches what is absent.
     pub fetches: Fetches,
     /// Where bytes are counted.
     pub metrics: Arc<Metrics>,
@@ -82,7 +87,7 @@ impl Reader {
         target: Target,
         bytes: Range<u64>,
     ) -> Self {
-        let short = bytes.end - bytes.start <= super::blob::COLLECTED_BYTES_MAX;
+        let short = bytes.end - bytes.start <= super::content::COLLECTED_BYTES_MAX;
         Self {
             sources,
             content,
@@ -316,6 +321,7 @@ impl Reader {
 }
 
 const _: () = assert!(
-    super::blob::COLLECTED_BYTES_MAX / BLOCK_BYTES as u64 + 2 <= crate::fetch::DEMAND_BLOCKS_MAX as u64 + 1,
+    super::content::COLLECTED_BYTES_MAX / BLOCK_BYTES as u64 + 2
+        <= crate::fetch::DEMAND_BLOCKS_MAX as u64 + 1,
     "a short range is demanded at once"
 );

@@ -4,11 +4,13 @@
 //! `X-Dragonfly-Registry`, the query parameter `ns`, the configured registry.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use darter_engine::{ContentId, RegistryScope};
+use darter_engine::{ContentId, Naming};
 use http::{HeaderMap, Method, Uri};
 use url::form_urlencoded;
 
+use super::options::{OptionError, Options};
 use crate::config::{Registry, RegistryHost, Rules, Settings};
 
 /// Where requests may go and which of them are for the cache.
@@ -19,6 +21,8 @@ pub struct Routing {
     allowed: Vec<RegistryHost>,
     open_to_others: bool,
     rules: Rules,
+    filter: Arc<[String]>,
+    prefetch: bool,
 }
 
 /// What is to be done with a request.
@@ -26,15 +30,58 @@ pub struct Routing {
 pub enum Route {
     /// `/server/ping`: whether the front lives.
     Ping,
-    /// A blob that goes through the cache.
-    Blob {
-        /// Where it comes from.
-        upstream: Upstream,
-        /// Its digest.
+    /// Something is wanted of a registry.
+    Errand(Errand),
+}
+
+/// What is wanted of a registry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Errand {
+    /// Where it comes from.
+    pub upstream: Upstream,
+    /// What it is.
+    pub what: What,
+    /// Query parameters that do not tell contents apart.
+    pub filter: Arc<[String]>,
+    /// The rest of a content is to be brought behind a range.
+    pub prefetch: bool,
+}
+
+/// What a request is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// A content that goes through the cache.
+    Content {
+        /// Its name.
         id: ContentId,
+        /// What kind of content it is.
+        kind: Kind,
     },
+    /// A manifest by its tag: the registry says which content that is now.
+    Tag,
     /// Anything else goes to the registry as it is.
-    Pass(Upstream),
+    Other,
+}
+
+/// Kinds of contents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A blob of a repository, by its digest.
+    Blob,
+    /// A manifest or index of a repository, by its digest. Its media type matters to clients.
+    Manifest,
+    /// Whatever a URL stands for, as long as its validator stays the same.
+    Url,
+}
+
+impl Kind {
+    /// What the name of such a content is the hash of.
+    pub fn naming(self) -> Naming {
+        match self {
+            Self::Blob | Self::Manifest => Naming::Digest,
+            Self::Url => Naming::Url,
+        }
+    }
 }
 
 /// A registry, and what to ask of it.
@@ -44,13 +91,6 @@ pub struct Upstream {
     pub registry: Registry,
     /// Path and query, without the parameters that were meant for the front.
     pub path_and_query: String,
-}
-
-impl Upstream {
-    /// Under which unverified bytes are kept.
-    pub fn scope(&self) -> RegistryScope {
-        RegistryScope::of_origin(&self.registry.to_string())
-    }
 }
 
 /// Why a request has no route. The message is for whoever configured the client.
@@ -74,6 +114,12 @@ pub enum RouteError {
         /// Its host and port.
         authority: String,
     },
+    /// A header of the request asks for something that is refused.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// The client's own priority says that this is not to be had.
+    #[error("x-dragonfly-priority: 1 forbids this content")]
+    Forbidden,
 }
 
 impl Routing {
@@ -85,6 +131,8 @@ impl Routing {
             allowed: settings.allowed_registries.clone(),
             open_to_others: is_open_to_others(settings.front),
             rules: settings.rules.clone(),
+            filter: settings.filter_params.clone().into(),
+            prefetch: settings.prefetch,
         }
     }
 
@@ -96,16 +144,46 @@ impl Routing {
         if uri.path() == "/server/ping" && uri.authority().is_none() {
             return Ok(Route::Ping);
         }
+        let options = Options::read(headers)?;
+        if options.forbidden {
+            return Err(RouteError::Forbidden);
+        }
         let registry = self.upstream(uri, headers)?;
-        let path_and_query = without_ns(uri);
-        let blob = (*method == Method::GET && self.rules.cache(&path_and_query))
-            .then(|| blob_digest(uri.path()))
-            .flatten();
-        let upstream = Upstream { registry, path_and_query };
-        Ok(match blob {
-            Some(id) => Route::Blob { upstream, id },
-            None => Route::Pass(upstream),
-        })
+        let upstream = Upstream { registry, path_and_query: without_ns(uri) };
+        let filter = match &options.filter {
+            Some(names) => names.as_slice().into(),
+            None => self.filter.clone(),
+        };
+        let what = match *method {
+            Method::GET | Method::HEAD => self.what(uri, &upstream, &filter, &options),
+            _ => What::Other,
+        };
+        let prefetch = options.prefetch.unwrap_or(self.prefetch);
+        Ok(Route::Errand(Errand { upstream, what, filter, prefetch }))
+    }
+
+    fn what(&self, uri: &Uri, upstream: &Upstream, filter: &[String], options: &Options) -> What {
+        let whole = uri.authority().map(|_| format!("{}{}", upstream.registry, upstream.path_and_query));
+        let compared = whole.as_deref().unwrap_or(&upstream.path_and_query);
+        let is_cached = options.use_p2p.unwrap_or_else(|| self.rules.cache(compared));
+        let path = uri.path();
+        let content = |id, kind| What::Content { id, kind };
+        match reference(path) {
+            Some(("blobs", digest)) if is_cached => {
+                digest_of(digest).map_or(What::Other, |id| content(id, Kind::Blob))
+            }
+            Some(("manifests", _)) if options.use_p2p == Some(false) || self.rules.direct(compared) => {
+                What::Other
+            }
+            Some(("manifests", digest)) if digest.contains(':') => {
+                digest_of(digest).map_or(What::Other, |id| content(id, Kind::Manifest))
+            }
+            Some(("manifests", tag)) if !tag.is_empty() => What::Tag,
+            None if is_cached && !path.starts_with("/v2/") => {
+                content(name_of(upstream, filter, options), Kind::Url)
+            }
+            _ => What::Other,
+        }
     }
 
     fn upstream(&self, uri: &Uri, headers: &HeaderMap) -> Result<Registry, RouteError> {
@@ -157,11 +235,38 @@ fn without_ns(uri: &Uri) -> String {
     if kept.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), kept.join("&")) }
 }
 
-/// The digest of `…/blobs/sha256:<64 hex digits>`.
-fn blob_digest(path: &str) -> Option<ContentId> {
-    let (repository, digest) = path.rsplit_once("/blobs/sha256:")?;
-    let named = repository.strip_prefix("/v2/").is_some_and(|name| !name.is_empty());
-    named.then(|| digest.parse().ok())?
+/// `blobs` or `manifests` and what follows, of a path of the distribution API.
+fn reference(path: &str) -> Option<(&str, &str)> {
+    let (rest, reference) = path.strip_prefix("/v2/")?.rsplit_once('/')?;
+    let (repository, word) = rest.rsplit_once('/')?;
+    (!repository.is_empty() && matches!(word, "blobs" | "manifests")).then_some((word, reference))
+}
+
+/// Of `sha256:<64 hex digits>`.
+pub(super) fn digest_of(text: &str) -> Option<ContentId> {
+    text.strip_prefix("sha256:")?.parse().ok()
+}
+
+/// The name of what a URL stands for: without the parameters that do not tell contents apart, with tag and
+/// application, which do.
+fn name_of(upstream: &Upstream, filter: &[String], options: &Options) -> ContentId {
+    let (path, query) = upstream.path_and_query.split_once('?').unwrap_or((&upstream.path_and_query, ""));
+    let mut canonical = format!("{}{path}", upstream.registry);
+    let mut separator = '?';
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        let name =
+            form_urlencoded::parse(parameter.as_bytes()).next().map(|(name, _)| name).unwrap_or_default();
+        if !filter.iter().any(|filtered| *filtered == name) {
+            canonical.push(separator);
+            canonical.push_str(parameter);
+            separator = '&';
+        }
+    }
+    for text in [&options.tag, &options.application] {
+        canonical.push('\n');
+        canonical.push_str(text.as_deref().unwrap_or_default());
+    }
+    ContentId::of_name(&canonical)
 }
 
 #[cfg(test)]
@@ -187,15 +292,18 @@ mod tests {
         routing.route(&Method::GET, &uri.parse().unwrap(), &headers)
     }
 
-    fn check(uri: &str, registry: Option<&str>, expected_registry: &str, expected_path: &str) {
-        let uri = uri.replace("DIGEST", DIGEST);
-        match route(&routing(&[]), &uri, registry).unwrap() {
-            Route::Blob { upstream, .. } | Route::Pass(upstream) => {
-                assert_eq!(upstream.registry.to_string(), expected_registry, "{uri}");
-                assert_eq!(upstream.path_and_query, expected_path.replace("DIGEST", DIGEST), "{uri}");
-            }
+    fn errand(routing: &Routing, uri: &str, registry: Option<&str>) -> Errand {
+        match route(routing, uri, registry).unwrap() {
+            Route::Errand(errand) => errand,
             Route::Ping => panic!("{uri} is no ping"),
         }
+    }
+
+    fn check(uri: &str, registry: Option<&str>, expected_registry: &str, expected_path: &str) {
+        let uri = uri.replace("DIGEST", DIGEST);
+        let upstream = errand(&routing(&[]), &uri, registry).upstream;
+        assert_eq!(upstream.registry.to_string(), expected_registry, "{uri}");
+        assert_eq!(upstream.path_and_query, expected_path.replace("DIGEST", DIGEST), "{uri}");
     }
 
     #[test]
@@ -221,17 +329,61 @@ mod tests {
     }
 
     #[test]
-    fn only_gets_of_blobs_by_digest_go_through_the_cache() {
-        let is_blob = |method: Method, uri: &str| {
-            let uri = uri.replace("DIGEST", DIGEST).parse().unwrap();
-            matches!(routing(&[]).route(&method, &uri, &HeaderMap::new()), Ok(Route::Blob { .. }))
+    fn what_a_request_is_about() {
+        let routing = routing(&[]);
+        let check = |method: Method, uri: &str, header: Option<(&'static str, &str)>, expected: &str| {
+            let headers: HeaderMap = header
+                .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
+                .into_iter()
+                .collect();
+            let parsed = uri.replace("DIGEST", DIGEST).parse().unwrap();
+            let seen = match routing.route(&method, &parsed, &headers) {
+                Ok(Route::Errand(Errand { what: What::Content { kind, .. }, .. })) => format!("{kind:?}"),
+                Ok(Route::Errand(Errand { what, .. })) => format!("{what:?}"),
+                other => panic!("{uri}: {other:?}"),
+            };
+            assert_eq!(seen, expected, "{method} {uri} {header:?}");
         };
-        assert!(is_blob(Method::GET, "/v2/a/b/c/blobs/DIGEST"));
-        assert!(!is_blob(Method::HEAD, "/v2/a/blobs/DIGEST"));
-        assert!(!is_blob(Method::GET, "/v2/a/manifests/DIGEST"));
-        assert!(!is_blob(Method::GET, "/v2//blobs/DIGEST"));
-        assert!(!is_blob(Method::GET, "/v2/a/blobs/sha256:123"));
-        assert!(!is_blob(Method::GET, "/v2/a/blobs/DIGEST/x"));
+        check(Method::GET, "/v2/a/b/c/blobs/DIGEST", None, "Blob");
+        check(Method::HEAD, "/v2/a/blobs/DIGEST", None, "Blob");
+        check(Method::PUT, "/v2/a/blobs/DIGEST", None, "Other");
+        check(Method::GET, "http://r/v2/a/blobs/DIGEST", None, "Blob");
+        check(Method::GET, "/v2/a/blobs/DIGEST", Some(("x-dragonfly-use-p2p", "false")), "Other");
+        check(Method::GET, "/v2/a/manifests/DIGEST", None, "Manifest");
+        check(Method::GET, "/v2/a/manifests/latest", None, "Tag");
+        check(Method::GET, "/v2/a/manifests/latest", Some(("x-dragonfly-use-p2p", "false")), "Other");
+        check(Method::GET, "/v2/a/manifests/sha512:00", None, "Other");
+        check(Method::GET, "/v2/a/manifests/", None, "Other");
+        check(Method::GET, "/v2//blobs/DIGEST", None, "Other");
+        check(Method::GET, "/v2/a/blobs/sha256:123", None, "Other");
+        check(Method::GET, "/v2/a/blobs/DIGEST/x", None, "Other");
+        check(Method::GET, "/v2/a/tags/list", None, "Other");
+        check(Method::GET, "/models/a.bin", None, "Other");
+        check(Method::GET, "/models/a.bin", Some(("x-dragonfly-use-p2p", "true")), "Url");
+    }
+
+    #[test]
+    fn signed_addresses_of_one_content_have_one_name() {
+        let name = |path: &str, tag: &str| {
+            let options = Options { tag: Some(tag.into()), ..Options::default() };
+            let registry = "http://r".parse().unwrap();
+            let upstream = Upstream { registry, path_and_query: path.into() };
+            name_of(&upstream, &["Expires".into(), "Signature".into()], &options)
+        };
+        assert_eq!(name("/a?x=1&Signature=b&Expires=2", ""), name("/a?Expires=3&x=1&Signature=c", ""));
+        assert_eq!(name("/a?Signature=b", ""), name("/a", ""));
+        assert_ne!(name("/a?x=1", ""), name("/a?x=2", ""));
+        assert_ne!(name("/a", "t"), name("/a", ""));
+    }
+
+    #[test]
+    fn what_no_client_may_ask_for_is_refused() {
+        let headers: HeaderMap =
+            [(http::HeaderName::from_static("x-dragonfly-output-path"), "/etc/passwd".parse().unwrap())]
+                .into_iter()
+                .collect();
+        let refused = routing(&[]).route(&Method::GET, &"/v2/a/blobs/x".parse().unwrap(), &headers);
+        assert!(matches!(refused, Err(RouteError::Option(_))));
     }
 
     #[test]

@@ -2,19 +2,21 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use darter_engine::ring::{Backend, run_shard};
-use darter_engine::{ContentId, RegistryScope, Store, StoreOptions};
+use darter_engine::{ContentId, Naming, RegistryScope, Store, StoreOptions};
 use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode};
 use tempfile::TempDir;
 
-use super::blob::{self, BlobRequest, Outcome};
 use super::body::AnswerBody;
+use super::content::{self, ContentRequest, Outcome};
 use super::range::Wanted;
 use super::reader::{Reader, Sources};
-use super::route::Upstream;
+use super::route::Kind;
 use super::trouble::Trouble;
+use crate::access::Access;
 use crate::demo::registry::{Blob, Faults, Registry, RegistryOptions};
 use crate::fetch::{FetchKey, Fetches, Owner, Pace};
 use crate::metrics::Metrics;
@@ -43,11 +45,19 @@ fn with_node(buffers: usize, test: impl AsyncFnOnce(&Node)) {
     let registry = Registry::start(RegistryOptions::default()).unwrap();
     let (fetches, mut inboxes) = Fetches::new(1);
     let metrics = Metrics::new("pool");
-    let sources = Sources { store: store.clone(), fetches, metrics: metrics.clone() };
+    let access = Access::new(Duration::ZERO);
+    let origin = Origin::new(true).unwrap();
+    let sources = Sources {
+        store: store.clone(),
+        access: access.clone(),
+        origin: origin.clone(),
+        fetches,
+        metrics: metrics.clone(),
+    };
     let node = Node { sources, registry, _directory: directory };
     run_shard(Backend::Pool, async {
         let pace = Arc::new(Pace::new(u64::MAX));
-        let owner = Owner::new(store.clone(), Origin::new(true).unwrap(), metrics, pace, buffers);
+        let owner = Owner::new(store.clone(), access, origin, metrics, pace);
         tokio::task::spawn_local(owner.run(inboxes.remove(0)));
         test(&node).await;
     })
@@ -62,26 +72,21 @@ impl Node {
         (blob, digest.trim_start_matches("sha256:").parse().unwrap())
     }
 
-    fn upstream(&self, id: ContentId) -> Upstream {
-        let registry = self.registry.url().parse().unwrap();
-        Upstream { registry, path_and_query: format!("/v2/app/blobs/sha256:{id}") }
-    }
-
     fn target(&self, id: ContentId) -> Target {
-        let upstream = self.upstream(id);
-        Target::new(upstream.registry, &upstream.path_and_query, &HeaderMap::new()).unwrap()
+        let registry = self.registry.url().parse().unwrap();
+        Target::new(registry, &format!("/v2/app/blobs/sha256:{id}"), &HeaderMap::new(), &[]).unwrap()
     }
 
     /// The status and all of the body, or the trouble.
     async fn get(&self, id: ContentId, range: &str) -> Result<(StatusCode, Vec<u8>), Trouble> {
-        let request = BlobRequest {
+        let request = ContentRequest {
             id,
-            upstream: self.upstream(id),
+            kind: Kind::Blob,
             target: self.target(id),
             wanted: Wanted::parse(Some(range)),
             prefetch: false,
         };
-        let Outcome::Answer(answer, _) = blob::answer(&self.sources, request).await? else {
+        let Outcome::Answer(answer, _) = content::answer(&self.sources, &request).await? else {
             panic!("the store can hold it")
         };
         let status = answer.status();
@@ -136,7 +141,8 @@ fn body_bytes_are_counted_as_they_are_sent() {
 fn a_reader_whose_future_is_dropped_at_every_step_loses_nothing() {
     with_node(32, async |node| {
         let (blob, id) = node.blob(3);
-        let key = FetchKey { id, scope: RegistryScope::of_origin(&node.registry.url()) };
+        let key =
+            FetchKey { id, scope: RegistryScope::of_origin(&node.registry.url()), naming: Naming::Digest };
         let described =
             node.sources.fetches.describe(key, node.target(id), Wanted::Span { first: 0, last: 9 });
         let content = described.await.unwrap();

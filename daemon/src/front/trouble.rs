@@ -32,6 +32,11 @@ pub enum Trouble {
     /// Removed from the store while its whole digest was waited for: 503.
     #[error("the content was removed while it was read; ask again")]
     Gone,
+    /// A request for a token, of a registry that has named no such realm: 502.
+    #[error(
+        "the registry has named no realm with this path, so the request for a token is sent nowhere: ask for something of the registry first, or ask the realm itself"
+    )]
+    NoRealm,
     /// The bytes that the registry delivered are not those of the digest: 502.
     #[error("the registry delivers bytes that are not those of the digest")]
     WrongDigest,
@@ -41,8 +46,10 @@ impl Trouble {
     /// The answer, and whose it is. A verdict of the origin is passed on; everything else is marked as the proxy's.
     pub fn answer(&self) -> (Response<AnswerBody>, Source) {
         let status = match self {
-            Self::Request(_) => StatusCode::BAD_REQUEST,
+            Self::Request(_) | Self::Route(RouteError::Option(_)) => StatusCode::BAD_REQUEST,
+            Self::Route(RouteError::Forbidden) => StatusCode::FORBIDDEN,
             Self::Route(_)
+            | Self::NoRealm
             | Self::WrongDigest
             | Self::Fetch(FetchError::Origin(_) | FetchError::Unkeepable | FetchError::WrongDigest) => {
                 StatusCode::BAD_GATEWAY

@@ -14,6 +14,9 @@ use crate::config::Registry;
 /// Longest body of a refusal that is passed on.
 const VERDICT_BODY_BYTES_MAX: usize = 64 * 1024;
 
+/// Longest validator that is taken for one: what a record of the store has room for.
+const VALIDATOR_BYTES_MAX: usize = 120;
+
 /// The origin's own decision: passed to the client as it is.
 #[derive(Clone, Debug)]
 pub struct Verdict {
@@ -51,6 +54,8 @@ pub struct BlobStream {
     pub is_part: bool,
     /// As the registry named it; may be empty.
     pub media_type: String,
+    /// A strong `ETag`, else `Last-Modified`; may be empty.
+    pub validator: String,
     registry: String,
     body: LocalBoxStream<'static, reqwest::Result<Bytes>>,
 }
@@ -69,6 +74,7 @@ impl BlobAnswer {
             return Err(unusable(format!("the body is encoded as {encoding}, which was not asked for")));
         }
         let media_type = text(header::CONTENT_TYPE).unwrap_or_default().to_owned();
+        let validator = validator_of(response.headers());
         let content_range = text(header::CONTENT_RANGE).map(str::to_owned);
         let parsed = content_range.as_deref().and_then(ContentRange::parse);
         let (bytes, length_bytes) = match (response.status(), parsed) {
@@ -105,8 +111,16 @@ impl BlobAnswer {
         }
         let body = response.bytes_stream().boxed_local();
         let registry = registry.to_string();
-        Ok(Self::Bytes(BlobStream { bytes, length_bytes, is_part, media_type, registry, body }))
+        Ok(Self::Bytes(BlobStream { bytes, length_bytes, is_part, media_type, validator, registry, body }))
     }
+}
+
+/// What tells versions of a URL's content apart byte by byte (RFC 9110, section 8.8): weak tags do not.
+fn validator_of(headers: &HeaderMap) -> String {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let strong = text(header::ETAG).filter(|tag| tag.starts_with('"'));
+    let validator = strong.or_else(|| text(header::LAST_MODIFIED));
+    validator.filter(|validator| validator.len() <= VALIDATOR_BYTES_MAX).unwrap_or_default().to_owned()
 }
 
 impl BlobStream {
@@ -129,6 +143,20 @@ impl std::fmt::Debug for BlobStream {
 }
 
 impl Verdict {
+    /// Whether it is about who asks for what, and not about how the registry does.
+    pub fn is_final(&self) -> bool {
+        !self.status.is_server_error()
+            && !self.status.is_redirection()
+            && self.status != StatusCode::TOO_MANY_REQUESTS
+    }
+
+    /// The head of a refusal, as the answer to a HEAD is.
+    pub(crate) fn without_body(status: StatusCode, headers: &HeaderMap) -> Self {
+        let mut headers = headers.clone();
+        headers.remove(header::CONTENT_TYPE);
+        Self { status, headers, body: Bytes::new() }
+    }
+
     /// Reads a refusal with what of its body may be passed on.
     async fn read(response: reqwest::Response) -> Self {
         let status = response.status();

@@ -65,6 +65,13 @@ pub enum OriginError {
     },
 }
 
+impl OriginError {
+    /// Whether neither another try nor another time changes it.
+    pub fn is_for_good(&self) -> bool {
+        matches!(self, Self::Unusable { .. })
+    }
+}
+
 /// Where a registry redirected a request to. Real registries do that with every blob, to addresses that are good
 /// for some minutes.
 #[derive(Clone, Debug)]

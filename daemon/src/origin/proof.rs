@@ -72,7 +72,8 @@ impl Origin {
         realm: &str,
     ) -> Result<Option<HeaderValue>, OriginError> {
         let unreachable = |reason| OriginError::Unreachable { registry: realm.to_owned(), reason };
-        let unusable = |reason: &str| OriginError::Unusable { registry: realm.to_owned(), reason: reason.into() };
+        let unusable =
+            |reason: &str| OriginError::Unusable { registry: realm.to_owned(), reason: reason.into() };
         let url = challenge.token_url(Some(&format!("repository:{repository}:pull")));
         let answer = self.client.get(url).send().await;
         let response = answer.map_err(|error| unreachable(innermost(&error)))?;
@@ -132,7 +133,8 @@ mod tests {
 
     #[test]
     fn what_is_no_token_is_not_sent_on() {
-        for body in ["", "{}", "[]", "x", r#"{"token":""}"#, r#"{"token":1}"#, r#"{"token":"a\r\nHost: b"}"#] {
+        for body in ["", "{}", "[]", "x", r#"{"token":""}"#, r#"{"token":1}"#, r#"{"token":"a\r\nHost: b"}"#]
+        {
             check(body, None);
         }
     }

@@ -1,16 +1,20 @@
 //! Where a request goes and with whose credentials.
 
-use http::{HeaderMap, HeaderName, header};
+use darter_engine::RegistryScope;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use url::Url;
 
+use crate::access::{Claim, Credential, Repository};
 use crate::config::Registry;
 
 /// A URL at a registry with the client's own headers for it.
 #[derive(Clone, Debug)]
 pub struct Target {
     registry: Registry,
+    scope: RegistryScope,
     url: Url,
     headers: HeaderMap,
+    claim: Claim,
 }
 
 /// Headers that end at each hop (RFC 9110, section 7.6.1) or that the next request makes anew.
@@ -28,21 +32,60 @@ const NOT_FORWARDED: [HeaderName; 10] = [
 ];
 
 impl Target {
-    /// `path_and_query` at a registry. Of the client's headers those stay that are meant for the registry.
+    /// `path_and_query` at a registry. Of the client's headers those stay that are meant for the registry. `filter`
+    /// names the query parameters that do not tell contents apart: they are credentials.
     /// `None` if the path is none that a URL can have.
-    pub fn new(registry: Registry, path_and_query: &str, client: &HeaderMap) -> Option<Self> {
-        let base = Url::parse(&registry.to_string()).ok()?;
+    pub fn new(
+        registry: Registry,
+        path_and_query: &str,
+        client: &HeaderMap,
+        filter: &[String],
+    ) -> Option<Self> {
+        let origin = registry.to_string();
+        let base = Url::parse(&origin).ok()?;
         let url = base.join(path_and_query).ok()?;
         // A path like `//host/…` would leave the registry.
         if url.origin() != base.origin() {
             return None;
         }
-        Some(Self { registry, url, headers: end_to_end(client) })
+        let headers = end_to_end(client);
+        let claim = Claim {
+            repository: Repository::of(&registry, url.path()),
+            credential: Credential::of(&headers, url.query().unwrap_or_default(), filter),
+        };
+        Some(Self { registry, scope: RegistryScope::of_origin(&origin), url, headers, claim })
+    }
+
+    /// The same with another path below the same repository, and the same credential.
+    #[must_use]
+    pub fn at(mut self, path: &str) -> Self {
+        self.url.set_path(path);
+        self
     }
 
     /// The registry.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// The realm that the registry has named, in place of the registry, with a query of the client's.
+    #[must_use]
+    pub fn to_realm(mut self, mut realm: Url, query: Option<&str>) -> Self {
+        if query.is_some() {
+            realm.set_query(query);
+        }
+        self.url = realm;
+        self
+    }
+
+    /// Under which unverified bytes of it are kept.
+    pub fn scope(&self) -> RegistryScope {
+        self.scope
+    }
+
+    /// What needs a proof before any of it is read.
+    pub fn claim(&self) -> Claim {
+        self.claim
     }
 
     /// The URL at the registry.
@@ -57,8 +100,23 @@ impl Target {
 
     /// Whether the origin's verdict on one is its verdict on the other: the same address with the same credentials.
     pub fn asks_like(&self, other: &Self) -> bool {
-        let same = |name| self.headers.get_all(&name).iter().eq(other.headers.get_all(&name));
-        self.url == other.url && same(header::AUTHORIZATION) && same(header::COOKIE)
+        self.url == other.url && self.claim.credential == other.claim.credential
+    }
+
+    /// As somebody asks who has no credential.
+    #[must_use]
+    pub fn without_credential(mut self) -> Self {
+        self.headers.remove(header::AUTHORIZATION);
+        self.headers.remove(header::COOKIE);
+        self.claim = self.claim.public();
+        self
+    }
+
+    /// With another `Authorization`, for the same claim.
+    #[must_use]
+    pub fn with_authorization(mut self, value: HeaderValue) -> Self {
+        self.headers.insert(header::AUTHORIZATION, value);
+        self
     }
 
     /// The same place for bytes of a blob: the client's range and conditions are not the origin's business.
@@ -107,8 +165,9 @@ mod tests {
 
     #[test]
     fn a_path_cannot_leave_the_registry() {
-        let url =
-            |path| Target::new(registry(), path, &HeaderMap::new()).map(|target| target.url().to_string());
+        let url = |path| {
+            Target::new(registry(), path, &HeaderMap::new(), &[]).map(|target| target.url().to_string())
+        };
         assert_eq!(url("/v2/a/b?x=1"), Some("http://127.0.0.1:5000/v2/a/b?x=1".into()));
         assert_eq!(url("//elsewhere/v2/"), None);
         assert_eq!(url("http://elsewhere/v2/"), None);
@@ -128,7 +187,7 @@ mod tests {
         ] {
             client.insert(name, value.parse().unwrap());
         }
-        let target = Target::new(registry(), "/", &client).unwrap();
+        let target = Target::new(registry(), "/", &client, &[]).unwrap();
         let mut names: Vec<_> = target.headers().keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["accept", "authorization"]);

@@ -1,4 +1,7 @@
-//! The answer to a GET of a blob by its digest.
+//! The answer to a GET of a content: a blob or manifest by its digest, or what a URL stands for.
+//!
+//! No byte goes out before the reader is admitted: see [`access`](crate::access). What a URL stands for is asked
+//! about each time; that is its proof too.
 //!
 //! nydusd falls back on an error *before* the headers only, and hangs or fails on one after them. So a ranged
 //! answer of up to 4 MiB starts when all of its bytes are in hand, or from 2.5 s on when its first 64 KiB are and
@@ -11,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use darter_engine::{BLOCK_BYTES, Content, ContentId, Verification};
+use darter_engine::{BLOCK_BYTES, Content, ContentId, Naming, Verification};
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokio::time::Instant;
@@ -19,11 +22,11 @@ use tokio::time::Instant;
 use super::body::{AnswerBody, BodyError};
 use super::range::{Resolved, Wanted};
 use super::reader::{Reader, Sources};
-use super::route::Upstream;
+use super::route::Kind;
 use super::trouble::Trouble;
 use crate::fetch::{FetchError, FetchKey};
 use crate::metrics::Source;
-use crate::origin::Target;
+use crate::origin::{Ask, BlobAnswer, Target};
 
 /// Longest range that is answered only when it is whole.
 pub const COLLECTED_BYTES_MAX: u64 = 4 << 20;
@@ -40,54 +43,58 @@ const NETWORK_BLOCKS_KEPT: usize = 16;
 /// The same for whole contents and long ranges, whose readers are patient.
 const LONG_FAIL_AFTER: Duration = Duration::from_secs(30);
 
-/// A request for a blob, and whose.
+/// A request for a content, and whose.
 #[derive(Debug)]
-pub(super) struct BlobRequest {
+pub(super) struct ContentRequest {
     pub(super) id: ContentId,
-    pub(super) upstream: Upstream,
+    pub(super) kind: Kind,
     pub(super) target: Target,
     pub(super) wanted: Wanted,
-    /// The rest of the blob is to be brought too.
+    /// The rest of the content is to be brought too.
     pub(super) prefetch: bool,
+}
+
+impl ContentRequest {
+    fn key(&self) -> FetchKey {
+        FetchKey { id: self.id, scope: self.target.scope(), naming: self.kind.naming() }
+    }
 }
 
 /// What to do when the store cannot hold the content: the caller passes it through.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Answer(Response<AnswerBody>, Source),
-    PassThrough(BlobRequest),
+    PassThrough,
 }
 
-pub(super) async fn answer(sources: &Sources, request: BlobRequest) -> Result<Outcome, Trouble> {
+/// Answers with the content's bytes.
+pub(super) async fn answer(sources: &Sources, request: &ContentRequest) -> Result<Outcome, Trouble> {
     let started = Instant::now();
-    let key = FetchKey { id: request.id, scope: request.upstream.scope() };
+    let key = request.key();
     let is_short = match request.wanted {
         Wanted::Span { first, last } => last - first < COLLECTED_BYTES_MAX,
         Wanted::Suffix { bytes } => bytes <= COLLECTED_BYTES_MAX,
         Wanted::Whole | Wanted::From { .. } => false,
     };
     let fail_after = if is_short { FAIL_AFTER } else { LONG_FAIL_AFTER };
-    // Who may read this is decided here: every reader's own proof comes before the first byte.
-    let (content, described) = match sources.store.find(&request.id, key.scope) {
-        Some(found) => (found, false),
-        None => {
-            let describing = sources.fetches.describe(key, request.target.clone(), request.wanted);
-            match tokio::time::timeout(fail_after, describing).await.map_err(|_| Trouble::Late)? {
-                Err(FetchError::Unkeepable) => return Ok(Outcome::PassThrough(request)),
-                Err(FetchError::Unsatisfiable { length_bytes }) => {
-                    return Ok(Outcome::Answer(unsatisfiable(length_bytes), Source::Origin));
-                }
-                described => (described?, true),
-            }
+    let entering = tokio::time::timeout_at(started + fail_after, enter(sources, request));
+    let (content, described) = match entering.await.map_err(|_| Trouble::Late)? {
+        Err(Trouble::Fetch(FetchError::Unkeepable)) => return Ok(Outcome::PassThrough),
+        Err(Trouble::Fetch(FetchError::Unsatisfiable { length_bytes })) => {
+            return Ok(Outcome::Answer(unsatisfiable(length_bytes), Source::Origin));
         }
+        entered => entered?,
     };
+    if request.kind == Kind::Manifest && !names_a_manifest(content.media_type()) {
+        return Ok(Outcome::PassThrough);
+    }
     let length_bytes = content.layout().length_bytes();
     let bytes = match request.wanted.resolve(length_bytes) {
         Resolved::Unsatisfiable => return Ok(Outcome::Answer(unsatisfiable(length_bytes), Source::Own)),
         Resolved::Whole => None,
         Resolved::Part(bytes) => Some(bytes),
     };
-    let head = head(&content, request.id, bytes.as_ref());
+    let head = head(&content, bytes.as_ref());
     let mut reader = Reader::new(
         sources.clone(),
         content.clone(),
@@ -100,7 +107,7 @@ pub(super) async fn answer(sources: &Sources, request: BlobRequest) -> Result<Ou
         reader = reader.gated();
     }
     if request.prefetch && bytes.is_some() && content.held_pieces() < content.layout().piece_count() {
-        sources.fetches.prefetch(&content, key, request.target);
+        sources.fetches.prefetch(&content, key, request.target.clone());
     }
     let collect = bytes.is_some_and(|bytes| bytes.end - bytes.start <= COLLECTED_BYTES_MAX);
     let parts = if collect {
@@ -112,6 +119,72 @@ pub(super) async fn answer(sources: &Sources, request: BlobRequest) -> Result<Ou
     let source = if described { Source::Origin } else { reader.source() };
     let body = if reader.left_bytes() == 0 { AnswerBody::Parts(parts) } else { streamed(parts, reader) };
     Ok(Outcome::Answer(head.map(|()| body), source))
+}
+
+/// The answer to a HEAD, if what is asked for is known here and this reader may read it; else the registry answers.
+pub(super) fn known_head(sources: &Sources, request: &ContentRequest) -> Option<Response<AnswerBody>> {
+    let is_by_digest = request.kind.naming() == Naming::Digest;
+    let content = sources.store.find(&request.id, request.target.scope()).filter(|_| is_by_digest)?;
+    let is_right_kind = request.kind != Kind::Manifest || names_a_manifest(content.media_type());
+    let is_granted = is_right_kind && sources.access.is_granted(&request.target, &request.id);
+    is_granted.then(|| head(&content, None).map(|()| AnswerBody::empty()))
+}
+
+/// The content, for a reader that may read it; true if it had to be described.
+async fn enter(sources: &Sources, request: &ContentRequest) -> Result<(Arc<Content>, bool), Trouble> {
+    let Sources { store, access, origin, fetches, .. } = sources;
+    let (id, target) = (&request.id, &request.target);
+    let found = match store.find(id, target.scope()) {
+        Some(found) if request.kind == Kind::Url => still_current(sources, request, found).await?,
+        Some(found) => {
+            access.admit(origin, target, id).await?;
+            return Ok((found, false));
+        }
+        None => None,
+    };
+    if let Some(found) = found {
+        return Ok((found, false));
+    }
+    if let Some(verdict) = access.refusal(target, id) {
+        return Err(FetchError::Verdict(verdict).into());
+    }
+    let content = fetches.describe(request.key(), target.clone(), request.wanted).await?;
+    // Described for whoever asked first; that may have been another reader.
+    access.admit(origin, target, id).await?;
+    Ok((content, true))
+}
+
+/// Asks the registry, with the reader's own credential, whether the URL still stands for the same bytes.
+async fn still_current(
+    sources: &Sources,
+    request: &ContentRequest,
+    found: Arc<Content>,
+) -> Result<Option<Arc<Content>>, Trouble> {
+    let (answer, _) = sources
+        .origin
+        .blob(&request.target, Ask::Span { first: 0, last: 0 }, None)
+        .await
+        .map_err(FetchError::from)?;
+    let (is_same, proven) = match answer {
+        BlobAnswer::Bytes(stream) => {
+            let is_same =
+                stream.length_bytes == found.layout().length_bytes() && stream.validator == found.validator();
+            (is_same, true)
+        }
+        BlobAnswer::Unsatisfied { length_bytes } => {
+            (length_bytes == 0 && found.layout().length_bytes() == 0, true)
+        }
+        BlobAnswer::NoLength => (false, true),
+        BlobAnswer::Verdict(verdict) => return Err(FetchError::Verdict(Arc::new(verdict)).into()),
+    };
+    if proven {
+        sources.access.prove(&sources.origin, &request.target, Some(&request.id));
+    }
+    if !is_same {
+        tracing::info!(content = %request.id, url = %request.target.url().path(), "changed at its origin; it is fetched anew");
+        sources.store.remove(&found);
+    }
+    Ok(is_same.then_some(found))
 }
 
 /// All bytes of a short range, or its beginning when the time has come to answer.
@@ -188,16 +261,24 @@ fn streamed(parts: VecDeque<Bytes>, reader: Reader) -> AnswerBody {
     AnswerBody::Stream { parts, left_bytes }
 }
 
-fn head(content: &Arc<Content>, id: ContentId, bytes: Option<&std::ops::Range<u64>>) -> Response<()> {
+fn head(content: &Content, bytes: Option<&std::ops::Range<u64>>) -> Response<()> {
     let length_bytes = content.layout().length_bytes();
     let mut answer = Response::new(());
-    let mut headers = HeaderMap::with_capacity(8);
+    let mut headers = HeaderMap::with_capacity(10);
     let media_type = HeaderValue::from_str(content.media_type()).ok().filter(|value| !value.is_empty());
     let octets = HeaderValue::from_static("application/octet-stream");
     headers.insert(header::CONTENT_TYPE, media_type.unwrap_or(octets));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert("docker-content-digest", text(format!("sha256:{id}")));
-    headers.insert("x-dragonfly-task-id", text(id.to_string()));
+    match (content.naming(), content.validator()) {
+        (Naming::Digest, _) => {
+            _ = headers.insert("docker-content-digest", text(format!("sha256:{}", content.id())))
+        }
+        (Naming::Url, tag) if tag.starts_with('"') => _ = headers.insert(header::ETAG, text(tag.to_owned())),
+        (Naming::Url, date) => _ = headers.insert(header::LAST_MODIFIED, text(date.to_owned())),
+    }
+    headers.insert("x-dragonfly-task-id", text(content.id().to_string()));
+    let finished = if is_whole(content) { "true" } else { "false" };
+    headers.insert("x-dragonfly-task-download-finished", HeaderValue::from_static(finished));
     let body_bytes = match bytes {
         Some(bytes) => {
             *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -210,6 +291,18 @@ fn head(content: &Arc<Content>, id: ContentId, bytes: Option<&std::ops::Range<u6
     headers.insert(header::CONTENT_LENGTH, body_bytes.into());
     *answer.headers_mut() = headers;
     answer
+}
+
+/// Whether all of it is here.
+fn is_whole(content: &Content) -> bool {
+    let all_pieces = content.held_pieces() == content.layout().piece_count();
+    all_pieces && matches!(content.verification(), Verification::Passed | Verification::Unprovable)
+}
+
+/// A registry calls the bytes of a manifest that was first asked for as a blob just octets.
+fn names_a_manifest(media_type: &str) -> bool {
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    essence.ends_with("json") || essence.ends_with("prettyjws")
 }
 
 fn unsatisfiable(length_bytes: u64) -> Response<AnswerBody> {

@@ -1,0 +1,243 @@
+//! Who may read: bytes are shared, verdicts never.
+//!
+//! Every reader needs a proof for (registry, repository, credential), and the content must have been confirmed to be
+//! in that repository. A proof is a success, or a redirect, of the registry itself; whatever asks the registry
+//! anyway notes it here, and only for what is in the store already a HEAD is sent. Readers with the same claim on
+//! the same content share one question; readers with different claims never share an answer.
+//!
+//! Once in a while a repository is tried without a credential, as an anonymous client would, the token included: of
+//! a public repository everyone may read.
+
+mod claim;
+mod ledger;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use darter_engine::ContentId;
+use http::StatusCode;
+use tokio::sync::watch;
+
+pub use self::claim::{Claim, Credential, Repository, repository_name};
+use self::ledger::{Ledger, Standing};
+use crate::fetch::FetchError;
+use crate::origin::challenge::BearerChallenge;
+use crate::origin::{Origin, OriginError, Target, Verdict};
+
+/// Questions on their way at a time; beyond that readers are told to come back.
+const QUESTIONS_MAX: usize = 4096;
+
+/// What the node knows of who may read what. Shared by all shards.
+#[derive(Debug)]
+pub struct Access {
+    ledger: RwLock<Ledger>,
+    asking: Mutex<HashMap<Question, watch::Receiver<Option<Answer>>>>,
+}
+
+/// May this claim read this content?
+type Question = (Claim, ContentId);
+
+#[derive(Clone, Debug)]
+enum Answer {
+    Granted,
+    Refused(Arc<Verdict>),
+    /// No answer to the question: the registry is down, or overloaded.
+    Unanswered(OriginError),
+    /// The registry may not be asked at all.
+    Impossible(OriginError),
+}
+
+impl Access {
+    /// Knows nothing yet. For `grace` a proof outlives a registry that is down.
+    pub fn new(grace: Duration) -> Arc<Self> {
+        Arc::new(Self { ledger: RwLock::new(Ledger::new(grace)), asking: Mutex::default() })
+    }
+
+    /// Whether the target's claim on a content needs no question now.
+    pub fn is_granted(&self, target: &Target, id: &ContentId) -> bool {
+        matches!(self.standing(target, id), Standing::Granted { .. })
+    }
+
+    /// Lets a reader in, or says why not. Asks the registry if it must, and renews in the background what will not
+    /// last much longer.
+    ///
+    /// # Errors
+    /// The registry's verdict on this claim; or it is down and the claim was not proven within the grace.
+    pub async fn admit(
+        self: &Arc<Self>,
+        origin: &Origin,
+        target: &Target,
+        id: &ContentId,
+    ) -> Result<(), FetchError> {
+        match self.standing(target, id) {
+            Standing::Granted { renew } => {
+                if renew {
+                    let _ = self.question(origin, target, id);
+                }
+                Ok(())
+            }
+            Standing::Refused(verdict) => Err(FetchError::Verdict(verdict)),
+            Standing::Unknown => self.ask(origin, target, id).await,
+        }
+    }
+
+    /// The registry's refusal of a moment ago, if it has not let the claim in since.
+    pub fn refusal(&self, target: &Target, id: &ContentId) -> Option<Arc<Verdict>> {
+        match self.standing(target, id) {
+            Standing::Refused(verdict) => Some(verdict),
+            _ => None,
+        }
+    }
+
+    /// The registry has answered a request of this target with success; for this content, if it was for one.
+    pub fn prove(self: &Arc<Self>, origin: &Origin, target: &Target, id: Option<&ContentId>) {
+        let now = Instant::now();
+        let try_public = {
+            let mut ledger = self.ledger.write().unwrap_or_else(PoisonError::into_inner);
+            ledger.prove(target.claim(), id.copied(), &target.scope(), now);
+            ledger.try_public(&target.claim(), now)
+        };
+        if try_public {
+            tokio::task::spawn_local(try_without_credential(
+                self.clone(),
+                origin.clone(),
+                target.clone(),
+                id.copied(),
+            ));
+        }
+    }
+
+    /// The registry has refused this target this content.
+    pub fn refuse(&self, target: &Target, id: &ContentId, verdict: &Arc<Verdict>) {
+        let mut ledger = self.ledger.write().unwrap_or_else(PoisonError::into_inner);
+        ledger.refuse(target.claim(), *id, &target.scope(), verdict.clone(), Instant::now());
+    }
+
+    /// The registry did not answer. True if the target's claim is let in all the same, within the grace.
+    pub fn holds_while_down(&self, target: &Target, id: &ContentId) -> bool {
+        let mut ledger = self.ledger.write().unwrap_or_else(PoisonError::into_inner);
+        ledger.unanswered(&target.claim(), id, target.scope(), Instant::now())
+    }
+
+    fn standing(&self, target: &Target, id: &ContentId) -> Standing {
+        let ledger = self.ledger.read().unwrap_or_else(PoisonError::into_inner);
+        ledger.standing(&target.claim(), id, &target.scope(), Instant::now())
+    }
+
+    async fn ask(
+        self: &Arc<Self>,
+        origin: &Origin,
+        target: &Target,
+        id: &ContentId,
+    ) -> Result<(), FetchError> {
+        let mut answering = self.question(origin, target, id).ok_or(FetchError::Busy)?;
+        // An error: whoever asked is gone, with its shard.
+        let answer = answering.wait_for(Option::is_some).await.map_err(|_| FetchError::Busy)?.clone();
+        match answer {
+            Some(Answer::Granted) => Ok(()),
+            Some(Answer::Refused(verdict)) => Err(FetchError::Verdict(verdict)),
+            Some(Answer::Unanswered(_)) if self.holds_while_down(target, id) => Ok(()),
+            Some(Answer::Unanswered(error) | Answer::Impossible(error)) => Err(error.into()),
+            None => Err(FetchError::Busy),
+        }
+    }
+
+    /// The question under way, begun if there is none; `None` when there are too many.
+    fn question(
+        self: &Arc<Self>,
+        origin: &Origin,
+        target: &Target,
+        id: &ContentId,
+    ) -> Option<watch::Receiver<Option<Answer>>> {
+        let question = (target.claim(), *id);
+        let mut asking = self.asking();
+        if let Some(answering) = asking.get(&question) {
+            return Some(answering.clone());
+        }
+        if asking.len() >= QUESTIONS_MAX {
+            return None;
+        }
+        let (answered, answering) = watch::channel(None);
+        asking.insert(question, answering.clone());
+        drop(asking);
+        let asked = Asked { access: self.clone(), question };
+        let (origin, target) = (origin.clone(), target.clone());
+        tokio::task::spawn_local(async move {
+            let answer = asked.put(&origin, &target).await;
+            // Whoever comes from now on finds the ledger changed.
+            drop(asked);
+            let _ = answered.send(Some(answer));
+        });
+        Some(answering)
+    }
+
+    fn asking(&self) -> MutexGuard<'_, HashMap<Question, watch::Receiver<Option<Answer>>>> {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A question under way. It ends with the task that asks it, however that ends.
+struct Asked {
+    access: Arc<Access>,
+    question: Question,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.access.asking().remove(&self.question);
+    }
+}
+
+impl Asked {
+    async fn put(&self, origin: &Origin, target: &Target) -> Answer {
+        let id = &self.question.1;
+        let answer = confirm(origin, target).await;
+        match &answer {
+            Answer::Granted => self.access.prove(origin, target, Some(id)),
+            Answer::Refused(verdict) => self.access.refuse(target, id, verdict),
+            Answer::Unanswered(error) => {
+                tracing::debug!(content = %id, %error, "the registry does not say who may read");
+                let _ = self.access.holds_while_down(target, id);
+            }
+            Answer::Impossible(_) => {}
+        }
+        answer
+    }
+}
+
+/// One HEAD at the registry itself: a redirect is a yes, and is not followed.
+async fn confirm(origin: &Origin, target: &Target) -> Answer {
+    let head = match origin.head(target).await {
+        Ok(head) => head,
+        Err(error) if error.is_for_good() => return Answer::Impossible(error),
+        Err(error) => return Answer::Unanswered(error),
+    };
+    match head.status {
+        status if status.is_success() || status.is_redirection() => Answer::Granted,
+        status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+            let reason = format!("it answered {status}");
+            Answer::Unanswered(OriginError::Unreachable { registry: target.registry().to_string(), reason })
+        }
+        status => Answer::Refused(Arc::new(Verdict::without_body(status, &head.headers))),
+    }
+}
+
+/// Asks as a client would that has no credential: first without any, then with the token that everyone gets.
+async fn try_without_credential(access: Arc<Access>, origin: Origin, target: Target, id: Option<ContentId>) {
+    let anonymous = target.clone().without_credential();
+    let is_public = match origin.head(&anonymous).await {
+        Ok(head) if head.status == StatusCode::UNAUTHORIZED => {
+            let Some(challenge) = BearerChallenge::find(&head.headers) else { return };
+            let Some(repository) = repository_name(target.url().path()) else { return };
+            let Ok(Some(token)) = origin.anonymous_token(&challenge, repository).await else { return };
+            matches!(confirm(&origin, &anonymous.clone().with_authorization(token)).await, Answer::Granted)
+        }
+        Ok(head) => head.status.is_success() || head.status.is_redirection(),
+        Err(_) => false,
+    };
+    if is_public {
+        tracing::debug!(registry = %target.registry(), path = target.url().path(), "the repository is public");
+        access.prove(&origin, &anonymous, id.as_ref());
+    }
+}

@@ -1,0 +1,97 @@
+//! Which content a tag was last seen to name. Shared by all shards; bounded in number and time.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use darter_engine::ContentId;
+use http::header;
+
+use crate::origin::Target;
+
+/// Tags remembered at a time.
+const TAGS_MAX: usize = 4096;
+
+/// Tags of all registries with what they named when a registry was last asked.
+#[derive(Debug)]
+pub(crate) struct Tags {
+    grace: Duration,
+    of: Mutex<HashMap<TagKey, Seen>>,
+}
+
+/// A tag's URL and what forms of manifest the client accepts: the registry may choose by that.
+type TagKey = [u8; 32];
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    id: ContentId,
+    at: Instant,
+}
+
+impl Tags {
+    /// For `grace` a tag goes on to name what it named, when the registry cannot be asked.
+    pub(crate) fn new(grace: Duration) -> Self {
+        Self { grace, of: Mutex::default() }
+    }
+
+    /// The registry says that the tag names this content now.
+    pub(super) fn note(&self, target: &Target, id: ContentId) {
+        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        if of.len() >= TAGS_MAX {
+            of.retain(|_, seen| seen.at.elapsed() < self.grace);
+        }
+        if of.len() >= TAGS_MAX {
+            of.clear();
+        }
+        of.insert(key(target), Seen { id, at: Instant::now() });
+    }
+
+    /// What the tag named last, if that was within the grace.
+    pub(super) fn last(&self, target: &Target) -> Option<ContentId> {
+        let of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        of.get(&key(target)).filter(|seen| seen.at.elapsed() < self.grace).map(|seen| seen.id)
+    }
+}
+
+fn key(target: &Target) -> TagKey {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(target.url().as_str().as_bytes());
+    for value in target.headers().get_all(header::ACCEPT) {
+        hasher.update(&[0]).update(value.as_bytes());
+    }
+    hasher.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+
+    fn target(tag: &str, accept: &'static str) -> Target {
+        let headers: HeaderMap =
+            [(header::ACCEPT, http::HeaderValue::from_static(accept))].into_iter().collect();
+        Target::new("http://r".parse().unwrap(), &format!("/v2/a/manifests/{tag}"), &headers, &[]).unwrap()
+    }
+
+    #[test]
+    fn a_tag_is_remembered_for_each_form_of_manifest_and_for_the_grace() {
+        let id = ContentId::of_name("x");
+        let tags = Tags::new(Duration::from_secs(60));
+        tags.note(&target("latest", "application/vnd.oci.image.index.v1+json"), id);
+        assert_eq!(tags.last(&target("latest", "application/vnd.oci.image.index.v1+json")), Some(id));
+        assert_eq!(tags.last(&target("latest", "*/*")), None);
+        assert_eq!(tags.last(&target("other", "application/vnd.oci.image.index.v1+json")), None);
+        let short = Tags::new(Duration::ZERO);
+        short.note(&target("latest", "*/*"), id);
+        assert_eq!(short.last(&target("latest", "*/*")), None);
+    }
+
+    #[test]
+    fn the_room_is_bounded() {
+        let tags = Tags::new(Duration::from_secs(60));
+        (0..=TAGS_MAX)
+            .for_each(|number| tags.note(&target(&number.to_string(), "*/*"), ContentId::of_name("x")));
+        assert!(tags.of.lock().unwrap().len() <= TAGS_MAX);
+    }
+}
