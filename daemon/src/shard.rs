@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::fetch::{Fetches, Inbox, Owner, Pace};
 use crate::front::Front;
+use crate::front::connection::{self, Heads};
 use crate::front::reader::Sources;
 use crate::front::route::Routing;
 use crate::metrics::Metrics;
@@ -30,6 +31,7 @@ pub(crate) struct Common {
     pub(crate) prefetch_pace: Arc<Pace>,
     pub(crate) routing: Routing,
     pub(crate) prefetch: bool,
+    pub(crate) heads: Arc<Heads>,
     pub(crate) origin_tls_verified: bool,
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -107,14 +109,13 @@ impl Shard {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Hands a connection over; false if the shard has too many waiting.
-    pub(crate) fn hand_over(&self, connection: std::net::TcpStream) -> bool {
+    /// Hands a connection over; gives it back if the shard has too many waiting.
+    pub(crate) fn hand_over(&self, connection: std::net::TcpStream) -> Result<(), std::net::TcpStream> {
         self.open.fetch_add(1, Ordering::Relaxed);
-        let taken = self.connections.try_send(connection).is_ok();
-        if !taken {
+        self.connections.try_send(connection).map_err(|refused| {
             self.open.fetch_sub(1, Ordering::Relaxed);
-        }
-        taken
+            refused.into_inner()
+        })
     }
 
     /// Waits for the thread to end, after the stop was told. False if it ended by a panic.
@@ -140,7 +141,13 @@ async fn serve(
     );
     let mut owning = tokio::task::spawn_local(owner.run(inbox));
     let sources = Sources { store: common.store, fetches: common.fetches, metrics: common.metrics.clone() };
-    let front = Rc::new(Front { routing: common.routing, sources, origin, prefetch: common.prefetch });
+    let front = Rc::new(Front {
+        routing: common.routing,
+        sources,
+        origin,
+        prefetch: common.prefetch,
+        heads: common.heads,
+    });
     let mut connections = JoinSet::new();
     let mut stop = common.stop.clone();
     loop {
@@ -151,7 +158,7 @@ async fn serve(
                     open.fetch_sub(1, Ordering::Relaxed);
                     continue;
                 };
-                let serving = front.clone().serve(connection, common.stop.clone());
+                let serving = connection::serve(front.clone(), connection, common.stop.clone());
                 let (metrics, open) = (common.metrics.clone(), open.clone());
                 metrics.connection_opened();
                 connections.spawn_local(async move {
