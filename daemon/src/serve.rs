@@ -10,21 +10,25 @@ use std::time::Duration;
 use darter_engine::ring::{Backend, ProbeError};
 use darter_engine::{OpenError, Store, StoreOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::access::Access;
 use crate::admin::Admin;
 use crate::config::{IoChoice, Resolved, Settings, Warning};
 use crate::fetch::{Fetches, Pace};
-use crate::front::Shared;
 use crate::front::route::Routing;
+use crate::front::{Shared, connection};
 use crate::metrics::Metrics;
 use crate::shard::{self, Common, Shard, StartError};
 
 /// Block buffers of the node: 128 MiB. They hold what is on its way from the network to the disk and to readers.
 const POOL_BLOCKS: usize = 2048;
-/// Connections open at the front.
+/// Connections open at the front, if the limit of open files allows so many.
 const CONNECTIONS_MAX: usize = 8192;
+/// Open files that are not for clients: slabs, and connections to registries.
+const OTHER_FILES: u64 = 512;
+/// Connections that are being told that there is no place for them; beyond that they are closed without a word.
+const TURNED_AWAY_MAX: usize = 64;
 
 /// Why the daemon cannot run. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +75,7 @@ pub enum ServeError {
 /// The daemon cannot start, and has changed nothing; or a shard ended, and the others were stopped in order.
 pub fn run(Resolved { settings, warnings, .. }: &Resolved) -> Result<(), ServeError> {
     crate::logs::start(settings.log);
-    raise_file_limit();
+    let connections_max = connections_max(raise_file_limit());
     let (backend, ring_denied) = choose_backend(settings.io)?;
     let front = listen(settings.front, "front", "--front")?;
     let admin = listen(settings.admin, "admin port", "--admin")?;
@@ -86,7 +90,7 @@ pub fn run(Resolved { settings, warnings, .. }: &Resolved) -> Result<(), ServeEr
         .enable_all()
         .build()
         .map_err(|source| ServeError::System { what: "start the control thread", source })?;
-    let daemon = Daemon { settings, warnings, store: store.clone(), ring_denied };
+    let daemon = Daemon { settings, warnings, store: store.clone(), ring_denied, connections_max };
     let served = tokio::task::LocalSet::new().block_on(&runtime, daemon.run(front, admin));
     store.close();
     tracing::info!("stopped; what is cached will be found by the next start");
@@ -98,6 +102,7 @@ struct Daemon<'a> {
     warnings: &'a [Warning],
     store: Store,
     ring_denied: Option<ProbeError>,
+    connections_max: usize,
 }
 
 impl Daemon<'_> {
@@ -137,7 +142,7 @@ impl Daemon<'_> {
         };
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
         let served = tokio::select! {
-            () = accept(&front, &shards, &metrics) => Ok(()),
+            () = accept(&front, &shards, self.connections_max, &metrics) => Ok(()),
             () = any_ended(&shards) => Err(ServeError::ShardEnded),
             name = signals.next() => {
                 tracing::info!(signal = name, "stopping: answers under way are finished; a second signal ends at once");
@@ -199,7 +204,13 @@ async fn any_ended(shards: &[Shard]) {
 }
 
 /// Hands connections to the least loaded shard. Ends only with the process's ability to accept.
-async fn accept(front: &tokio::net::TcpListener, shards: &[Shard], metrics: &Metrics) {
+async fn accept(
+    front: &tokio::net::TcpListener,
+    shards: &[Shard],
+    connections_max: usize,
+    metrics: &Metrics,
+) {
+    let turned_away = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
     loop {
         let stream = match front.accept().await {
             Ok((stream, _)) => stream,
@@ -211,13 +222,28 @@ async fn accept(front: &tokio::net::TcpListener, shards: &[Shard], metrics: &Met
         };
         let Some(least) = shards.iter().min_by_key(|shard| shard.load()) else { return };
         let open: usize = shards.iter().map(Shard::load).sum();
-        let handed_over = open < CONNECTIONS_MAX
-            && stream.set_nodelay(true).is_ok()
-            && stream.into_std().is_ok_and(|stream| least.hand_over(stream));
-        if !handed_over {
-            metrics.connection_shed();
+        // Only costs latency when it fails.
+        let _ = stream.set_nodelay(true);
+        let Ok(stream) = stream.into_std() else { continue };
+        let refused = if open < connections_max { least.hand_over(stream).err() } else { Some(stream) };
+        let Some(refused) = refused else { continue };
+        metrics.connection_shed();
+        // Told beside the acceptor, which waits for nobody.
+        if let Ok(place) = turned_away.clone().try_acquire_owned()
+            && let Ok(refused) = tokio::net::TcpStream::from_std(refused)
+        {
+            tokio::task::spawn_local(async move {
+                connection::turn_away(refused).await;
+                drop(place);
+            });
         }
     }
+}
+
+/// Each connection is a file, and may need a second one to a registry.
+fn connections_max(files_max: Option<u64>) -> usize {
+    let for_clients = files_max.map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES) / 2).max(64);
+    usize::try_from(for_clients).map_or(CONNECTIONS_MAX, |for_clients| for_clients.min(CONNECTIONS_MAX))
 }
 
 fn choose_backend(choice: IoChoice) -> Result<(Backend, Option<ProbeError>), ServeError> {
@@ -239,14 +265,16 @@ fn listen(address: SocketAddr, what: &'static str, flag: &'static str) -> Result
     bound.map_err(|source| ServeError::Listen { what, address, flag, source })
 }
 
-/// Each connection is a file; the usual soft limit of 1024 is below what a front needs.
-fn raise_file_limit() {
+/// Each connection is a file; the usual soft limit of 1024 is below what a front needs. Returns what is allowed, if
+/// there is a limit.
+fn raise_file_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
+    getrlimit(Resource::Nofile).current
 }
 
 struct Signals {

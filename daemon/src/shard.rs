@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::access::Access;
 use crate::fetch::{Fetches, Inbox, Owner, Pace};
+use crate::front::connection;
 use crate::front::reader::Sources;
 use crate::front::route::Routing;
 use crate::front::{Front, Shared};
@@ -109,14 +110,13 @@ impl Shard {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Hands a connection over; false if the shard has too many waiting.
-    pub(crate) fn hand_over(&self, connection: std::net::TcpStream) -> bool {
+    /// Hands a connection over; gives it back if the shard has too many waiting.
+    pub(crate) fn hand_over(&self, connection: std::net::TcpStream) -> Result<(), std::net::TcpStream> {
         self.open.fetch_add(1, Ordering::Relaxed);
-        let taken = self.connections.try_send(connection).is_ok();
-        if !taken {
+        self.connections.try_send(connection).map_err(|refused| {
             self.open.fetch_sub(1, Ordering::Relaxed);
-        }
-        taken
+            refused.into_inner()
+        })
     }
 
     /// Waits for the thread to end, after the stop was told. False if it ended by a panic.
@@ -159,7 +159,7 @@ async fn serve(
                     open.fetch_sub(1, Ordering::Relaxed);
                     continue;
                 };
-                let serving = front.clone().serve(connection, common.stop.clone());
+                let serving = connection::serve(front.clone(), connection, common.stop.clone());
                 let (metrics, open) = (common.metrics.clone(), open.clone());
                 metrics.connection_opened();
                 connections.spawn_local(async move {

@@ -1,5 +1,6 @@
 //! The real `darter serve`, as a child process with ports and a directory of its own.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::{env, io, thread};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{Client, Metrics, Request, wait_until};
+use crate::{Client, MemoryCgroup, Metrics, Request, wait_until};
 
 /// How long a start may take, also after a kill -9: part of the daemon's promise.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -50,6 +51,7 @@ pub struct Builder {
     data_dir: Option<PathBuf>,
     deny_io_uring: bool,
     expected_io: Option<Io>,
+    under: Vec<String>,
 }
 
 impl Builder {
@@ -96,6 +98,20 @@ impl Builder {
     /// Whether the child runs under a seccomp filter that refuses io_uring, as in a container.
     pub fn deny_io_uring(mut self, deny: bool) -> Builder {
         self.deny_io_uring = deny;
+        self
+    }
+
+    /// With so many open files at most. Needs `prlimit`.
+    pub fn open_files(mut self, files: u32) -> Builder {
+        self.under.extend(["prlimit".to_owned(), format!("--nofile={files}:{files}")]);
+        self
+    }
+
+    /// In that cgroup from its first instruction on.
+    pub fn within(mut self, cgroup: &MemoryCgroup) -> Builder {
+        let procs = cgroup.procs().display().to_string();
+        self.under.extend(["sh", "-c", "echo $$ > \"$0\" && exec \"$@\""].map(str::to_owned));
+        self.under.push(procs);
         self
     }
 
@@ -190,6 +206,7 @@ impl Daemon {
             data_dir: None,
             deny_io_uring: false,
             expected_io: None,
+            under: Vec::new(),
         }
     }
 
@@ -216,6 +233,26 @@ impl Daemon {
     /// What the daemon has printed so far, over all its starts.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).expect("the log of the daemon can be read")
+    }
+
+    /// Where that is written.
+    pub fn log_path(&self) -> PathBuf {
+        self.log_file()
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has open now: files by their paths, and other things as `/proc` names them.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn open_files(&self) -> Vec<PathBuf> {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a child's files can be listed");
+        // One that is closed meanwhile has no name any more.
+        open.filter_map(|file| fs::read_link(file.ok()?.path()).ok()).collect()
     }
 
     /// A scrape of `/metrics`.
@@ -299,14 +336,13 @@ impl Drop for Daemon {
 
 /// Executes `darter serve` with its output appended to the log.
 fn command(builder: &Builder, data_dir: &Path, front: SocketAddr, admin: SocketAddr, home: &Path) -> Child {
-    let mut command = match builder.deny_io_uring {
-        true => {
-            let mut filtered = Command::new(built("without-io-uring"));
-            filtered.arg(built("darter"));
-            filtered
-        }
-        false => Command::new(built("darter")),
-    };
+    let mut programs: Vec<OsString> = builder.under.iter().map(OsString::from).collect();
+    if builder.deny_io_uring {
+        programs.push(built("without-io-uring").into());
+    }
+    programs.push(built("darter").into());
+    let mut command = Command::new(&programs[0]);
+    command.args(&programs[1..]);
     command.arg("serve").arg("--data-dir").arg(data_dir);
     command.args(["--capacity", &builder.capacity]);
     command.args(["--front", &front.to_string(), "--admin", &admin.to_string()]).args(&builder.flags);

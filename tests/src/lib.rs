@@ -5,22 +5,30 @@
 //! registry what a read has cost. Nothing here reaches into the daemon.
 #![forbid(unsafe_code)]
 
+mod cgroup;
 mod client;
 mod daemon;
+mod fate;
 mod metrics;
 mod mount;
 pub mod need;
 pub mod nydus;
 mod origin;
+mod raw;
+mod scripted;
 mod snapshot;
 mod trace;
 mod wait;
 
+pub use cgroup::MemoryCgroup;
 pub use client::{Answer, AnswerHead, Client, Reading, Request};
 pub use daemon::{Builder, Daemon, Io, built};
+pub use fate::Fate;
 pub use metrics::Metrics;
 pub use mount::Mounted;
 pub use origin::{BLOCK_BYTES, Blob, Origin};
+pub use raw::{End, Raw, RawAnswer};
+pub use scripted::{Asked, Scripted, Step};
 pub use snapshot::Snapshot;
 pub use trace::Trace;
 pub use wait::{pause, wait_until};

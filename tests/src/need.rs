@@ -10,6 +10,8 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use crate::MemoryCgroup;
+
 /// The variable under which a missing requirement fails the test.
 pub const REQUIRE: &str = "DARTER_TEST_REQUIRE";
 
@@ -22,6 +24,8 @@ pub enum Need {
     Fuse,
     /// A kernel and a profile that let this process set up an io_uring.
     IoUring,
+    /// A memory controller in which this user may make cgroups.
+    MemoryCgroup,
     /// A program on the path, and the Debian package that brings it.
     Program {
         /// What is executed.
@@ -69,6 +73,9 @@ impl Need {
             Need::IoUring => io_uring::IoUring::new(2)
                 .err()
                 .map(|error| (format!("io_uring: {error}"), "allow io_uring_setup for this process".into())),
+            Need::MemoryCgroup => MemoryCgroup::available()
+                .err()
+                .map(|what| (what, "run as root where the memory controller of cgroups is mounted".into())),
             Need::Program { name, package } => match program(name) {
                 Some(_) => None,
                 None => Some((format!("{name} is not here"), format!("apt-get install {package}"))),

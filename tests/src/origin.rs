@@ -54,8 +54,8 @@ impl Origin {
 
     /// Puts in any blob.
     pub fn add(&self, content: registry::Blob) -> Blob {
-        let digest = self.registry.add_blob(REPOSITORY, content.clone());
-        Blob { content, target: format!("/v2/{REPOSITORY}/blobs/{digest}") }
+        self.registry.add_blob(REPOSITORY, content.clone());
+        Blob::of(content)
     }
 
     /// What goes wrong from now on.
@@ -115,6 +115,16 @@ pub struct Blob {
 }
 
 impl Blob {
+    /// A blob that no registry has yet, of `len` bytes that depend on `seed` alone.
+    pub fn synthetic(seed: u64, len: u64) -> Blob {
+        Blob::of(registry::Blob::synthetic(seed, len))
+    }
+
+    fn of(content: registry::Blob) -> Blob {
+        let target = format!("/v2/{REPOSITORY}/blobs/{}", content.digest());
+        Blob { content, target }
+    }
+
     /// The path under which registry and front have it.
     pub fn target(&self) -> &str {
         &self.target
@@ -202,7 +212,10 @@ impl Blob {
         let head = reading.head();
         let status = if range == self.whole() { &[200, 206][..] } else { &[206] };
         assert!(status.contains(&head.status), "{} {range:?}: {head:?}", self.target);
-        assert_eq!(head.content_length(), Some(range.end - range.start), "{} {range:?}", self.target);
+        // What passes through without a length comes in chunks.
+        let announced =
+            head.content_length().or(head.header("Transfer-Encoding").map(|_| range.end - range.start));
+        assert_eq!(announced, Some(range.end - range.start), "{} {range:?}", self.target);
         let mut part = vec![0; PART_BYTES];
         loop {
             let got = match reading.read(&mut part) {

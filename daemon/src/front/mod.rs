@@ -5,6 +5,7 @@
 //! `manifest`. What is no content goes through `pass`.
 
 pub mod body;
+pub(crate) mod connection;
 pub mod content;
 mod manifest;
 pub mod options;
@@ -16,21 +17,15 @@ pub mod route;
 mod tags;
 pub mod trouble;
 
-use std::convert::Infallible;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 use self::body::AnswerBody;
+use self::connection::Heads;
 use self::content::{ContentRequest, Outcome};
 use self::manifest::Named;
 use self::range::Wanted;
@@ -43,25 +38,18 @@ use crate::fetch::FetchError;
 use crate::metrics::Source;
 use crate::origin::{Origin, Target};
 
-/// How long a client may take for the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest head of a request; and, since hyper has one limit for both, the most that one write takes along.
-const BUFFER_BYTES_MAX: usize = 1 << 20;
-const HEADERS_MAX: usize = 128;
-/// How long answers under way may still take when the daemon stops.
-pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// What the fronts of all shards know together.
 #[derive(Debug)]
 pub(crate) struct Shared {
     tags: Tags,
     realms: Realms,
+    heads: Arc<Heads>,
 }
 
 impl Shared {
     /// Knows nothing yet. For `grace` a tag outlives a registry that is down.
     pub(crate) fn new(grace: Duration) -> Self {
-        Self { tags: Tags::new(grace), realms: Realms::default() }
+        Self { tags: Tags::new(grace), realms: Realms::default(), heads: Arc::default() }
     }
 }
 
@@ -77,27 +65,6 @@ pub(crate) struct Front {
 type Answered = Result<(Response<AnswerBody>, Source), Trouble>;
 
 impl Front {
-    /// Serves one connection until its client leaves or the daemon stops.
-    pub(crate) async fn serve(self: Rc<Self>, stream: TcpStream, mut stop: watch::Receiver<bool>) {
-        let front = self.clone();
-        let service = service_fn(move |request| {
-            let front = front.clone();
-            async move { Ok::<_, Infallible>(front.answer(request).await) }
-        });
-        let mut server = http1::Builder::new();
-        server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER_BYTES_MAX);
-        server.max_headers(HEADERS_MAX);
-        let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
-        tokio::select! {
-            ended = connection.as_mut() => return log_end(ended),
-            _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
-        }
-        match tokio::time::timeout(DRAIN_TIMEOUT, connection).await {
-            Ok(ended) => log_end(ended),
-            Err(_) => tracing::warn!("an answer was cut because the daemon stops"),
-        }
-    }
-
     async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         let started = Instant::now();
         let shown = tracing::enabled!(tracing::Level::DEBUG)
@@ -225,13 +192,6 @@ impl Front {
             return Err(Trouble::NoRealm);
         }
         Ok(realm)
-    }
-}
-
-fn log_end(ended: hyper::Result<()>) {
-    if let Err(error) = ended {
-        // Clients leave in the middle as a matter of course.
-        tracing::debug!(%error, "a connection ended early");
     }
 }
 

@@ -92,7 +92,8 @@ impl BlobAnswer {
             (StatusCode::RANGE_NOT_SATISFIABLE, Some(ContentRange::Unsatisfied { length_bytes })) => {
                 return Ok(Self::Unsatisfied { length_bytes });
             }
-            (status, _) if status.is_success() => {
+            // Neither bytes nor a verdict that a client could understand.
+            (status, _) if status.is_success() || status.is_informational() || status.as_u16() >= 600 => {
                 return Err(unusable(format!("{status} to a request for a blob")));
             }
             _ => return Ok(Self::Verdict(Verdict::read(response).await)),
