@@ -307,7 +307,8 @@ fn credentials_stay_at_the_host_that_they_are_for(io: Io) {
     }
     let (at_registry, at_storage) = (scene.origin.asked(), storage.asked());
     assert!(!at_registry.is_empty() && !at_storage.is_empty());
-    for asked in at_registry {
+    // A HEAD without it asks whether the repository is public.
+    for asked in at_registry.iter().filter(|asked| asked.line.starts_with("GET ")) {
         assert_eq!(asked.header("Authorization"), Some("Bearer secret"), "{}", asked.line);
     }
     for asked in at_storage {
