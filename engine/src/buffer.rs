@@ -3,6 +3,9 @@
 //! Bytes from the network gather in them until a block is whole; cold reads land in them. A filled buffer is
 //! frozen into [`Bytes`], shared by readers and by the write to its slot, and comes back to the pool when the
 //! last of them lets go. The pool never holds more than its limit: who finds it empty waits or sheds.
+//!
+//! What is read from the store goes to clients, and a slow one keeps it for as long as it likes. So at most half of
+//! the buffers may be [lent](BlockPool::lend): the other half is for what comes from the network, whoever is slow.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +24,8 @@ pub struct BlockPool {
 struct Shared {
     idle: Mutex<Vec<Box<[u8]>>>,
     permits: Arc<Semaphore>,
+    /// Buffers that may be lent beside those that are.
+    lendable: Arc<Semaphore>,
     blocks_max: usize,
 }
 
@@ -28,19 +33,41 @@ impl BlockPool {
     /// A pool of at most `blocks_max` buffers of [`BLOCK_BYTES`]; memory is taken as it is first used.
     pub fn new(blocks_max: usize) -> Self {
         let permits = Arc::new(Semaphore::new(blocks_max));
-        Self { shared: Arc::new(Shared { idle: Mutex::default(), permits, blocks_max }) }
+        let lendable = Arc::new(Semaphore::new(blocks_max.div_ceil(2)));
+        Self { shared: Arc::new(Shared { idle: Mutex::default(), permits, lendable, blocks_max }) }
     }
 
     /// A buffer, at once or not at all.
     pub fn try_take(&self) -> Option<BlockBuffer> {
         let permit = self.shared.permits.clone().try_acquire_owned().ok()?;
-        Some(self.buffer(permit))
+        Some(self.buffer(permit, None))
+    }
+
+    /// Buffers for clients, all of them at once or none. When half of what may be lent is, there is one at a time:
+    /// then many slow clients have little each.
+    pub fn lend(&self, blocks: usize) -> Option<Vec<BlockBuffer>> {
+        let lendable = self.shared.lendable.available_permits();
+        if blocks > 1 && lendable < blocks + self.shared.blocks_max / 4 {
+            return None;
+        }
+        let lend = || {
+            let lent = self.shared.lendable.clone().try_acquire_owned().ok()?;
+            let permit = self.shared.permits.clone().try_acquire_owned().ok()?;
+            Some(self.buffer(permit, Some(lent)))
+        };
+        (0..blocks).map(|_| lend()).collect()
+    }
+
+    /// Waits until a buffer could be lent.
+    pub async fn lendable(&self) {
+        let _ = self.shared.lendable.acquire().await;
+        let _ = self.shared.permits.acquire().await;
     }
 
     /// A buffer, as soon as one comes back.
     pub async fn take(&self) -> BlockBuffer {
         match self.shared.permits.clone().acquire_owned().await {
-            Ok(permit) => self.buffer(permit),
+            Ok(permit) => self.buffer(permit, None),
             Err(_) => unreachable!("the pool never closes its semaphore"),
         }
     }
@@ -55,10 +82,10 @@ impl BlockPool {
         self.shared.blocks_max - self.shared.permits.available_permits()
     }
 
-    fn buffer(&self, permit: OwnedSemaphorePermit) -> BlockBuffer {
+    fn buffer(&self, permit: OwnedSemaphorePermit, lent: Option<OwnedSemaphorePermit>) -> BlockBuffer {
         let idle = self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let data = idle.unwrap_or_else(|| vec![0; BLOCK_BYTES as usize].into_boxed_slice());
-        BlockBuffer { data, shared: self.shared.clone(), _permit: permit }
+        BlockBuffer { data, shared: self.shared.clone(), _permit: permit, _lent: lent }
     }
 }
 
@@ -68,6 +95,7 @@ pub struct BlockBuffer {
     data: Box<[u8]>,
     shared: Arc<Shared>,
     _permit: OwnedSemaphorePermit,
+    _lent: Option<OwnedSemaphorePermit>,
 }
 
 impl BlockBuffer {
@@ -108,5 +136,20 @@ mod tests {
         assert!(pool.try_take().is_none());
         drop(share);
         assert!(pool.try_take().is_some());
+    }
+
+    #[test]
+    fn clients_do_not_get_the_half_that_fetches_need() {
+        let pool = BlockPool::new(16);
+        let long = pool.lend(4).unwrap();
+        assert!(pool.lend(2).is_none(), "from here on one by one");
+        let short: Vec<_> = (0..4).map(|_| pool.lend(1).unwrap()).collect();
+        assert!(pool.lend(1).is_none());
+        let fetched: Vec<_> = (0..8).map(|_| pool.try_take().unwrap()).collect();
+        assert!(pool.try_take().is_none());
+        drop((short, fetched));
+        assert!(pool.lend(1).is_some());
+        drop(long);
+        assert!(pool.lend(4).is_some());
     }
 }

@@ -91,7 +91,7 @@ fn readers_that_do_not_read_do_not_keep_others_out() {
     old.read(&mut daemon.client(), old.whole()).expect("a whole answer");
     // More than fill all block buffers with what each of them holds, and with the whole store leased.
     let stuck: Vec<Raw> =
-        (0..400).map(|reader| begun(&daemon, &old, reader * 100_000 % (40 << 20))).collect();
+        (0..1500).map(|reader| begun(&daemon, &old, reader * 100_000 % (40 << 20))).collect();
     let metrics = daemon.metrics();
     let leases = metrics.sum("darter_cache_leases");
     let slots = metrics.sum("darter_cache_capacity_bytes") / f64::from(256 << 10);

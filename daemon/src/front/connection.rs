@@ -45,7 +45,7 @@ const HEADS_BYTES_MAX: usize = 32 << 20;
 /// So much of a head every connection may hold: the heads of clients that mean well fit.
 const HEAD_BYTES_OWN: usize = 4 << 10;
 /// How long answers under way may still take when the daemon stops.
-pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a client that was answered for the last time may go on sending.
 const LINGER: Duration = Duration::from_secs(10);
 /// The same when the daemon stops.
@@ -79,7 +79,7 @@ impl Allowance {
 
 /// Bytes of heads under way on the whole node.
 #[derive(Debug, Default)]
-pub(crate) struct Heads {
+pub(super) struct Heads {
     held_bytes: AtomicUsize,
 }
 

@@ -239,8 +239,9 @@ impl Reader {
             Err(ReadError::Absent(_)) => self.lose_race(),
             Err(ReadError::NoBuffers) => {
                 // Buffers come back as clients read; one block gets through where sixteen do not.
-                let free = tokio::time::timeout(BLOCK_TIMEOUT, self.sources.store.pool().take()).await;
-                drop(free.map_err(|_| Trouble::Busy)?);
+                let lendable =
+                    tokio::time::timeout(BLOCK_TIMEOUT, self.sources.store.pool().lendable()).await;
+                lendable.map_err(|_| Trouble::Busy)?;
                 self.read_blocks = 1;
                 Ok(())
             }

@@ -211,7 +211,7 @@ impl Inner {
         offset: usize,
         bytes: usize,
     ) -> Result<io::Result<Vec<BlockBuffer>>, ReadError> {
-        let buffers: Option<Vec<BlockBuffer>> = (0..run.len()).map(|_| self.pool.try_take()).collect();
+        let buffers = self.pool.lend(run.len() as usize);
         let op = ReadOp {
             file: self.slabs[extent.slab as usize].file().clone(),
             offset: offset as u64,
