@@ -200,6 +200,12 @@ impl Gate {
         seen
     }
 
+    /// Every request in a line, for a message.
+    pub fn lines(&self) -> String {
+        let line = |Seen { asked, status, .. }: Seen| format!("{} {} {status}\n", asked.method, asked.target);
+        self.seen().into_iter().map(line).collect()
+    }
+
     /// How many GETs of that kind there were.
     pub fn gets(&self, kind: Kind) -> usize {
         self.seen_of(&Method::GET, kind).len()
@@ -221,18 +227,15 @@ impl Gate {
     /// When there is none in half a minute.
     pub fn wait_for_blob(&self) {
         let begun = || self.seen_of(&Method::GET, Kind::Blob).iter().any(|seen| seen.body_bytes > 0);
-        wait_until(SEEN_WITHIN, begun, || format!("no blob was asked for: {:?}", self.seen()));
+        wait_until(SEEN_WITHIN, begun, || format!("no blob was asked for:\n{}", self.lines()));
     }
 
-    /// From now on a body of a blob stops after so many bytes, and goes on when the gate is told to
-    /// [`Gate::release`]: an origin as slow as the test needs it, without a clock.
-    pub fn hold_after(&self, bytes: u64) {
+    /// A body of a blob stops after so many bytes, and goes on when what this returns is dropped: an origin as slow
+    /// as the test needs it, without a clock.
+    #[must_use]
+    pub fn hold_after(&self, bytes: u64) -> Held<'_> {
         self.shared.hold.send_replace(Some(bytes));
-    }
-
-    /// All bodies go on.
-    pub fn release(&self) {
-        self.shared.hold.send_replace(None);
+        Held(self)
     }
 
     /// Cuts the next body of a blob that is longer, after so many bytes.
@@ -254,6 +257,16 @@ impl Gate {
             .unwrap_or_else(|error| panic!("the gate cannot listen at {}: {error}", self.address));
         listener.set_nonblocking(true).expect("a socket can be non-blocking");
         self.running = Some(Running::start(listener, Arc::clone(&self.shared)));
+    }
+}
+
+/// While it lives, bodies are held. A test that fails drops it as well, and nobody waits for ever.
+#[derive(Debug)]
+pub struct Held<'gate>(&'gate Gate);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.shared.hold.send_replace(None);
     }
 }
 
@@ -533,12 +546,12 @@ mod tests {
         assert_eq!(gate.gets(Kind::Blob), 1, "a HEAD is no GET");
 
         gate.forget();
-        gate.hold_after(1000);
         thread::scope(|threads| {
+            let held = gate.hold_after(1000);
             let reading = threads.spawn(|| Client::new(gate.address()).fetch(&blob.get()));
             gate.wait_for_blob();
             assert_eq!(gate.blob_bytes(), 1000);
-            gate.release();
+            drop(held);
             let answer = reading.join().expect("no panic").expect("the gate answers");
             assert_eq!(answer.body, blob.bytes(blob.whole()));
         });

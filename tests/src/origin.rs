@@ -150,6 +150,11 @@ impl Blob {
         &self.target
     }
 
+    /// What it contains, as the registry keeps it.
+    pub fn content(&self) -> &registry::Blob {
+        &self.content
+    }
+
     /// The address of the same digest in a repository that need not have it.
     pub fn target_in(&self, repository: &str) -> String {
         format!("/v2/{repository}/blobs/{}", self.content.digest())

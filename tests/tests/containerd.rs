@@ -64,9 +64,10 @@ fn a_cached_image_is_pulled_by_tag_from_a_registry_that_is_down() {
     scene.gate.close();
     containerd.pull(&reference).unwrap();
     containerd.check(&reference);
+    scene.assert_nothing_went_round();
     // What is not there stays not there.
     let unknown = containerd.pull(&format!("{HOST}/{REPOSITORY}:v2")).unwrap_err();
-    assert!(unknown.contains("502") || unknown.contains("503") || unknown.contains("not found"), "{unknown}");
+    assert!(unknown.contains("502") || unknown.contains("503"), "{unknown}");
 }
 
 #[test]
@@ -83,7 +84,7 @@ fn twenty_pulls_cost_one_manifest() {
         containerd.remove(&reference);
     }
     let manifests = scene.gate.gets(Kind::ManifestByDigest) + scene.gate.gets(Kind::ManifestByTag);
-    assert_eq!(manifests, 1, "{:#?}", targets(&scene.gate));
+    assert_eq!(manifests, 1, "{}", scene.gate.lines());
     assert_eq!(scene.gate.blob_bytes(), scene.image.blob_bytes());
     scene.assert_nothing_went_round();
 }
@@ -142,10 +143,10 @@ fn pulls_twice(containerd: &Containerd, gate: &Gate, image: &Image, reference: &
     gate.forget();
     containerd.pull(reference).unwrap();
     containerd.check(reference);
-    assert_eq!(gate.gets(Kind::Blob), 0, "the warm front asked for blobs: {:#?}", targets(gate));
-    assert_eq!(gate.gets(Kind::ManifestByDigest), 0, "and for manifests: {:#?}", targets(gate));
+    assert_eq!(gate.gets(Kind::Blob), 0, "the warm front asked for blobs: {}", gate.lines());
+    assert_eq!(gate.gets(Kind::ManifestByDigest), 0, "and for manifests: {}", gate.lines());
     // By tag only the registry knows what is meant.
-    assert!(!gate.seen_of(&Method::HEAD, Kind::ManifestByTag).is_empty(), "{:#?}", targets(gate));
+    assert!(!gate.seen_of(&Method::HEAD, Kind::ManifestByTag).is_empty(), "{}", gate.lines());
 }
 
 /// A registry behind its gate, with a front before it, and a registry that has nothing.
@@ -178,25 +179,13 @@ impl Scene {
     }
 
     fn assert_nothing_went_round(&self) {
-        assert!(
-            self.nothing.seen().is_empty(),
-            "containerd went round the front: {:#?}",
-            targets(&self.nothing)
-        );
+        assert!(self.nothing.seen().is_empty(), "containerd went round the front: {}", self.nothing.lines());
     }
 }
 
 fn can_run(test: &str) -> bool {
     let [root, containerd] = Containerd::NEEDS;
     need(test, &[root, containerd, DebianRegistry::NEED])
-}
-
-/// What was asked, for a message.
-fn targets(gate: &Gate) -> Vec<String> {
-    let line = |seen: darter_tests::gate::Seen| {
-        format!("{} {} {}", seen.asked.method, seen.asked.target, seen.status)
-    };
-    gate.seen().into_iter().map(line).collect()
 }
 
 /// The `Range` headers among heads of requests.

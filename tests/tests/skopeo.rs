@@ -35,7 +35,7 @@ fn copies_warm_for_nothing_and_without_the_registry() {
     assert_eq!(gate.gets(Kind::Blob), 0, "the warm front asked for blobs");
     gate.close();
     copy("down");
-    assert!(scene.nothing.seen().is_empty(), "skopeo went round the front: {:?}", scene.nothing.seen());
+    assert!(scene.nothing.seen().is_empty(), "skopeo went round the front: {}", scene.nothing.lines());
 }
 
 #[test]
@@ -50,9 +50,9 @@ fn twenty_copies_cost_one_manifest() {
         scene.skopeo.copy(&image, &to.path().join(number.to_string())).unwrap();
     }
     let manifests = scene.gate.gets(Kind::ManifestByDigest) + scene.gate.gets(Kind::ManifestByTag);
-    assert_eq!(manifests, 1, "{:?}", scene.gate.seen());
+    assert_eq!(manifests, 1, "{}", scene.gate.lines());
     assert_eq!(scene.gate.blob_bytes(), scene.image.blob_bytes());
-    assert!(scene.nothing.seen().is_empty(), "skopeo went round the front: {:?}", scene.nothing.seen());
+    assert!(scene.nothing.seen().is_empty(), "skopeo went round the front: {}", scene.nothing.lines());
 }
 
 /// A registry behind its gate, with a front before it, and what skopeo takes for the registry.
