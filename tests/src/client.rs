@@ -62,12 +62,13 @@ pub struct Request {
     method: &'static str,
     target: String,
     headers: Vec<(String, String)>,
+    body: Vec<u8>,
 }
 
 impl Request {
     /// `GET target`; the target goes out as it stands, so it may be a path or an absolute URL.
     pub fn get(target: impl Into<String>) -> Request {
-        Request { method: "GET", target: target.into(), headers: Vec::new() }
+        Request { method: "GET", target: target.into(), headers: Vec::new(), body: Vec::new() }
     }
 
     /// `HEAD target`.
@@ -78,6 +79,20 @@ impl Request {
     /// `POST target` with an empty body.
     pub fn post(target: impl Into<String>) -> Request {
         Request { method: "POST", ..Request::get(target) }.header("Content-Length", "0")
+    }
+
+    /// `PUT target` with this body.
+    pub fn put(target: impl Into<String>, body: Vec<u8>) -> Request {
+        let length = body.len().to_string();
+        Request { method: "PUT", body, ..Request::get(target) }.header("Content-Length", length)
+    }
+
+    /// `GET target` with the body of a form, as nydusd asks for tokens.
+    pub fn get_with_form(target: impl Into<String>, form: &str) -> Request {
+        let sized = Request::get(target)
+            .header("Content-Length", form.len().to_string())
+            .header("Content-Type", "application/x-www-form-urlencoded");
+        Request { body: form.as_bytes().to_vec(), ..sized }
     }
 
     /// With one more header.
@@ -102,7 +117,8 @@ impl Request {
             text += &format!("{name}: {value}\r\n");
         }
         text += "\r\n";
-        to.write_all(text.as_bytes())
+        to.write_all(text.as_bytes())?;
+        to.write_all(&self.body)
     }
 }
 

@@ -48,6 +48,7 @@ impl Io {
 pub struct Builder {
     flags: Vec<String>,
     capacity: String,
+    config: Option<String>,
     data_dir: Option<PathBuf>,
     deny_io_uring: bool,
     expected_io: Option<Io>,
@@ -80,6 +81,12 @@ impl Builder {
     /// How many cores serve.
     pub fn shards(self, shards: u16) -> Builder {
         self.flag("--shards", &shards.to_string())
+    }
+
+    /// A configuration file with this text. It lies beside the data directory.
+    pub fn config(mut self, text: &str) -> Builder {
+        self.config = Some(text.to_owned());
+        self
     }
 
     /// Which I/O the daemon is told to use.
@@ -203,6 +210,7 @@ impl Daemon {
         Builder {
             flags: Vec::new(),
             capacity: "256MiB".to_owned(),
+            config: None,
             data_dir: None,
             deny_io_uring: false,
             expected_io: None,
@@ -345,6 +353,11 @@ fn command(builder: &Builder, data_dir: &Path, front: SocketAddr, admin: SocketA
     command.args(&programs[1..]);
     command.arg("serve").arg("--data-dir").arg(data_dir);
     command.args(["--capacity", &builder.capacity]);
+    if let Some(text) = &builder.config {
+        let file = home.join("darter.yaml");
+        fs::write(&file, text).expect("the configuration can be written");
+        command.arg("--config").arg(file);
+    }
     command.args(["--front", &front.to_string(), "--admin", &admin.to_string()]).args(&builder.flags);
     // No configuration, proxy or state of the person who runs the tests.
     command.env("HOME", home).env_remove("XDG_STATE_HOME").env_remove("XDG_CONFIG_HOME");
@@ -380,13 +393,13 @@ pub fn built(name: &str) -> PathBuf {
 /// An address of 127.64.0.0/10 that belongs to this process alone, by its id (at most 22 bits). No other test
 /// and no outgoing connection uses a port there, so that a port can be chosen before it is bound, and again
 /// at a restart.
-fn own_loopback_address() -> IpAddr {
+pub(crate) fn own_loopback_address() -> IpAddr {
     let [_, high, middle, low] = process::id().to_be_bytes();
     IpAddr::V4(Ipv4Addr::new(127, 64 | high, middle, low))
 }
 
-/// A port not given to any other daemon of this process, below the kernel's range for outgoing connections.
-fn free_port() -> u16 {
+/// A port not given to any other server of this process, below the kernel's range for outgoing connections.
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }

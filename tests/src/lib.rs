@@ -1,5 +1,5 @@
 //! What the scenarios share: starting and stopping the daemon, a client that sees every byte and header,
-//! recorded traces, and what a test may require of the machine.
+//! recorded traces, registries and container runtimes of others, and what a test may require of the machine.
 //!
 //! A scenario is a file in `tests/tests/`. It talks to the real binary over real sockets and counts at the
 //! registry what a read has cost. Nothing here reaches into the daemon.
@@ -7,28 +7,43 @@
 
 mod cgroup;
 mod client;
+mod containerd;
 mod daemon;
+mod debian_registry;
+mod deployed;
 mod fate;
+pub mod gate;
+mod image;
 mod metrics;
 mod mount;
 pub mod need;
 pub mod nydus;
 mod origin;
+mod process;
 mod raw;
+mod relay;
 mod scripted;
+mod skopeo;
 mod snapshot;
+pub mod token_registry;
 mod trace;
 mod wait;
 
 pub use cgroup::MemoryCgroup;
 pub use client::{Answer, AnswerHead, Client, Reading, Request};
+pub use containerd::Containerd;
 pub use daemon::{Builder, Daemon, Io, built};
+pub use debian_registry::DebianRegistry;
+pub use deployed::deployed;
 pub use fate::Fate;
+pub use image::{Document, Image};
 pub use metrics::Metrics;
 pub use mount::Mounted;
 pub use origin::{BLOCK_BYTES, Blob, Origin};
 pub use raw::{End, Raw, RawAnswer};
+pub use relay::Relay;
 pub use scripted::{Asked, Scripted, Step};
+pub use skopeo::Skopeo;
 pub use snapshot::Snapshot;
 pub use trace::Trace;
 pub use wait::{pause, wait_until};

@@ -82,6 +82,11 @@ impl Config {
         self.backend_mut().insert("registry_token".to_owned(), json!(token));
     }
 
+    /// As a user does for a registry with names and passwords: `NAME:PASSWORD` in base64.
+    pub fn add_auth(&mut self, auth: &str) {
+        self.backend_mut().insert("auth".to_owned(), json!(auth));
+    }
+
     /// An empty directory for what the client has read.
     pub fn set_cache(&mut self, directory: &Path) {
         self.set("/device/cache/config/work_dir", json!(directory));

@@ -2,6 +2,7 @@
 //! them.
 
 use std::io::{self, ErrorKind, Read};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,11 @@ impl Origin {
         self.registry.url()
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.registry.host().parse().expect("an address")
+    }
+
     /// Puts in a blob of `len` bytes that depend on `seed` alone.
     pub fn blob(&self, seed: u64, len: u64) -> Blob {
         self.add(registry::Blob::synthetic(seed, len))
@@ -54,8 +60,18 @@ impl Origin {
 
     /// Puts in any blob.
     pub fn add(&self, content: registry::Blob) -> Blob {
-        self.registry.add_blob(REPOSITORY, content.clone());
-        Blob::of(content)
+        self.add_to(REPOSITORY, content)
+    }
+
+    /// Puts a blob into another repository.
+    pub fn add_to(&self, repository: &str, content: registry::Blob) -> Blob {
+        self.registry.add_blob(repository, content.clone());
+        Blob::in_repository(repository, content)
+    }
+
+    /// Puts the same blob into another repository as well.
+    pub fn mount(&self, repository: &str, blob: &Blob) -> Blob {
+        self.add_to(repository, blob.content.clone())
     }
 
     /// What goes wrong from now on.
@@ -121,13 +137,27 @@ impl Blob {
     }
 
     fn of(content: registry::Blob) -> Blob {
-        let target = format!("/v2/{REPOSITORY}/blobs/{}", content.digest());
+        Blob::in_repository(REPOSITORY, content)
+    }
+
+    fn in_repository(repository: &str, content: registry::Blob) -> Blob {
+        let target = format!("/v2/{repository}/blobs/{}", content.digest());
         Blob { content, target }
     }
 
     /// The path under which registry and front have it.
     pub fn target(&self) -> &str {
         &self.target
+    }
+
+    /// What it contains, as the registry keeps it.
+    pub fn content(&self) -> &registry::Blob {
+        &self.content
+    }
+
+    /// The address of the same digest in a repository that need not have it.
+    pub fn target_in(&self, repository: &str) -> String {
+        format!("/v2/{repository}/blobs/{}", self.content.digest())
     }
 
     /// Length in bytes.
