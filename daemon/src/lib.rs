@@ -1,10 +1,11 @@
-//! Darter's node daemon as a library: configuration, HTTP front, origin client, admin port and demo.
+//! Darter's node daemon as a library: configuration, HTTP front, origin client, admin port, commands and demo.
 //!
 //! The binary `darter` is a thin shell over this crate; the whole-system tests use its demo registry.
 #![forbid(unsafe_code)]
 
 mod admin;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod demo;
 mod digest;

@@ -139,7 +139,9 @@ mod tests {
 
     #[test]
     fn what_leads_nowhere() {
-        for value in ["", "Basic realm=\"https://r/t\"", "Bearer", "Bearer realm=\"ftp://r/t\"", "Bearer realm=t"] {
+        for value in
+            ["", "Basic realm=\"https://r/t\"", "Bearer", "Bearer realm=\"ftp://r/t\"", "Bearer realm=t"]
+        {
             check(value, None);
         }
     }
