@@ -103,7 +103,7 @@ pub struct ServeArgs {
     /// Listen here for nydusd and containerd [default: 127.0.0.1:65001]
     #[arg(long, value_name = "ADDR", value_parser = socket_addr)]
     pub front: Option<SocketAddr>,
-    /// Listen here for pings and metrics [default: 127.0.0.1:40901]
+    /// Listen here for pings, metrics and commands [default: 127.0.0.1:40901]
     #[arg(long, value_name = "ADDR", value_parser = socket_addr)]
     pub admin: Option<SocketAddr>,
     /// Ask this registry when a request names none [default: Docker Hub]
