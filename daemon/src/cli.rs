@@ -8,12 +8,21 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::EXIT_STATUS;
+use crate::commands::completions::CompletionsArgs;
+use crate::commands::get::GetArgs;
+use crate::commands::ls::LsArgs;
+use crate::commands::man::ManArgs;
+use crate::commands::pin::PinArgs;
+use crate::commands::rm::RmArgs;
+use crate::commands::stat::StatArgs;
+use crate::commands::verify::VerifyArgs;
 use crate::config::Override;
 use crate::demo::DemoArgs;
 
 /// Container images that start fast: a node cache in front of registries, for nydusd and containerd.
 #[derive(Debug, Parser)]
-#[command(name = "darter", version, max_term_width = 100)]
+#[command(name = "darter", version, max_term_width = 100, after_help = EXIT_STATUS)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -27,9 +36,31 @@ pub enum Command {
     Serve(ServeArgs),
     /// Show what darter does for one node, on this machine and with nothing but this program
     Demo(DemoArgs),
+    /// Fetch a blob, any other URL or a whole image through a running daemon; resumes what was cut
+    #[command(after_help = EXIT_STATUS)]
+    Get(GetArgs),
+    /// List what a running daemon holds
+    #[command(after_help = EXIT_STATUS)]
+    Ls(LsArgs),
+    /// Tell of a running daemon's store, or of one content in it
+    #[command(after_help = EXIT_STATUS)]
+    Stat(StatArgs),
+    /// Remove contents from a running daemon's store
+    #[command(after_help = EXIT_STATUS)]
+    Rm(RmArgs),
+    /// Keep a content from being evicted
+    #[command(after_help = EXIT_STATUS)]
+    Pin(PinArgs),
+    /// Read through what is held, and compare it with its checksums and digests
+    #[command(after_help = EXIT_STATUS)]
+    Verify(VerifyArgs),
     /// Check a configuration, or show what it comes to
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print what a shell needs to complete commands and flags
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write those of all commands
+    Man(ManArgs),
 }
 
 /// The commands of `darter config`.
@@ -72,7 +103,7 @@ pub struct ServeArgs {
     /// Listen here for nydusd and containerd [default: 127.0.0.1:65001]
     #[arg(long, value_name = "ADDR", value_parser = socket_addr)]
     pub front: Option<SocketAddr>,
-    /// Listen here for pings and metrics [default: 127.0.0.1:40901]
+    /// Listen here for pings, metrics and commands [default: 127.0.0.1:40901]
     #[arg(long, value_name = "ADDR", value_parser = socket_addr)]
     pub admin: Option<SocketAddr>,
     /// Ask this registry when a request names none [default: Docker Hub]
@@ -124,7 +155,8 @@ impl ServeArgs {
     }
 }
 
-fn socket_addr(text: &str) -> Result<SocketAddr, &'static str> {
+/// `IP:PORT`.
+pub(crate) fn socket_addr(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "expected IP:PORT, such as 127.0.0.1:65001 or 0.0.0.0:65001")
 }
 

@@ -1,4 +1,4 @@
-//! Darter's node daemon as a library: configuration, HTTP front, origin client, admin port and demo.
+//! Darter's node daemon as a library: configuration, HTTP front, origin client, admin port, commands and demo.
 //!
 //! The binary `darter` is a thin shell over this crate; the whole-system tests use its demo registry.
 #![forbid(unsafe_code)]
@@ -6,6 +6,7 @@
 pub mod access;
 mod admin;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod demo;
 mod digest;

@@ -1,6 +1,7 @@
 //! The `darter` binary: reads the command line, calls the library, says how it went.
 //!
-//! Exit status: 0; 1 when a command failed; 2 when the command line or the configuration is wrong.
+//! Exit status: 0; 1 when a command failed; 2 when the command line or the configuration is wrong; and what
+//! [`CommandError`] tells apart.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -8,15 +9,18 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use darter::cli::{Cli, Command, ConfigCommand, ShowArgs};
+use darter::commands::{self, CommandError};
 use darter::config::{self, ConfigError};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("darter: {error:#}");
-            let status = if error.is::<ConfigError>() { 2 } else { 1 };
-            ExitCode::from(status)
+            // `eprintln!` would panic when nobody reads.
+            let _ = writeln!(std::io::stderr(), "darter: {error:#}");
+            let command = error.downcast_ref().map(CommandError::exit_status);
+            let config = error.is::<ConfigError>().then_some(2);
+            ExitCode::from(command.or(config).unwrap_or(1))
         }
     }
 }
@@ -28,6 +32,14 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(darter::serve::run(&resolved)?)
         }
         Command::Demo(args) => Ok(darter::demo::run(&args)?),
+        Command::Get(args) => Ok(commands::get::run(&args)?),
+        Command::Ls(args) => Ok(commands::ls::run(&args)?),
+        Command::Stat(args) => Ok(commands::stat::run(&args)?),
+        Command::Rm(args) => Ok(commands::rm::run(&args)?),
+        Command::Pin(args) => Ok(commands::pin::run(&args)?),
+        Command::Verify(args) => Ok(commands::verify::run(&args)?),
+        Command::Completions(args) => Ok(commands::completions::run(&args)?),
+        Command::Man(args) => Ok(commands::man::run(&args)?),
         Command::Config(ConfigCommand::Check { file }) => print(&config::commands::check(&file)?),
         Command::Config(ConfigCommand::Show(ShowArgs { serve, json })) => {
             print(&config::commands::show(serve.config.as_deref(), &serve.overrides(), json)?)

@@ -135,11 +135,7 @@ impl Daemon<'_> {
         let front = tokio::net::TcpListener::from_std(front).map_err(system("use the front's socket"))?;
         let admin = tokio::net::TcpListener::from_std(admin).map_err(system("use the admin socket"))?;
         self.greet(&front, &admin, shards.len());
-        let answering = Admin {
-            store: self.store.clone(),
-            metrics: metrics.clone(),
-            metrics_enabled: self.settings.metrics,
-        };
+        let answering = Admin::new(self.store.clone(), metrics.clone(), self.settings.metrics);
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
         let served = tokio::select! {
             () = accept(&front, &shards, self.connections_max, &metrics) => Ok(()),

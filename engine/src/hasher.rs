@@ -61,7 +61,7 @@ pub(crate) fn run(inner: &Arc<Inner>) {
     crate::keeper::lower_priority();
     while let Some(content) = inner.hasher.next() {
         content.frontier.leave_queue();
-        let read = |block| inner.read_blocking(&content, block);
+        let read = |block| inner.read_blocking(&content, block).ok();
         match content.frontier.advance(content.layout(), &content.id(), BLOCKS_PER_TURN, read) {
             Advance::Passed => passed(inner, &content),
             Advance::Wrong => wrong(inner, &content),

@@ -168,6 +168,15 @@ impl Layout {
         ((1u16 << blocks) - 1) as u8
     }
 
+    /// Bytes of those blocks of a piece whose presence bits are set.
+    pub(crate) fn present_bytes(self, piece: PieceIndex, presence: u8) -> u64 {
+        (0..BLOCKS_PER_PIECE)
+            .filter(|bit| presence & 1 << bit != 0)
+            .filter_map(|bit| self.block(piece.0 * BLOCKS_PER_PIECE + bit))
+            .map(|block| u64::from(self.block_bytes(block)))
+            .sum()
+    }
+
     /// All blocks; `None` for an empty content.
     pub fn whole(self) -> Option<BlockRun> {
         self.run(0, self.block_count())

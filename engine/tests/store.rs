@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use darter_engine::ring::{Backend, run_shard};
-use darter_engine::store::{ReadError, WriteError};
+use darter_engine::store::{ReadError, Verified, WriteError};
 use darter_engine::{
     BLOCK_BYTES, BlockRun, Content, ContentId, ContentSpec, Layout, Naming, RegistryScope, Store,
     StoreOptions, Verification,
@@ -239,6 +239,58 @@ fn a_changed_byte_on_disk_is_never_served() {
         assert_eq!(store.present_prefix(&content, scope(), layout.run(8, 16).unwrap()), layout.run(8, 16));
         put(&store, &content, &bytes, layout.run(4, 8).unwrap()).await.unwrap();
         assert_eq!(read_whole(&store, &content).await.unwrap(), bytes);
+    });
+}
+
+#[test]
+fn a_verification_finds_what_the_disk_changed_and_drops_no_more() {
+    check(async |store, directory| {
+        let bytes = sample(60, (1 << 20) + 7);
+        let content = put_whole(&store, &bytes).await;
+        let verify = async |store: &Store, content: &Arc<Content>| {
+            let (store, content) = (store.clone(), content.clone());
+            std::thread::spawn(move || store.verify(&content, || true)).join().unwrap()
+        };
+        let whole = Verified { checked_blocks: 17, digest_right: Some(true), ..Verified::default() };
+        assert_eq!(verify(&store, &content).await, whole);
+        let slab =
+            OpenOptions::new().read(true).write(true).open(directory.join("store/slab-00000")).unwrap();
+        let mut byte = [0];
+        slab.read_exact_at(&mut byte, 300_000).unwrap();
+        slab.write_all_at(&[byte[0] ^ 1], 300_000).unwrap();
+        // Its piece is dropped with the first wrong block, so the three behind it are no longer here.
+        let damaged = Verified { checked_blocks: 14, bad_blocks: 1, absent_blocks: 3, ..Verified::default() };
+        assert_eq!(verify(&store, &content).await, damaged);
+        let stat = store.stat(&content);
+        assert_eq!((stat.pieces, stat.held_pieces, stat.held_bytes), (5, 4, (3 << 18) + 7));
+        let absent = Verified { checked_blocks: 13, absent_blocks: 4, ..Verified::default() };
+        assert_eq!(verify(&store, &content).await, absent);
+        put(&store, &content, &bytes, content.layout().run(4, 8).unwrap()).await.unwrap();
+        assert_eq!(verify(&store, &content).await, whole);
+        let stopped = std::thread::scope(|scope| {
+            let asked = std::sync::atomic::AtomicU32::new(0);
+            let keep_going = move || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 3;
+            scope.spawn(|| store.verify(&content, keep_going)).join().unwrap()
+        });
+        assert_eq!(stopped, Verified { checked_blocks: 3, stopped: true, ..Verified::default() });
+    });
+}
+
+#[test]
+fn a_verification_removes_a_whole_content_that_is_another() {
+    check(async |store, _| {
+        let bytes = sample(61, 1 << 17);
+        // Right by its checksums, which were made of the bytes that came; wrong by its name.
+        let other = ContentSpec { id: spec(&sample(62, 1 << 17)).id, ..spec(&bytes) };
+        let content = store.create(&other).unwrap();
+        put(&store, &content, &bytes, content.layout().whole().unwrap()).await.unwrap();
+        let found = {
+            let (store, content) = (store.clone(), content.clone());
+            std::thread::spawn(move || store.verify(&content, || true)).join().unwrap()
+        };
+        // The hasher may have found it first, and then nothing is held any more.
+        assert!(found.digest_right == Some(false) || found.absent_blocks > 0, "{found:?}");
+        assert!(store.find(&other.id, scope()).is_none());
     });
 }
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod cgroup;
+pub mod cli;
 mod client;
 mod containerd;
 mod daemon;

@@ -160,6 +160,11 @@ impl Blob {
         format!("/v2/{repository}/blobs/{}", self.content.digest())
     }
 
+    /// `sha256:…`
+    pub fn digest(&self) -> String {
+        self.content.digest().to_string()
+    }
+
     /// Length in bytes.
     #[expect(clippy::len_without_is_empty, reason = "no scenario has an empty blob")]
     pub fn len(&self) -> u64 {

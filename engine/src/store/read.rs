@@ -264,21 +264,33 @@ impl Inner {
         Err(ReadError::Absent(block))
     }
 
-    /// One block for the hasher, by a blocking read with its own check.
-    pub(crate) fn read_blocking(&self, content: &Content, block: BlockIndex) -> Option<Bytes> {
+    /// One block for the hasher or a verification, by a blocking read with its own check.
+    pub(crate) fn read_blocking(&self, content: &Content, block: BlockIndex) -> Result<Bytes, Unread> {
         use std::os::unix::fs::FileExt;
-        let run = content.layout().run(block.number(), block.number() + 1)?;
-        let extent = self.extents(content, run, Touch::Ignored).ok()?.pop()?;
+        let run = content.layout().run(block.number(), block.number() + 1).ok_or(Unread::Absent)?;
+        let extent = self.extents(content, run, Touch::Ignored).ok().and_then(|mut found| found.pop());
+        let extent = extent.ok_or(Unread::Absent)?;
         let mut bytes = vec![0; extent.bytes];
         let slab = &self.slabs[extent.slab as usize];
         let slot = extent.leases.first();
         if slab.file().read_exact_at(&mut bytes, extent.offset as u64).is_err() {
             self.lose(content, block, slot);
-            return None;
+            return Err(Unread::Damaged);
         }
-        self.check(content, block, slot, crc32fast::hash(&bytes)).ok()?;
-        Some(bytes.into())
+        match self.check(content, block, slot, crc32fast::hash(&bytes)) {
+            Ok(()) => Ok(bytes.into()),
+            Err(_) => Err(Unread::Damaged),
+        }
     }
+}
+
+/// Why a blocking read brought nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unread {
+    /// The block is not here.
+    Absent,
+    /// It was, and cannot be read or is not what was written: its piece is dropped.
+    Damaged,
 }
 
 fn joined_run(content: &Content, left: BlockRun, right: BlockRun) -> BlockRun {

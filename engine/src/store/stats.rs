@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Store;
 use crate::content::{Content, Verification};
-use crate::content_id::ContentId;
+use crate::content_id::{ContentId, Naming, Scope};
 use crate::layout::{BLOCK_BYTES, PIECE_BYTES};
 
 /// Counted since start.
@@ -57,6 +57,12 @@ pub struct ContentStat {
     pub length_bytes: u64,
     /// Pieces of the whole content.
     pub pieces: u32,
+    /// What the name is the hash of.
+    pub naming: Naming,
+    /// As the registry named it; may be empty.
+    pub media_type: String,
+    /// Bytes of the blocks that are here.
+    pub held_bytes: u64,
     /// Pieces of which at least one block is here.
     pub held_pieces: u32,
     /// Pieces whose blocks are all here and are found again after a crash.
@@ -67,24 +73,40 @@ pub struct ContentStat {
     pub pinned: bool,
     /// Registry that the bytes came from.
     pub registry: String,
+    /// Served under every registry, and not under that one alone.
+    pub shared: bool,
+    /// Unix seconds.
+    pub created_at_s: u64,
+    /// Unix seconds, to within some minutes.
+    pub used_at_s: u64,
 }
 
 impl Store {
     /// What one content says of itself.
     pub fn stat(&self, content: &Content) -> ContentStat {
-        let full = |piece: u32, slot| {
-            let whole = content.layout().piece(piece).map(|piece| content.layout().full_presence(piece));
-            Some(self.inner.slots.durable(slot)) == whole
-        };
+        let layout = content.layout();
+        let (mut held_bytes, mut durable_pieces) = (0, 0);
+        for (piece, slot) in content.slots() {
+            let Some(piece) = layout.piece(piece) else { continue };
+            let presence = self.inner.slots.presence(slot);
+            held_bytes += layout.present_bytes(piece, presence);
+            durable_pieces += u32::from(self.inner.slots.durable(slot) == layout.full_presence(piece));
+        }
         ContentStat {
             id: content.id(),
-            length_bytes: content.layout().length_bytes(),
-            pieces: content.layout().piece_count(),
+            length_bytes: layout.length_bytes(),
+            pieces: layout.piece_count(),
+            naming: content.naming(),
+            media_type: content.media_type().to_owned(),
+            held_bytes,
             held_pieces: content.held_pieces(),
-            durable_pieces: content.slots().filter(|(piece, slot)| full(*piece, *slot)).count() as u32,
+            durable_pieces,
             verification: content.verification(),
             pinned: content.pinned(),
             registry: content.registry(),
+            shared: content.scope() == Scope::Verified,
+            created_at_s: content.created_at_s(),
+            used_at_s: content.used_at_s(),
         }
     }
 

@@ -1,0 +1,156 @@
+//! Who may change something through the admin port: programs of this machine that mean this daemon.
+//!
+//! A web page can make a browser send requests to loopback. It cannot choose their `Host` and `Origin` freely: with
+//! DNS rebinding `Host` is the page's own name, with a form sent across sites `Origin` is the page's. So both must
+//! name this listener, by an address or as `localhost`. Pure.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::uri::Authority;
+use http::{HeaderMap, Uri, header};
+
+/// One connection to the admin port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    /// Where the daemon was reached.
+    pub(crate) local: SocketAddr,
+    /// Who connected.
+    pub(crate) peer: SocketAddr,
+}
+
+/// Why a state-changing call is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error(
+        "what changes something is taken from this machine only, and {0} is another; run the command on the daemon's own machine"
+    )]
+    Peer(IpAddr),
+    #[error(
+        "Host names {host:?}, which is not this admin port: expected {expected}, or localhost with that port"
+    )]
+    Host { host: String, expected: SocketAddr },
+    #[error("there is no single Host header: expected {0}")]
+    NoHost(SocketAddr),
+    #[error("Origin is {0:?}: what changes something is not taken from pages of other sites")]
+    Origin(String),
+}
+
+impl Ends {
+    /// Whether a request over this connection may change something.
+    ///
+    /// # Errors
+    /// It may not, and why.
+    pub(crate) fn may_change(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+        let peer = self.peer.ip().to_canonical();
+        if !peer.is_loopback() && peer != self.local.ip().to_canonical() {
+            return Err(Refusal::Peer(peer));
+        }
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let (Some(host), None) = (hosts.next(), hosts.next()) else {
+            return Err(Refusal::NoHost(self.local));
+        };
+        let named = std::iter::once(host.to_str().ok()).chain(uri.authority().map(|it| Some(it.as_str())));
+        for name in named {
+            if !name.is_some_and(|name| self.is_named_by(name)) {
+                let host = shown(name.unwrap_or("?"));
+                return Err(Refusal::Host { host, expected: self.local });
+            }
+        }
+        for origin in headers.get_all(header::ORIGIN) {
+            let origin = origin.to_str().unwrap_or("?");
+            if !origin.strip_prefix("http://").is_some_and(|host| self.is_named_by(host)) {
+                return Err(Refusal::Origin(shown(origin)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `HOST[:PORT]` is this listener: an address cannot be rebound, and `localhost` is not asked of DNS.
+    fn is_named_by(&self, host: &str) -> bool {
+        let Ok(authority) = host.parse::<Authority>() else { return false };
+        let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let known = match name.parse::<IpAddr>() {
+            Ok(address) => {
+                let address = address.to_canonical();
+                address.is_loopback() || address == self.local.ip().to_canonical()
+            }
+            Err(_) => name.eq_ignore_ascii_case("localhost"),
+        };
+        known && authority.port_u16().unwrap_or(80) == self.local.port() && !host.contains('@')
+    }
+}
+
+/// What a stranger wrote, at a length that an answer can have.
+fn shown(text: &str) -> String {
+    text.chars().take(100).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOPBACK: &str = "127.0.0.1:40901";
+
+    /// Headers as `name: value`, apart by `|`.
+    fn verdict(local: &str, peer: &str, uri: &str, headers: &str) -> Result<(), Refusal> {
+        let ends = Ends { local: local.parse().unwrap(), peer: peer.parse().unwrap() };
+        let mut map = HeaderMap::new();
+        for (name, value) in headers.split('|').filter_map(|line| line.split_once(": ")) {
+            map.append(name.parse::<header::HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        ends.may_change(&uri.parse().unwrap(), &map)
+    }
+
+    fn check(headers: &str, right: bool) {
+        let seen = verdict(LOOPBACK, "127.0.0.1:5", "/", headers);
+        assert_eq!(seen.is_ok(), right, "{headers}: {seen:?}");
+    }
+
+    #[test]
+    fn the_host_must_be_this_listener() {
+        check("host: 127.0.0.1:40901", true);
+        check("host: localhost:40901", true);
+        check("host: LocalHost:40901", true);
+        check("host: [::1]:40901", true);
+        check("host: 127.0.0.1", false);
+        check("host: 127.0.0.1:40902", false);
+        check("host: evil.example:40901", false);
+        check("host: localhost.evil.example:40901", false);
+        check("host: evil@127.0.0.1:40901", false);
+        check("host: 127.0.0.1:40901|host: 127.0.0.1:40901", false);
+        check("host: ", false);
+        check("", false);
+    }
+
+    #[test]
+    fn an_origin_must_be_this_listener_too() {
+        let with = |origin: &str, right| check(&format!("host: {LOOPBACK}|origin: {origin}"), right);
+        with("http://127.0.0.1:40901", true);
+        with("http://localhost:40901", true);
+        with("http://127.0.0.1:8080", false);
+        with("https://127.0.0.1:40901", false);
+        with("http://evil.example:40901", false);
+        with("http://evil.example", false);
+        with("null", false);
+    }
+
+    #[test]
+    fn an_absolute_url_counts_as_a_host() {
+        let host = "host: 127.0.0.1:40901";
+        assert!(verdict(LOOPBACK, "127.0.0.1:5", "http://127.0.0.1:40901/", host).is_ok());
+        let refused = verdict(LOOPBACK, "127.0.0.1:5", "http://evil.example:40901/", host).unwrap_err();
+        assert!(refused.to_string().contains("evil.example"), "{refused}");
+    }
+
+    #[test]
+    fn other_machines_change_nothing() {
+        let open = "10.0.0.7:40901";
+        assert!(verdict(open, "10.0.0.7:5", "/", "host: 10.0.0.7:40901").is_ok());
+        assert!(verdict(open, "10.0.0.7:5", "/", "host: node7:40901").is_err());
+        let refused = verdict(open, "10.0.0.8:5", "/", "host: 10.0.0.7:40901").unwrap_err();
+        assert_eq!(refused, Refusal::Peer("10.0.0.8".parse().unwrap()));
+        assert!(
+            verdict("[::ffff:127.0.0.1]:40901", "[::ffff:127.0.0.1]:5", "/", "host: 127.0.0.1:40901").is_ok()
+        );
+    }
+}

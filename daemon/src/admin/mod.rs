@@ -1,0 +1,260 @@
+//! The admin port: whether the daemon lives, what it counts, and what it holds.
+//!
+//! `/server/ping` and `/metrics` are for probes and scrapers, `/api/v1` is for the commands of `darter` ([`api`] has
+//! its words). Calls that change something pass the [`guard`] first.
+
+pub(crate) mod api;
+mod contents;
+mod guard;
+pub(crate) mod reference;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_engine::{Content, ContentId, Store};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use url::form_urlencoded;
+
+use self::api::{Code, PAGE_DEFAULT, Problem, Refused};
+use self::guard::Ends;
+use self::reference::ContentRef;
+use crate::config::Registry;
+use crate::metrics::Metrics;
+
+const CONNECTIONS_MAX: usize = 64;
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Contents that are read through at a time: each keeps a disk busy.
+const VERIFICATIONS_MAX: usize = 1;
+
+/// What the admin port tells of.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    store: Store,
+    metrics: Arc<Metrics>,
+    metrics_enabled: bool,
+    verifications: Semaphore,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Admin {
+    pub(crate) fn new(store: Store, metrics: Arc<Metrics>, metrics_enabled: bool) -> Self {
+        Self { store, metrics, metrics_enabled, verifications: Semaphore::new(VERIFICATIONS_MAX) }
+    }
+
+    /// Serves connections for as long as the future lives.
+    pub(crate) async fn serve(self: Rc<Self>, listener: TcpListener) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(room) = room.clone().acquire_owned().await else { return };
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "the admin port cannot accept connections for the moment");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let admin = self.clone();
+            tokio::task::spawn_local(async move {
+                let _room = room;
+                admin.serve_one(stream, peer).await;
+            });
+        }
+    }
+
+    async fn serve_one(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        // It fails only when the connection is gone.
+        let Ok(local) = stream.local_addr() else { return };
+        let ends = Ends { local, peer };
+        let service = service_fn(move |request| {
+            let admin = self.clone();
+            async move { Ok::<_, Infallible>(admin.answer(&request, ends).await) }
+        });
+        let mut server = http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+            tracing::debug!(%error, "an admin connection ended early");
+        }
+    }
+
+    async fn answer(&self, request: &Request<Incoming>, ends: Ends) -> Answer {
+        const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        let path = request.uri().path();
+        if let Some(call) = path.strip_prefix(api::ROOT).and_then(|rest| rest.strip_prefix('/')) {
+            return match self.call(call, request, ends).await {
+                Ok(answer) => answer,
+                Err(refused) => refused.answer(),
+            };
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut answer =
+                text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "darter: GET or HEAD\n".into());
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return answer;
+        }
+        match path {
+            "/server/ping" => text(StatusCode::OK, "text/plain", "pong\n".into()),
+            "/metrics" if self.metrics_enabled => {
+                text(StatusCode::OK, OPENMETRICS, self.metrics.text(&self.store))
+            }
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "text/plain",
+                "darter: there are /server/ping, /metrics (unless metrics.enable is false), /api/v1/store and \
+                 /api/v1/contents\n"
+                    .into(),
+            ),
+        }
+    }
+
+    /// One call of the API; `path` is what follows its root.
+    async fn call(&self, path: &str, request: &Request<Incoming>, ends: Ends) -> Result<Answer, Refusal> {
+        let segments: Vec<&str> = path.split('/').collect();
+        let uri = request.uri();
+        // What the path is decides which methods there are; what changes something is guarded before it is looked at.
+        let (allowed, change) = match segments[..] {
+            ["store" | "contents"] => ("GET, HEAD", false),
+            ["contents", _] => ("GET, HEAD, DELETE", request.method() == Method::DELETE),
+            ["contents", _, "pin" | "unpin" | "verify"] => ("POST", true),
+            _ => return Err(Problem::new(Code::NotFound, format!("there is no {}/{path}", api::ROOT)).into()),
+        };
+        let method = request.method().as_str();
+        if !allowed.split(", ").any(|name| name == method) {
+            return Err(Refusal::Method { allowed });
+        }
+        if change {
+            ends.may_change(uri, request.headers())
+                .map_err(|refusal| Problem::new(Code::Forbidden, refusal.to_string()))?;
+        }
+        let store = &self.store;
+        match segments[..] {
+            ["store"] => json(&contents::store_info(store)),
+            ["contents"] => {
+                let (after, limit) = page_asked(uri)?;
+                json(&contents::page(store, after, limit).await)
+            }
+            ["contents", id] => {
+                let content = self.meant(id, uri)?;
+                if change {
+                    return json(&contents::remove(store, &content).await?);
+                }
+                json(&contents::info(&store.stat(&content)))
+            }
+            ["contents", id, "verify"] => {
+                let content = self.meant(id, uri)?;
+                let _only = self.verifications.try_acquire().map_err(|_| {
+                    Problem::new(
+                        Code::Busy,
+                        "another content is being verified; try again when that has ended",
+                    )
+                })?;
+                json(&contents::verify(store, content).await?)
+            }
+            ["contents", id, verb] => {
+                json(&contents::pin(store, &self.meant(id, uri)?, verb == "pin").await?)
+            }
+            _ => unreachable!("the paths are those of the match above"),
+        }
+    }
+
+    fn meant(&self, id: &str, uri: &Uri) -> Result<Arc<Content>, Problem> {
+        let reference: ContentRef = percent_decoded(id).parse().map_err(bad_request)?;
+        let registry = parameter(uri, "registry");
+        let registry = registry.map(|text| Registry::from_reference(&text)).transpose();
+        let registry = registry
+            .map_err(|error| bad_request(format!("registry: {error}; expected https://HOST[:PORT]")))?;
+        contents::find(&self.store, &reference, registry.map(|registry| registry.to_string()).as_deref())
+    }
+}
+
+/// Why a call is not answered.
+enum Refusal {
+    Problem(Problem),
+    Method { allowed: &'static str },
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl Refusal {
+    fn answer(self) -> Answer {
+        let (problem, allowed) = match self {
+            Self::Problem(problem) => (problem, None),
+            Self::Method { allowed } => {
+                (Problem::new(Code::MethodNotAllowed, format!("expected {allowed}")), Some(allowed))
+            }
+        };
+        let status = match problem.code {
+            Code::NotFound => StatusCode::NOT_FOUND,
+            Code::BadRequest => StatusCode::BAD_REQUEST,
+            Code::Ambiguous => StatusCode::CONFLICT,
+            Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Code::Forbidden => StatusCode::FORBIDDEN,
+            Code::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Code::Failed | Code::Other => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let body = serde_json::to_string(&Refused { error: problem }).unwrap_or_default();
+        let mut answer = text(status, "application/json", body + "\n");
+        if let Some(allowed) = allowed {
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+        }
+        answer
+    }
+}
+
+fn bad_request(error: impl ToString) -> Problem {
+    Problem::new(Code::BadRequest, error.to_string())
+}
+
+/// Behind which id, and how many.
+fn page_asked(uri: &Uri) -> Result<(Option<ContentId>, usize), Problem> {
+    let limit = match parameter(uri, "limit") {
+        Some(text) => text.parse().map_err(|_| bad_request(format!("limit: {text:?} is no number")))?,
+        None => PAGE_DEFAULT,
+    };
+    let after = parameter(uri, "after").map(|text| {
+        let digits = text.split_once(':').map_or(&*text, |(_, digits)| digits);
+        digits.parse().map_err(|error| bad_request(format!("after: {error}")))
+    });
+    Ok((after.transpose()?, limit))
+}
+
+fn parameter(uri: &Uri, name: &str) -> Option<String> {
+    let query = uri.query().unwrap_or_default();
+    form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+/// A client may write the colon of `sha256:…` as `%3A`; nothing else of an id needs to be encoded.
+fn percent_decoded(id: &str) -> String {
+    id.replace("%3A", ":").replace("%3a", ":")
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Answer, Refusal> {
+    match serde_json::to_string(value) {
+        Ok(body) => Ok(text(StatusCode::OK, "application/json", body + "\n")),
+        Err(error) => Err(Problem::new(Code::Failed, error.to_string()).into()),
+    }
+}
+
+fn text(status: StatusCode, media_type: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    answer
+}

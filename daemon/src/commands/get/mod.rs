@@ -1,0 +1,238 @@
+//! `darter get`: a blob, any other URL or a whole image, through a running daemon's front and into files.
+//!
+//! What a digest names is checked against it before it gets its name. Until then it is `PATH.part`, from which a
+//! later run goes on. One thread runs it all; a thread beside it writes and hashes.
+
+mod credentials;
+mod download;
+mod image;
+mod layout;
+mod manifest;
+mod part;
+mod platform;
+mod progress;
+mod reference;
+mod session;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use darter_engine::ContentId;
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use url::Url;
+
+use self::download::{Download, download};
+use self::platform::Platform;
+use self::progress::Progress;
+use self::reference::ImageReference;
+use self::session::Session;
+use super::{CommandError, output, text};
+use crate::config::Registry;
+
+/// The flags of `darter get`.
+#[derive(Clone, Debug, Args)]
+pub struct GetArgs {
+    /// A URL, such as https://ghcr.io/v2/org/app/blobs/sha256:…, or an image, such as alpine, ghcr.io/org/app:1.2 or
+    /// app@sha256:…
+    #[arg(value_name = "URL|IMAGE")]
+    what: String,
+    /// Write a URL to this file, an image as an OCI layout into this directory [default: named after what is fetched]
+    #[arg(short, long, value_name = "PATH")]
+    output: Option<PathBuf>,
+    /// The front of the daemon
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:65001", value_parser = crate::cli::socket_addr)]
+    front: SocketAddr,
+    /// Of an image for several platforms, take this one [default: linux, and this machine's architecture]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+    /// Let the daemon speak http, not https, to the image's registry
+    #[arg(long)]
+    plain_http: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Fetches what is named, and prints where it is.
+///
+/// # Errors
+/// It cannot be had or written, its digest is wrong, or it was interrupted. What has come stays, and the message says
+/// how to go on.
+pub fn run(args: &GetArgs) -> Result<(), CommandError> {
+    let what = What::parse(args)?;
+    let path = args.output.clone().unwrap_or_else(|| what.default_path());
+    let progress = Progress::new();
+    super::run_to_end(async {
+        let stop = |kind| {
+            signal(kind).map_err(|error| CommandError::Failed(format!("cannot take signals: {error}")))
+        };
+        let (mut int, mut term) = (stop(SignalKind::interrupt())?, stop(SignalKind::terminate())?);
+        let interrupted = || CommandError::Interrupted(what.interrupted(&path));
+        tokio::select! {
+            _ = int.recv() => Err(interrupted()),
+            _ = term.recv() => Err(interrupted()),
+            () = progress.show() => unreachable!("it shows for as long as it is let"),
+            got = what.get(args, &path, &progress) => got,
+        }
+    })
+}
+
+/// What is to be fetched.
+enum What {
+    Url { url: Url, registry: Option<Registry>, id: Option<ContentId> },
+    Image(ImageReference),
+}
+
+/// What has come from a URL.
+#[derive(Serialize)]
+struct Fetched<'a> {
+    path: &'a Path,
+    digest: String,
+    length_bytes: u64,
+    /// That were there from an earlier run.
+    resumed_from_bytes: u64,
+    /// Nothing had to be asked for.
+    already_there: bool,
+}
+
+impl What {
+    fn parse(args: &GetArgs) -> Result<Self, CommandError> {
+        if !args.what.contains("://") {
+            let image = ImageReference::parse(&args.what, args.plain_http);
+            return image.map(Self::Image).map_err(|error| CommandError::Usage(error.to_string()));
+        }
+        let wrong = |why: &str| CommandError::Usage(format!("{:?}: {why}", text::plain(&args.what, 200)));
+        if args.platform.is_some() || args.plain_http {
+            return Err(wrong("--platform and --plain-http are for images, and this is a URL"));
+        }
+        let mut url = Url::parse(&args.what).map_err(|error| wrong(&error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(wrong("expected an http or https URL, or an image"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong(
+                "a URL with a user name or password shows them to everybody: use `docker login`",
+            ));
+        }
+        url.set_fragment(None);
+        let registry = url.path().starts_with("/v2/").then(|| url[..url::Position::BeforePath].parse().ok());
+        let id = digest_in(url.path());
+        Ok(Self::Url { registry: registry.flatten(), id, url })
+    }
+
+    /// In the working directory.
+    fn default_path(&self) -> PathBuf {
+        match self {
+            Self::Url { url, .. } => {
+                let last =
+                    url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
+                // `..` cannot be here: URLs are parsed without it.
+                let name = last.replace([':', '%'], "-");
+                PathBuf::from(if name.is_empty() || name.starts_with('.') { "download".into() } else { name })
+            }
+            Self::Image(image) => PathBuf::from(image.directory_name()),
+        }
+    }
+
+    fn interrupted(&self, path: &Path) -> String {
+        let kept = match self {
+            Self::Url { .. } => part::part_path(path).display().to_string(),
+            Self::Image(_) => format!("{}", path.display()),
+        };
+        format!("interrupted; what has come is kept in {kept}: the same command goes on from there")
+    }
+
+    async fn get(&self, args: &GetArgs, path: &Path, progress: &Progress) -> Result<(), CommandError> {
+        match self {
+            Self::Url { url, registry, id } => {
+                let session = Session::new(args.front, registry.clone())?;
+                let wanted =
+                    Download { url: url.clone(), id: *id, length_bytes: None, path: path.to_owned() };
+                let done = download(&session, &wanted, progress).await?;
+                progress.end();
+                let fetched = Fetched {
+                    path,
+                    digest: format!("sha256:{}", done.id),
+                    length_bytes: done.length_bytes,
+                    resumed_from_bytes: done.resumed_from_bytes,
+                    already_there: done.already_there,
+                };
+                if args.json {
+                    return output::print_json(&fetched);
+                }
+                let (size, digest) = (text::mib(fetched.length_bytes), &fetched.digest);
+                output::print(&format!("{}  {size}  {digest}\n", path.display()))
+            }
+            Self::Image(image) => {
+                let session = Session::new(args.front, Some(image.registry.clone()))?;
+                let got = image::get(&session, image, args.platform.as_ref(), path, progress).await?;
+                progress.end();
+                if args.json {
+                    return output::print_json(&got);
+                }
+                output::print(&format!(
+                    "{}  {}  {}  {}\n",
+                    path.display(),
+                    text::mib(got.length_bytes),
+                    got.platform,
+                    got.digest
+                ))
+            }
+        }
+    }
+}
+
+/// The digest that the last segment of a path is: of a blob, or of a manifest.
+fn digest_in(path: &str) -> Option<ContentId> {
+    path.rsplit('/').next()?.strip_prefix("sha256:")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    const DIGEST: &str = "sha256:e85afb9ae5eecd08f395b9777442e2642fb94dc49bd2d92f7c0a2763cb419f40";
+
+    fn parsed(what: &str) -> Result<What, CommandError> {
+        let Command::Get(args) = Cli::parse_from(["darter", "get", what]).command else {
+            panic!("get was asked for")
+        };
+        What::parse(&args)
+    }
+
+    fn check(what: &str, registry: Option<&str>, named_by_digest: bool, path: &str) {
+        let what = what.replace("DIGEST", DIGEST);
+        let parsed = parsed(&what).unwrap();
+        assert_eq!(
+            parsed.default_path(),
+            PathBuf::from(path.replace("DIGEST", &DIGEST.replace(':', "-"))),
+            "{what}"
+        );
+        let What::Url { registry: seen, id, .. } = parsed else { panic!("{what} is a URL") };
+        assert_eq!(seen.map(|registry| registry.to_string()).as_deref(), registry, "{what}");
+        assert_eq!(id.is_some(), named_by_digest, "{what}");
+    }
+
+    #[test]
+    fn urls() {
+        check("https://ghcr.io/v2/a/b/blobs/DIGEST", Some("https://ghcr.io"), true, "DIGEST");
+        check("http://127.0.0.1:5000/v2/a/blobs/DIGEST?x=1", Some("http://127.0.0.1:5000"), true, "DIGEST");
+        check("https://files.example/a/b.tar.gz?sig=1#x", None, false, "b.tar.gz");
+        check("https://files.example/", None, false, "download");
+        check("https://files.example/.profile", None, false, "download");
+        check("https://files.example/a/DIGEST", None, true, "DIGEST");
+    }
+
+    #[test]
+    fn what_cannot_be_fetched_is_a_wrong_command_line() {
+        for what in ["ftp://a/b", "https://", "https://me:secret@a/b", "Not An Image"] {
+            let refused = parsed(what).map(|_| ()).unwrap_err();
+            assert_eq!(refused.exit_status(), 2, "{what}: {refused}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What people and scripts ask of a running daemon: `get` through its front, the others at its admin port.
+//!
+//! Each command is a function of its flags that prints its result, as text or JSON, to standard output, and its
+//! progress to standard error. Its exit status says what a script would act on; see [`CommandError`].
+
+mod admin_client;
+pub mod completions;
+pub mod get;
+pub mod ls;
+pub mod man;
+mod output;
+pub mod pin;
+pub mod rm;
+pub mod stat;
+mod text;
+pub mod verify;
+mod wire;
+
+use std::io;
+use std::net::SocketAddr;
+
+use clap::Args;
+
+/// The end of each help text.
+pub(crate) const EXIT_STATUS: &str = "Exit status: 0 done; 1 failed; 2 the command line is wrong, or an ID names more \
+                                      than one content; 3 there is no such content, blob or image; 4 no daemon \
+                                      answers; 5 the bytes are not those of the digest; 130 interrupted";
+
+/// Why a command did not do what it was asked, and so its exit status. Messages say what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// 1: anything that is none of the others.
+    #[error("{0}")]
+    Failed(String),
+    /// 2: what was asked makes no sense, or could mean several things.
+    #[error("{0}")]
+    Usage(String),
+    /// 3: it was understood, and there is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// 4: no daemon answers there.
+    #[error("{0}")]
+    Unreachable(String),
+    /// 5: bytes are not those of the digest.
+    #[error("{0}")]
+    WrongBytes(String),
+    /// 130: Ctrl-C or SIGTERM.
+    #[error("{0}")]
+    Interrupted(String),
+}
+
+impl CommandError {
+    /// The exit status of the process.
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::NotFound(_) => 3,
+            Self::Unreachable(_) => 4,
+            Self::WrongBytes(_) => 5,
+            Self::Interrupted(_) => 130,
+        }
+    }
+}
+
+/// The flags of all commands that ask the admin port.
+#[derive(Clone, Debug, Args)]
+pub struct AdminArgs {
+    /// The admin port of the daemon
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:40901", value_parser = crate::cli::socket_addr)]
+    admin: SocketAddr,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs an asynchronous command on this thread.
+fn run_to_end<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime
+        .map_err(|error: io::Error| CommandError::Failed(format!("cannot run on this machine: {error}")))?;
+    runtime.block_on(command)
+}
