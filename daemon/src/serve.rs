@@ -116,11 +116,11 @@ impl Daemon<'_> {
         let common = Common {
             store: self.store.clone(),
             metrics: metrics.clone(),
-            access: Access::new(self.settings.access_grace),
+            access: Access::new(self.settings.access),
             fetches,
             prefetch_pace: Arc::new(Pace::new(self.settings.prefetch_bytes_per_s)),
             routing: Routing::new(self.settings),
-            front: Arc::new(Shared::new(self.settings.access_grace)),
+            front: Arc::new(Shared::new(self.settings.access.grace)),
             origin_tls_verified: self.settings.origin_tls_verified,
             stop: stopping,
         };

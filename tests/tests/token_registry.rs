@@ -239,7 +239,7 @@ fn with_the_origin_down_only_what_was_proven_is_served() {
 /// A proof that is older than the grace allows ends; it comes back with the origin.
 #[test]
 fn the_grace_ends() {
-    let mut scene = Scene::with(Daemon::builder().config("access:\n  grace: 2s\n"));
+    let mut scene = Scene::with(Daemon::builder().config("access:\n  proof: 1s\n  grace: 2s\n"));
     let blob = scene.origin.blob(1, BLOB_BYTES);
     let alice = scene.alice();
     scene.assert_reads(&blob, &alice);
@@ -315,7 +315,7 @@ fn a_private_repository_is_not_found_public() {
 #[test]
 fn a_refusal_is_asked_again_after_ten_seconds() {
     let scene = Scene::start();
-    let blob = scene.origin.blob(1, 100_000);
+    let blob = scene.origin.blob(1, BLOB_BYTES);
     scene.assert_reads(&blob, &scene.alice());
     let bob = scene.bob();
     let request = Way::Range.request(blob.target(), Some(&bob));
@@ -334,7 +334,7 @@ fn a_refusal_is_asked_again_after_ten_seconds() {
     }
     scene.registry.allow("bob", REPOSITORY);
     let allowed = || scene.fetch(&request).status() == 206;
-    wait_until(SOON, allowed, || "the refusal stays".to_owned());
+    wait_until(SOON, allowed, || format!("the refusal stays:\n{}", scene.gate.lines()));
 }
 
 /// Passwords and tokens go where the client would have sent them.

@@ -11,13 +11,9 @@ use std::time::{Duration, Instant};
 
 use darter_engine::{ContentId, RegistryScope};
 
-use super::claim::{Claim, Repository};
+use super::claim::{Claim, Credential, Repository};
 use crate::origin::Verdict;
 
-/// How long a proof lets its claim in without asking again.
-pub(super) const PROOF_LASTS: Duration = Duration::from_secs(300);
-/// From this age on a proof that is used is renewed in the background.
-const RENEWED_FROM: Duration = Duration::from_secs(240);
 /// How long a refusal is repeated without asking again.
 const REFUSAL_LASTS: Duration = Duration::from_secs(10);
 /// How long a content counts as being in a repository. Renewals confirm it anew.
@@ -32,25 +28,43 @@ const PLACES_MAX: usize = 64 * 1024;
 const REFUSALS_MAX: usize = 4 * 1024;
 const REGISTRIES_MAX: usize = 1024;
 
+/// How long confirmations hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Lasting {
+    /// A proof lets its claim in for so long without asking again; from four fifths of it on, a proof that is used is
+    /// renewed in the background.
+    pub proof: Duration,
+    /// While the registry is down, it holds for so long.
+    pub grace: Duration,
+}
+
 /// Whether a claim on a content is let in now.
 #[derive(Clone, Debug)]
 pub(super) enum Standing {
-    /// Yes; with `renew`, the registry should be asked again in the background.
-    Granted {
-        /// The proof will not last much longer.
-        renew: bool,
-    },
+    /// Yes, by a proof that may be worth renewing in the background.
+    Granted(Option<Renewal>),
     /// The registry has just refused it.
     Refused(Arc<Verdict>),
     /// The registry must be asked.
     Unknown,
 }
 
+/// Which proof will not last much longer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Renewal {
+    /// The claim's own.
+    Own,
+    /// That everyone may read the repository.
+    Public,
+}
+
 /// Confirmations and refusals, bounded in number and time.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    grace: Duration,
+    lasting: Lasting,
     proofs: Dated<Claim>,
+    /// Repositories that everyone may read.
+    public: Dated<Repository>,
     places: Dated<(Repository, ContentId)>,
     refusals: HashMap<(Claim, ContentId), (Instant, Arc<Verdict>)>,
     down: Dated<RegistryScope>,
@@ -58,10 +72,11 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(grace: Duration) -> Self {
+    pub(super) fn new(lasting: Lasting) -> Self {
         Self {
-            grace,
+            lasting,
             proofs: Dated::new(PROOFS_MAX),
+            public: Dated::new(REGISTRIES_MAX),
             places: Dated::new(PLACES_MAX),
             refusals: HashMap::new(),
             down: Dated::new(REGISTRIES_MAX),
@@ -76,14 +91,14 @@ impl Ledger {
         registry: &RegistryScope,
         now: Instant,
     ) -> Standing {
-        let proof_age = self.proof_age(claim, now);
         let place_age = self.places.age(&(claim.repository, *id), now);
-        if let (Some(proof), Some(place)) = (proof_age, place_age) {
-            if proof < PROOF_LASTS && place < PLACE_LASTS {
-                return Standing::Granted { renew: proof >= RENEWED_FROM };
+        if let (Some((proof, whose)), Some(place)) = (self.proof_age(claim, now), place_age) {
+            if proof < self.lasting.proof && place < PLACE_LASTS {
+                return Standing::Granted((proof >= self.renewed_from()).then_some(whose));
             }
-            if proof < self.grace && self.down.age(registry, now).is_some_and(|age| age < DOWN_LASTS) {
-                return Standing::Granted { renew: false };
+            if proof < self.lasting.grace && self.down.age(registry, now).is_some_and(|age| age < DOWN_LASTS)
+            {
+                return Standing::Granted(None);
             }
         }
         match self.refusals.get(&(*claim, *id)) {
@@ -104,6 +119,9 @@ impl Ledger {
     ) {
         self.down.remove(registry);
         self.proofs.insert(claim, now);
+        if claim.credential == Credential::NONE {
+            self.public.insert(claim.repository, now);
+        }
         if let Some(id) = id {
             self.refusals.remove(&(claim, id));
             self.places.insert((claim.repository, id), now);
@@ -144,30 +162,55 @@ impl Ledger {
         now: Instant,
     ) -> bool {
         self.down.insert(registry, now);
-        let within = |age: Option<Duration>| age.is_some_and(|age| age < self.grace);
-        within(self.proof_age(claim, now)) && within(self.places.age(&(claim.repository, *id), now))
+        let within = |age: Option<Duration>| age.is_some_and(|age| age < self.lasting.grace);
+        within(self.proof_age(claim, now).map(|(age, _)| age))
+            && within(self.places.age(&(claim.repository, *id), now))
+    }
+
+    /// Everyone may read the repository of this claim.
+    pub(super) fn publish(&mut self, claim: &Claim, id: Option<ContentId>, now: Instant) {
+        self.public.insert(claim.repository, now);
+        if let Some(id) = id {
+            self.places.insert((claim.repository, id), now);
+        }
+    }
+
+    /// Not everyone may, as has just been found.
+    pub(super) fn unpublish(&mut self, claim: &Claim) {
+        self.public.remove(&claim.repository);
+    }
+
+    /// Whether the claim is let in by what holds for everyone, and not by a proof of its own.
+    pub(super) fn is_let_in_as_anyone(&self, claim: &Claim, now: Instant) -> bool {
+        self.proof_age(claim, now)
+            .is_some_and(|(age, whose)| whose == Renewal::Public && age < self.lasting.proof)
     }
 
     /// Whether it is time to try the repository without a credential; true once in a while.
     pub(super) fn try_public(&mut self, claim: &Claim, now: Instant) -> bool {
-        if *claim == claim.public() {
-            return false;
+        let public = self.public.age(&claim.repository, now);
+        let is_time = match public {
+            Some(age) => age >= self.renewed_from(),
+            None => {
+                let tried = self.public_tried.age(&claim.repository, now);
+                claim.credential != Credential::NONE && tried.is_none_or(|age| age >= PUBLIC_TRIED_EVERY)
+            }
+        };
+        if is_time {
+            self.public_tried.insert(claim.repository, now);
         }
-        let public = self.proofs.age(&claim.public(), now).is_some_and(|age| age < RENEWED_FROM);
-        let tried = self.public_tried.age(&claim.repository, now).is_some_and(|age| age < PUBLIC_TRIED_EVERY);
-        let was_public = self.proofs.age(&claim.public(), now).is_some();
-        if public || (tried && !was_public) {
-            return false;
-        }
-        self.public_tried.insert(claim.repository, now);
-        true
+        is_time
     }
 
-    /// The age of the younger of the claim's own proof and everyone's.
-    fn proof_age(&self, claim: &Claim, now: Instant) -> Option<Duration> {
-        let own = self.proofs.age(claim, now);
-        let public = self.proofs.age(&claim.public(), now);
-        own.into_iter().chain(public).min()
+    fn renewed_from(&self) -> Duration {
+        self.lasting.proof * 4 / 5
+    }
+
+    /// The age of the claim's own proof, or of everyone's if that is younger.
+    fn proof_age(&self, claim: &Claim, now: Instant) -> Option<(Duration, Renewal)> {
+        let own = self.proofs.age(claim, now).map(|age| (age, Renewal::Own));
+        let public = self.public.age(&claim.repository, now).map(|age| (age, Renewal::Public));
+        own.into_iter().chain(public).min_by_key(|(age, _)| *age)
     }
 }
 
@@ -208,10 +251,9 @@ impl<K: Eq + Hash + Clone> Dated<K> {
 mod tests {
     use http::{HeaderMap, StatusCode, header};
 
-    use super::super::claim::Credential;
     use super::*;
 
-    const GRACE: Duration = Duration::from_secs(3600);
+    const LASTING: Lasting = Lasting { proof: Duration::from_secs(300), grace: Duration::from_secs(3600) };
 
     fn claim(repository: &str, user: &str) -> Claim {
         let mut headers = HeaderMap::new();
@@ -235,8 +277,9 @@ mod tests {
     fn standing(ledger: &Ledger, claim: &Claim, content: &str, now: Instant, age_s: u64) -> &'static str {
         let id = ContentId::of_name(content);
         match ledger.standing(claim, &id, &registry(), now + Duration::from_secs(age_s)) {
-            Standing::Granted { renew: false } => "granted",
-            Standing::Granted { renew: true } => "granted, renew",
+            Standing::Granted(None) => "granted",
+            Standing::Granted(Some(Renewal::Own)) => "granted, renew",
+            Standing::Granted(Some(Renewal::Public)) => "granted, renew for all",
             Standing::Refused(_) => "refused",
             Standing::Unknown => "unknown",
         }
@@ -245,7 +288,7 @@ mod tests {
     #[test]
     fn a_proof_is_for_one_claim_one_content_and_five_minutes() {
         let now = Instant::now();
-        let mut ledger = Ledger::new(GRACE);
+        let mut ledger = Ledger::new(LASTING);
         ledger.prove(claim("app", "a"), Some(ContentId::of_name("x")), &registry(), now);
         let check = |who: Claim, content, age_s, expected| {
             assert_eq!(standing(&ledger, &who, content, now, age_s), expected, "{content} {age_s}");
@@ -263,20 +306,34 @@ mod tests {
     #[test]
     fn what_is_public_is_for_everyone_and_found_out_once() {
         let now = Instant::now();
-        let mut ledger = Ledger::new(GRACE);
+        let mut ledger = Ledger::new(LASTING);
         assert!(!ledger.try_public(&claim("app", ""), now), "that is the question itself");
         assert!(ledger.try_public(&claim("app", "a"), now));
         assert!(!ledger.try_public(&claim("app", "b"), now));
         ledger.prove(claim("app", ""), Some(ContentId::of_name("x")), &registry(), now);
         assert_eq!(standing(&ledger, &claim("app", "b"), "x", now, 0), "granted");
+        assert_eq!(standing(&ledger, &claim("app", "b"), "x", now, 250), "granted, renew for all");
+        assert!(ledger.is_let_in_as_anyone(&claim("app", "b"), now));
         assert!(!ledger.try_public(&claim("app", "c"), now + Duration::from_secs(200)));
         assert!(ledger.try_public(&claim("app", "c"), now + Duration::from_secs(250)), "renewed");
     }
 
     #[test]
+    fn where_anyone_needs_a_token_a_refusal_without_one_is_about_nobody_else() {
+        let now = Instant::now();
+        let mut ledger = Ledger::new(LASTING);
+        ledger.publish(&claim("app", "a"), Some(ContentId::of_name("x")), now);
+        let nobody = claim("app", "");
+        ledger.refuse(nobody, ContentId::of_name("x"), &registry(), verdict(StatusCode::UNAUTHORIZED), now);
+        assert_eq!(standing(&ledger, &nobody, "x", now, 0), "granted");
+        ledger.unpublish(&nobody);
+        assert_eq!(standing(&ledger, &nobody, "x", now, 0), "refused");
+    }
+
+    #[test]
     fn a_refusal_holds_for_ten_seconds_and_ends_the_proof() {
         let now = Instant::now();
-        let mut ledger = Ledger::new(GRACE);
+        let mut ledger = Ledger::new(LASTING);
         let (who, id) = (claim("app", "a"), ContentId::of_name("x"));
         ledger.prove(who, Some(id), &registry(), now);
         ledger.refuse(who, id, &registry(), verdict(StatusCode::UNAUTHORIZED), now);
@@ -294,7 +351,7 @@ mod tests {
     fn while_the_registry_is_down_the_grace_holds() {
         let now = Instant::now();
         let at = |age_s| now + Duration::from_secs(age_s);
-        let mut ledger = Ledger::new(GRACE);
+        let mut ledger = Ledger::new(LASTING);
         let (who, id) = (claim("app", "a"), ContentId::of_name("x"));
         ledger.prove(who, Some(id), &registry(), now);
         assert_eq!(standing(&ledger, &who, "x", now, 600), "unknown");

@@ -12,27 +12,32 @@ mod claim;
 mod ledger;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 use darter_engine::ContentId;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use tokio::sync::watch;
 
 pub use self::claim::{Claim, Credential, Repository, repository_name};
-use self::ledger::{Ledger, Standing};
+pub use self::ledger::Lasting;
+use self::ledger::{Ledger, Renewal, Standing};
 use crate::fetch::FetchError;
 use crate::origin::challenge::BearerChallenge;
 use crate::origin::{Origin, OriginError, Target, Verdict};
 
 /// Questions on their way at a time; beyond that readers are told to come back.
 const QUESTIONS_MAX: usize = 4096;
+/// Tokens kept at a time.
+const TOKENS_MAX: usize = 1024;
 
 /// What the node knows of who may read what. Shared by all shards.
 #[derive(Debug)]
 pub struct Access {
     ledger: RwLock<Ledger>,
     asking: Mutex<HashMap<Question, watch::Receiver<Option<Answer>>>>,
+    /// The tokens that registries give to anyone who reads a public repository.
+    tokens: Mutex<HashMap<Repository, HeaderValue>>,
 }
 
 /// May this claim read this content?
@@ -49,14 +54,18 @@ enum Answer {
 }
 
 impl Access {
-    /// Knows nothing yet. For `grace` a proof outlives a registry that is down.
-    pub fn new(grace: Duration) -> Arc<Self> {
-        Arc::new(Self { ledger: RwLock::new(Ledger::new(grace)), asking: Mutex::default() })
+    /// Knows nothing yet.
+    pub fn new(lasting: Lasting) -> Arc<Self> {
+        Arc::new(Self {
+            ledger: RwLock::new(Ledger::new(lasting)),
+            asking: Mutex::default(),
+            tokens: Mutex::default(),
+        })
     }
 
     /// Whether the target's claim on a content needs no question now.
     pub fn is_granted(&self, target: &Target, id: &ContentId) -> bool {
-        matches!(self.standing(target, id), Standing::Granted { .. })
+        matches!(self.standing(target, id), Standing::Granted(_))
     }
 
     /// Lets a reader in, or says why not. Asks the registry if it must, and renews in the background what will not
@@ -71,9 +80,11 @@ impl Access {
         id: &ContentId,
     ) -> Result<(), FetchError> {
         match self.standing(target, id) {
-            Standing::Granted { renew } => {
-                if renew {
-                    let _ = self.question(origin, target, id);
+            Standing::Granted(renewal) => {
+                match renewal {
+                    Some(Renewal::Own) => _ = self.question(origin, target, id),
+                    Some(Renewal::Public) => self.try_public_if_it_is_time(origin, target, Some(*id)),
+                    None => {}
                 }
                 Ok(())
             }
@@ -92,37 +103,79 @@ impl Access {
 
     /// The registry has answered a request of this target with success; for this content, if it was for one.
     pub fn prove(self: &Arc<Self>, origin: &Origin, target: &Target, id: Option<&ContentId>) {
-        let now = Instant::now();
-        let try_public = {
-            let mut ledger = self.ledger.write().unwrap_or_else(PoisonError::into_inner);
-            ledger.prove(target.claim(), id.copied(), &target.scope(), now);
-            ledger.try_public(&target.claim(), now)
+        self.ledger_mut().prove(target.claim(), id.copied(), &target.scope(), Instant::now());
+        self.try_public_if_it_is_time(origin, target, id.copied());
+    }
+
+    /// With whose credential a target's bytes are to be fetched: its own, or what the registry gives to anyone where
+    /// only that is proven.
+    pub fn to_fetch_with(&self, target: &Target) -> Target {
+        let as_anyone = self.ledger().is_let_in_as_anyone(&target.claim(), Instant::now());
+        if !as_anyone {
+            return target.clone();
+        }
+        let anyone = target.clone().without_credential();
+        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        match tokens.get(&target.claim().repository) {
+            Some(token) => anyone.with_authorization(token.clone()),
+            None => anyone,
+        }
+    }
+
+    fn try_public_if_it_is_time(self: &Arc<Self>, origin: &Origin, target: &Target, id: Option<ContentId>) {
+        if self.ledger_mut().try_public(&target.claim(), Instant::now()) {
+            let (access, origin, target) = (self.clone(), origin.clone(), target.clone());
+            tokio::task::spawn_local(async move { access.try_public(&origin, &target, id).await });
+        }
+    }
+
+    /// Asks as a client would that has no credential: first without any, then with the token that everyone gets.
+    async fn try_public(&self, origin: &Origin, target: &Target, id: Option<ContentId>) {
+        let anyone = target.clone().without_credential();
+        let (is_public, token) = match ask_as_anyone(origin, &anyone).await {
+            Some(found) => found,
+            // Nothing is known: what was proven before holds as long as it does.
+            None => return,
         };
-        if try_public {
-            tokio::task::spawn_local(try_without_credential(
-                self.clone(),
-                origin.clone(),
-                target.clone(),
-                id.copied(),
-            ));
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        match token {
+            Some(token) if is_public => {
+                if tokens.len() >= TOKENS_MAX {
+                    tokens.clear();
+                }
+                tokens.insert(target.claim().repository, token);
+            }
+            _ => _ = tokens.remove(&target.claim().repository),
+        }
+        drop(tokens);
+        if is_public {
+            tracing::debug!(registry = %target.registry(), path = target.url().path(), "the repository is public");
+            self.ledger_mut().publish(&target.claim(), id, Instant::now());
+        } else {
+            self.ledger_mut().unpublish(&target.claim());
         }
     }
 
     /// The registry has refused this target this content.
     pub fn refuse(&self, target: &Target, id: &ContentId, verdict: &Arc<Verdict>) {
-        let mut ledger = self.ledger.write().unwrap_or_else(PoisonError::into_inner);
-        ledger.refuse(target.claim(), *id, &target.scope(), verdict.clone(), Instant::now());
+        self.ledger_mut().refuse(target.claim(), *id, &target.scope(), verdict.clone(), Instant::now());
     }
 
     /// The registry did not answer. True if the target's claim is let in all the same, within the grace.
     pub fn holds_while_down(&self, target: &Target, id: &ContentId) -> bool {
-        let mut ledger = self.ledger.write().unwrap_or_else(PoisonError::into_inner);
-        ledger.unanswered(&target.claim(), id, target.scope(), Instant::now())
+        self.ledger_mut().unanswered(&target.claim(), id, target.scope(), Instant::now())
     }
 
     fn standing(&self, target: &Target, id: &ContentId) -> Standing {
-        let ledger = self.ledger.read().unwrap_or_else(PoisonError::into_inner);
-        ledger.standing(&target.claim(), id, &target.scope(), Instant::now())
+        self.ledger().standing(&target.claim(), id, &target.scope(), Instant::now())
+    }
+
+    fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
+        self.ledger.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ledger_mut(&self) -> RwLockWriteGuard<'_, Ledger> {
+        self.ledger.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask(
@@ -223,21 +276,26 @@ async fn confirm(origin: &Origin, target: &Target) -> Answer {
     }
 }
 
-/// Asks as a client would that has no credential: first without any, then with the token that everyone gets.
-async fn try_without_credential(access: Arc<Access>, origin: Origin, target: Target, id: Option<ContentId>) {
-    let anonymous = target.clone().without_credential();
-    let is_public = match origin.head(&anonymous).await {
-        Ok(head) if head.status == StatusCode::UNAUTHORIZED => {
-            let Some(challenge) = BearerChallenge::find(&head.headers) else { return };
-            let Some(repository) = repository_name(target.url().path()) else { return };
-            let Ok(Some(token)) = origin.anonymous_token(&challenge, repository).await else { return };
-            matches!(confirm(&origin, &anonymous.clone().with_authorization(token)).await, Answer::Granted)
-        }
-        Ok(head) => head.status.is_success() || head.status.is_redirection(),
-        Err(_) => false,
+/// Whether anyone may read, and with which token; `None` if the registry does not say.
+async fn ask_as_anyone(origin: &Origin, anyone: &Target) -> Option<(bool, Option<HeaderValue>)> {
+    let head = origin.head(anyone).await.ok()?;
+    if head.status.is_success() || head.status.is_redirection() {
+        return Some((true, None));
+    }
+    if head.status.is_server_error() || head.status == StatusCode::TOO_MANY_REQUESTS {
+        return None;
+    }
+    let (Some(challenge), Some(repository)) =
+        (BearerChallenge::find(&head.headers), repository_name(anyone.url().path()))
+    else {
+        return Some((false, None));
     };
-    if is_public {
-        tracing::debug!(registry = %target.registry(), path = target.url().path(), "the repository is public");
-        access.prove(&origin, &anonymous, id.as_ref());
+    let Some(token) = origin.anonymous_token(&challenge, repository).await.ok()? else {
+        return Some((false, None));
+    };
+    match confirm(origin, &anyone.clone().with_authorization(token.clone())).await {
+        Answer::Granted => Some((true, Some(token))),
+        Answer::Refused(_) => Some((false, None)),
+        Answer::Unanswered(_) | Answer::Impossible(_) => None,
     }
 }

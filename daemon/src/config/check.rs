@@ -17,6 +17,7 @@ use super::rules::{Pattern, Rule, Rules};
 use super::settings::{IoChoice, LogFormat, LogSettings, Settings};
 use super::size::ByteSize;
 use super::warnings::{self, Warning};
+use crate::access::Lasting;
 
 /// A checked configuration and what a person may want to know of it.
 #[derive(Clone, Debug)]
@@ -45,6 +46,8 @@ const CAPACITY_BYTES: std::ops::RangeInclusive<u64> = 4 << 20..=64 << 40;
 /// Bytes per second: from one block, below which nothing would be fetched.
 const PREFETCH_BYTES_PER_S: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 40;
 const TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3650 * 86_400);
+/// A proof that lasts longer would let a revoked credential read for longer.
+const PROOF: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 /// Of a connection id the first byte is the shard.
 const SHARDS_MAX: usize = 256;
 /// Rules that each request may have to be compared with.
@@ -94,6 +97,7 @@ impl Pass<'_> {
         let rules = self.rules();
         let filter: String = self.value(&keys::DEFAULT_FILTER);
         let insecure: bool = self.value(&keys::INSECURE);
+        let access_proof: Age = self.value_if(&keys::ACCESS_PROOF, |age: &Age| PROOF.contains(&age.0));
         let access_grace: Age = self.value_if(&keys::ACCESS_GRACE, |age: &Age| age.0 <= *TTL.end());
         let prefetch = self.value(&keys::PREFETCH);
         let prefetch_rate = self
@@ -115,7 +119,7 @@ impl Pass<'_> {
             rules,
             filter_params: filter.split('&').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
             origin_tls_verified: !insecure,
-            access_grace: access_grace.0,
+            access: Lasting { proof: access_proof.0, grace: access_grace.0 },
             prefetch,
             prefetch_bytes_per_s: prefetch_rate.0,
             shards,

@@ -76,6 +76,8 @@ pub(super) const DEFAULT_FILTER: Key = Key {
     takes: "names of query parameters joined by &",
     fallback: Text("Expires&Signature&ns"),
 };
+pub(super) const ACCESS_PROOF: Key =
+    Key { path: "access.proof", takes: "a time from 1s to 1h, such as 5m", fallback: Text("5m") };
 pub(super) const ACCESS_GRACE: Key =
     Key { path: "access.grace", takes: "a time from 0s to 3650d, such as 12h", fallback: Text("12h") };
 pub(super) const INSECURE: Key =
@@ -98,7 +100,7 @@ pub(super) const PPROF_PORT: Key =
     Key { path: "pprofPort", takes: "a port, 1 to 65535, or -1 for none", fallback: Text("-1") };
 
 /// All of them, in the order in which `config show` prints them.
-pub(super) const KEYS: [&Key; 23] = [
+pub(super) const KEYS: [&Key; 24] = [
     &DATA_DIR,
     &CAPACITY,
     &TASK_EXPIRE_TIME,
@@ -114,6 +116,7 @@ pub(super) const KEYS: [&Key; 23] = [
     &RULE_DIRECT,
     &DEFAULT_FILTER,
     &INSECURE,
+    &ACCESS_PROOF,
     &ACCESS_GRACE,
     &PREFETCH,
     &PREFETCH_RATE_LIMIT,

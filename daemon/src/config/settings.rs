@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::registry::{Registry, RegistryHost};
 use super::rules::Rules;
+use crate::access::Lasting;
 
 /// What `darter serve` runs by. docs/configuration.md says which key and flag each field comes from.
 #[derive(Clone, Debug)]
@@ -33,8 +34,8 @@ pub struct Settings {
     pub filter_params: Vec<String>,
     /// Whether an origin must prove who it is. False only by `proxy.security.insecure`.
     pub origin_tls_verified: bool,
-    /// For how long what a registry confirmed goes on to hold while that registry is down.
-    pub access_grace: Duration,
+    /// For how long what a registry confirmed about readers holds.
+    pub access: Lasting,
     /// Whether a ranged request brings in the rest of its blob.
     pub prefetch: bool,
     /// What prefetch may take of the origin's link, in bytes per second, all blobs together.

@@ -86,7 +86,7 @@ proxy:
   proxies: [{regx: a, direct: true}]
   defaultFilter: x&y
   security: {insecure: true}
-access: {grace: 1h}
+access: {proof: 1m, grace: 1h}
 ";
     let effective = resolved(yaml, &[]).expect("a right file").effective;
     assert!(effective.iter().all(|row| row.source != Source::Default), "{effective:?}");
@@ -94,7 +94,8 @@ access: {grace: 1h}
     assert_eq!(seen, keys::KEYS.map(|key| key.path));
     let settings = settings(yaml);
     assert_eq!(settings.ttl, Some(Duration::from_secs(21_600)));
-    assert_eq!(settings.access_grace, Duration::from_secs(3600));
+    let access = (settings.access.proof, settings.access.grace);
+    assert_eq!(access, (Duration::from_secs(60), Duration::from_secs(3600)));
     assert_eq!(settings.prefetch_bytes_per_s, 1_000_000);
     assert_eq!(settings.io, IoChoice::Pool);
     assert_eq!(settings.log, LogSettings { format: LogFormat::Json, verbose: true });

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::*;
-use crate::access::Access;
+use crate::access::{Access, Lasting};
 use crate::metrics::Metrics;
 use crate::origin::{Origin, OriginError};
 
@@ -93,7 +93,7 @@ impl Node {
         let pace = Arc::new(Pace::new(u64::MAX));
         let owner = Owner::new(
             store.clone(),
-            Access::new(Duration::ZERO),
+            Access::new(Lasting { proof: Duration::from_secs(300), grace: Duration::ZERO }),
             Origin::new(true).unwrap(),
             Metrics::new("pool"),
             pace,

@@ -95,11 +95,12 @@ pub(super) async fn answer(sources: &Sources, request: &ContentRequest) -> Resul
         Resolved::Part(bytes) => Some(bytes),
     };
     let head = head(&content, bytes.as_ref());
+    let fetching = sources.access.to_fetch_with(&request.target);
     let mut reader = Reader::new(
         sources.clone(),
         content.clone(),
         key,
-        request.target.clone(),
+        fetching.clone(),
         bytes.clone().unwrap_or(0..length_bytes),
     );
     let all = bytes.as_ref().is_none_or(|bytes| *bytes == (0..length_bytes));
@@ -107,7 +108,7 @@ pub(super) async fn answer(sources: &Sources, request: &ContentRequest) -> Resul
         reader = reader.gated();
     }
     if request.prefetch && bytes.is_some() && content.held_pieces() < content.layout().piece_count() {
-        sources.fetches.prefetch(&content, key, request.target.clone());
+        sources.fetches.prefetch(&content, key, fetching);
     }
     let collect = bytes.is_some_and(|bytes| bytes.end - bytes.start <= COLLECTED_BYTES_MAX);
     let parts = if collect {
@@ -148,7 +149,16 @@ async fn enter(sources: &Sources, request: &ContentRequest) -> Result<(Arc<Conte
     if let Some(verdict) = access.refusal(target, id) {
         return Err(FetchError::Verdict(verdict).into());
     }
-    let content = fetches.describe(request.key(), target.clone(), request.wanted).await?;
+    let fetching = access.to_fetch_with(target);
+    let as_anyone = fetching.claim() != target.claim();
+    let described = match fetches.describe(request.key(), fetching, request.wanted).await {
+        // What anyone gets has ended meanwhile; the reader's own credential may still be good.
+        Err(FetchError::Verdict(_)) if as_anyone => {
+            fetches.describe(request.key(), target.clone(), request.wanted).await
+        }
+        described => described,
+    };
+    let content = described?;
     // Described for whoever asked first; that may have been another reader.
     access.admit(origin, target, id).await?;
     Ok((content, true))

@@ -16,6 +16,7 @@ mod realms;
 pub mod route;
 mod tags;
 pub mod trouble;
+mod welcome;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ use self::realms::Realms;
 use self::route::{Errand, Kind, Route, Routing, What};
 use self::tags::Tags;
 use self::trouble::Trouble;
+use self::welcome::Welcomes;
 use crate::fetch::FetchError;
 use crate::metrics::Source;
 use crate::origin::{Origin, Target};
@@ -43,13 +45,19 @@ use crate::origin::{Origin, Target};
 pub(crate) struct Shared {
     tags: Tags,
     realms: Realms,
+    welcomes: Welcomes,
     heads: Arc<Heads>,
 }
 
 impl Shared {
-    /// Knows nothing yet. For `grace` a tag outlives a registry that is down.
+    /// Knows nothing yet. For `grace` a registry's words outlive its being down.
     pub(crate) fn new(grace: Duration) -> Self {
-        Self { tags: Tags::new(grace), realms: Realms::default(), heads: Arc::default() }
+        Self {
+            tags: Tags::new(grace),
+            realms: Realms::default(),
+            welcomes: Welcomes::new(grace),
+            heads: Arc::default(),
+        }
     }
 }
 
@@ -146,17 +154,21 @@ impl Front {
             Some(realm) => target.to_realm(realm, request.uri().query()),
             None => target,
         };
-        let method = request.method().clone();
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let is_head = *request.method() == Method::HEAD;
         let passed = pass::pass(origin, metrics, &target, request).await;
         let is_down = passed.as_ref().map_or(true, |answer| manifest::is_down(answer.status()));
-        if method == Method::HEAD
+        if is_read
             && is_down
-            && let Some(head) = self.head_while_down(&target, what)
+            && let Some(answer) = self.answer_while_down(&target, what, is_head)
         {
-            return Ok((head, Source::Cache));
+            return Ok((answer, Source::Cache));
         }
         let answer = passed?;
         match what {
+            What::Other if is_read && Welcomes::is_base(&target) => {
+                self.shared.welcomes.note(&target, answer.status(), answer.headers());
+            }
             _ if !answer.status().is_success() => {}
             What::Content { id, kind: Kind::Blob | Kind::Manifest } => {
                 self.sources.access.prove(origin, &target, Some(&id));
@@ -167,12 +179,13 @@ impl Front {
         Ok((answer, Source::Pass))
     }
 
-    /// The answer to a HEAD that the registry does not give, if its claim was proven within the grace.
-    fn head_while_down(&self, target: &Target, what: What) -> Option<Response<AnswerBody>> {
+    /// The answer that the registry does not give, if it is known and its claim was proven within the grace.
+    fn answer_while_down(&self, target: &Target, what: What, is_head: bool) -> Option<Response<AnswerBody>> {
         let (id, kind) = match what {
-            What::Content { id, kind } => (id, kind),
-            What::Tag => (self.shared.tags.last(target)?, Kind::Manifest),
-            What::Other => return None,
+            What::Content { id, kind } if is_head => (id, kind),
+            What::Tag if is_head => (self.shared.tags.last(target)?, Kind::Manifest),
+            What::Other if Welcomes::is_base(target) => return self.shared.welcomes.last(target),
+            _ => return None,
         };
         self.sources.access.holds_while_down(target, &id).then_some(())?;
         let content =
@@ -180,7 +193,8 @@ impl Front {
         content::known_head(&self.sources, &content)
     }
 
-    /// The realm, if this is a request for a token.
+    /// The realm, if this is a request for a token. What would ask a realm that is not known goes nowhere: it has a
+    /// password in it.
     fn realm_of(&self, target: &Target, request: &Request<Incoming>) -> Result<Option<url::Url>, Trouble> {
         let path = target.url().path();
         // A forward proxy's client has named the host itself.
@@ -188,12 +202,11 @@ impl Front {
             return Ok(None);
         }
         let realm = self.shared.realms.at(target.registry(), path);
-        if realm.is_none() && *request.method() == Method::POST {
-            return Err(Trouble::NoRealm);
+        let asks_a_realm = *request.method() == Method::POST
+            || target.url().query_pairs().any(|(name, _)| name == "service" || name == "scope");
+        match realm {
+            None if asks_a_realm => Err(Trouble::NoRealm),
+            realm => Ok(realm),
         }
-        Ok(realm)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -16,7 +16,7 @@ use super::range::Wanted;
 use super::reader::{Reader, Sources};
 use super::route::Kind;
 use super::trouble::Trouble;
-use crate::access::Access;
+use crate::access::{Access, Lasting};
 use crate::demo::registry::{Blob, Faults, Registry, RegistryOptions};
 use crate::fetch::{FetchKey, Fetches, Owner, Pace};
 use crate::metrics::Metrics;
@@ -45,7 +45,7 @@ fn with_node(buffers: usize, test: impl AsyncFnOnce(&Node)) {
     let registry = Registry::start(RegistryOptions::default()).unwrap();
     let (fetches, mut inboxes) = Fetches::new(1);
     let metrics = Metrics::new("pool");
-    let access = Access::new(Duration::ZERO);
+    let access = Access::new(Lasting { proof: Duration::from_secs(300), grace: Duration::ZERO });
     let origin = Origin::new(true).unwrap();
     let sources = Sources {
         store: store.clone(),
