@@ -87,12 +87,12 @@ impl Request {
         Request { method: "PUT", body, ..Request::get(target) }.header("Content-Length", length)
     }
 
-    /// `GET target` with the body of a form, as nydusd asks for tokens.
-    pub fn get_with_form(target: impl Into<String>, form: &str) -> Request {
-        let sized = Request::get(target)
-            .header("Content-Length", form.len().to_string())
-            .header("Content-Type", "application/x-www-form-urlencoded");
-        Request { body: form.as_bytes().to_vec(), ..sized }
+    /// With the fields of a form as its body, as clients ask for tokens.
+    pub fn form(mut self, fields: &str) -> Request {
+        self.headers.retain(|(name, _)| name != "Content-Length");
+        self.body = fields.as_bytes().to_vec();
+        self.header("Content-Length", fields.len().to_string())
+            .header("Content-Type", "application/x-www-form-urlencoded")
     }
 
     /// With one more header.

@@ -173,6 +173,7 @@ fn ctr(socket: &std::path::Path, arguments: &[&str]) -> Result<String, String> {
     let mut command = process::command("ctr");
     command.arg("--address").arg(socket).args(["--namespace", NAMESPACE, "--timeout", "50s"]).args(arguments);
     let output = command.output().map_err(|error| format!("ctr cannot be executed: {error}"))?;
+    // What goes wrong is on the standard error; the other has pages of progress.
     let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    if output.status.success() { Ok(out) } else { Err(format!("ctr {arguments:?}: {out}{err}")) }
+    if output.status.success() { Ok(out) } else { Err(format!("ctr {arguments:?}: {err}")) }
 }

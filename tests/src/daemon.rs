@@ -19,6 +19,9 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 /// How long an orderly stop may take: it lets running answers end.
 const STOPPED_WITHIN: Duration = Duration::from_secs(60);
 
+/// Debian's, of the package `libfaketime`.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
 /// What moves bytes between slabs and sockets: `--io`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Io {
@@ -49,6 +52,7 @@ pub struct Builder {
     flags: Vec<String>,
     capacity: String,
     config: Option<String>,
+    clock: Option<PathBuf>,
     data_dir: Option<PathBuf>,
     deny_io_uring: bool,
     expected_io: Option<Io>,
@@ -86,6 +90,13 @@ impl Builder {
     /// A configuration file with this text. It lies beside the data directory.
     pub fn config(mut self, text: &str) -> Builder {
         self.config = Some(text.to_owned());
+        self
+    }
+
+    /// With the clock of `libfaketime`: it is ahead by what the file says, `+600` for example, and is looked up each
+    /// time the daemon asks how late it is.
+    pub fn clock(mut self, file: impl Into<PathBuf>) -> Builder {
+        self.clock = Some(file.into());
         self
     }
 
@@ -211,6 +222,7 @@ impl Daemon {
             flags: Vec::new(),
             capacity: "256MiB".to_owned(),
             config: None,
+            clock: None,
             data_dir: None,
             deny_io_uring: false,
             expected_io: None,
@@ -363,6 +375,12 @@ fn command(builder: &Builder, data_dir: &Path, front: SocketAddr, admin: SocketA
     command.env("HOME", home).env_remove("XDG_STATE_HOME").env_remove("XDG_CONFIG_HOME");
     for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
         command.env_remove(proxy);
+    }
+    if let Some(file) = &builder.clock {
+        command
+            .env("LD_PRELOAD", FAKETIME)
+            .env("FAKETIME_TIMESTAMP_FILE", file)
+            .env("FAKETIME_NO_CACHE", "1");
     }
     let log = || -> io::Result<File> { OpenOptions::new().create(true).append(true).open(log_file(home)) };
     command.stdin(Stdio::null());

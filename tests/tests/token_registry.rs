@@ -4,18 +4,20 @@
 //! beside the front and compares.
 
 use std::ops::Range;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use darter::demo::registry;
-use darter_tests::gate::{Gate, Kind};
-use darter_tests::need::need;
+use darter_tests::gate::{Gate, Kind, Seen};
+use darter_tests::need::{Need, need};
 use darter_tests::nydus::{Config, Form, Places};
 use darter_tests::token_registry::{TokenRegistry, basic, password};
 use darter_tests::{
     Answer, BLOCK_BYTES, Blob, Builder, Client, Containerd, Daemon, DebianRegistry, Image, Origin, Request,
     wait_until,
 };
+
+use http::Method;
 
 use crate::nydus::client::{BlobClient, Nydusd};
 
@@ -236,32 +238,42 @@ fn with_the_origin_down_only_what_was_proven_is_served() {
     }
 }
 
-/// A proof that is older than the grace allows ends; it comes back with the origin.
+/// Proofs last five minutes and the grace here an hour; the daemon's clock is put forward instead of waiting.
 #[test]
-fn the_grace_ends() {
-    let mut scene = Scene::with(Daemon::builder().config("access:\n  proof: 1s\n  grace: 2s\n"));
+fn the_grace_outlives_proofs_and_ends() {
+    let faketime = Need::Program { name: "faketime", package: "faketime" };
+    if !need("the_grace_outlives_proofs_and_ends", &[faketime]) {
+        return;
+    }
+    let home = tempfile::tempdir().expect("a temporary directory can be made");
+    let clock = home.path().join("clock");
+    let put_forward =
+        |minutes: u32| fs::write(&clock, format!("+{}", minutes * 60)).expect("the clock can be set");
+    put_forward(0);
+    let mut scene = Scene::with(Daemon::builder().clock(&clock).config("access:\n  grace: 1h\n"));
     let blob = scene.origin.blob(1, BLOB_BYTES);
     let alice = scene.alice();
+    let request = Way::Range.request(blob.target(), Some(&alice));
+    let status = |scene: &Scene| scene.fetch(&request).status();
     scene.assert_reads(&blob, &alice);
+
+    put_forward(10);
+    scene.gate.forget();
+    assert_eq!(status(&scene), 206);
+    let renewed = |seen: &Seen| seen.asked.authorization() == Some(&alice);
+    assert!(scene.gate.seen().iter().any(renewed), "after ten minutes the registry is asked again");
+
     scene.gate.close();
     scene.registry.realm_mut().close();
-    let request = Way::Range.request(blob.target(), Some(&alice));
-    let mut last = None;
-    let ends = || {
-        let answer = scene.fetch(&request);
-        assert!(matches!(answer.status(), 206 | 502..=504), "{:?}", answer.head);
-        last = Some(answer.head);
-        last.as_ref().is_some_and(|head| head.status != 206)
-    };
-    wait_until(SOON, ends, || "the grace of 2 s does not end".to_owned());
-    assert_eq!(
-        last.and_then(|head| head.header("X-Dragonfly-Error-Type").map(str::to_owned)).as_deref(),
-        Some("proxy")
-    );
+    put_forward(50);
+    assert_eq!(status(&scene), 206, "within the grace");
+    assert_own_trouble(&scene.fetch(&Way::Range.request(blob.target(), Some(&scene.bob()))), "bob");
+    put_forward(90);
+    assert_own_trouble(&scene.fetch(&request), "the grace is over");
+
     scene.gate.open();
     scene.registry.realm_mut().open();
-    let again = || scene.fetch(&request).status() == 206;
-    wait_until(SOON, again, || "the origin is back and is not asked".to_owned());
+    assert_eq!(status(&scene), 206, "the registry is back");
 }
 
 /// The node finds out with an anonymous token of its own; from then on nobody needs one.
@@ -292,14 +304,24 @@ fn a_public_repository_is_read_without_authorization() {
         asked.iter().all(|seen| seen.asked.authorization().is_none()),
         "a credential was sent to the realm"
     );
-    let absent = scene.origin.blob(2, 100_000);
-    let answer = scene.fetch(&absent.get());
-    assert_eq!(answer.status(), 200);
-    assert!(answer.body == absent.bytes(absent.whole()), "other bytes");
 }
 
-/// What is public stays readable by those who had no token when it became private, only until proofs end; what is
-/// private is never found public.
+/// The node has a token that everybody gets, and fetches with it for those who come with none.
+#[test]
+fn what_is_absent_of_a_public_repository_is_fetched_for_nobody_in_particular() {
+    let scene = Scene::start();
+    scene.registry.publish(REPOSITORY);
+    let blob = scene.origin.blob(1, BLOB_BYTES);
+    scene.assert_reads_range(&blob, &scene.registry.token(None, REPOSITORY), 0..100);
+    let is_public = || scene.fetch(&blob.get_range(0..100)).status() == 206;
+    wait_until(SOON, is_public, || format!("the node does not find out:\n{}", scene.gate.lines()));
+    for absent in [blob, scene.origin.blob(2, 100_000)] {
+        let answer = scene.fetch(&absent.get());
+        assert_eq!(answer.status(), 200, "{}", scene.gate.lines());
+        assert!(answer.body == absent.bytes(absent.whole()), "other bytes");
+    }
+}
+
 #[test]
 fn a_private_repository_is_not_found_public() {
     let scene = Scene::start();
@@ -337,15 +359,21 @@ fn a_refusal_is_asked_again_after_ten_seconds() {
     wait_until(SOON, allowed, || format!("the refusal stays:\n{}", scene.gate.lines()));
 }
 
-/// Passwords and tokens go where the client would have sent them.
+/// The node asks the realm as nobody, and the registry with what each client has sent.
 #[test]
 fn credentials_stay_with_the_registry() {
     let scene = Scene::start();
     let blob = scene.origin.blob(1, BLOB_BYTES);
-    scene.assert_reads(&blob, &scene.alice());
-    scene.assert_reads(&blob, &scene.alice());
-    for seen in scene.registry.realm().seen() {
+    let alice = scene.alice();
+    scene.assert_reads(&blob, &alice);
+    let realm = scene.registry.realm();
+    wait_until(SOON, || realm.gets(Kind::Token) > 0, || "nobody asks whether it is public".to_owned());
+    for seen in realm.seen() {
         assert_eq!(seen.asked.authorization(), None, "the realm got what was the registry's");
+    }
+    let known = [Some(&*alice)];
+    for seen in scene.gate.seen_of(&Method::GET, Kind::Blob) {
+        assert!(known.contains(&seen.asked.authorization()), "bytes were asked for by another: {seen:?}");
     }
 }
 
