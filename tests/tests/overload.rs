@@ -12,17 +12,14 @@ use std::time::{Duration, Instant};
 
 use darter_tests::need::{Need, need};
 use darter_tests::{Blob, Daemon, MemoryCgroup, Origin, Raw, Request, pause, wait_until};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Files of this process for the connections of the largest flood.
-const FILES: u64 = 6000;
+const FILES: Need = Need::OpenFiles(8000);
 
 #[test]
 fn slow_heads_do_not_keep_others_out() {
-    if !may_open(FILES) {
-        return eprintln!(
-            "SKIPPED: slow_heads_do_not_keep_others_out: fewer than {FILES} open files are allowed"
-        );
+    if !need("slow_heads_do_not_keep_others_out", &[FILES]) {
+        return;
     }
     let origin = Origin::start();
     let blob = origin.blob(1, 8 << 20);
@@ -85,6 +82,9 @@ fn beyond_the_limit_of_connections_is_503() {
 
 #[test]
 fn readers_that_do_not_read_do_not_keep_others_out() {
+    if !need("readers_that_do_not_read_do_not_keep_others_out", &[FILES]) {
+        return;
+    }
     let origin = Origin::start();
     let old = origin.blob(1, 48 << 20);
     let daemon = Daemon::builder().registry(&origin.url()).capacity("128MiB").prefetch(false).start();
@@ -110,9 +110,8 @@ fn readers_that_do_not_read_do_not_keep_others_out() {
 
 #[test]
 fn a_flood_in_256_mib_is_shed() {
-    const TEST: &str = "a_flood_in_256_mib_is_shed";
-    if !need(TEST, &[Need::Root, Need::MemoryCgroup]) || !may_open(FILES) {
-        return eprintln!("SKIPPED: {TEST}");
+    if !need("a_flood_in_256_mib_is_shed", &[Need::Root, Need::MemoryCgroup, FILES]) {
+        return;
     }
     let cgroup = MemoryCgroup::make(256 << 20).expect("it was asked for before");
     let origin = Origin::start();
@@ -124,7 +123,7 @@ fn a_flood_in_256_mib_is_shed() {
     let over = AtomicBool::new(false);
     let (served, shed, other) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
-        scope.spawn(|| hold_large_heads(&daemon, 1500, &over));
+        scope.spawn(|| hold_large_heads(&daemon, 5000, &over));
         scope.spawn(|| {
             let stuck: Vec<_> = (0..300)
                 .map(|reader: u64| begun(&daemon, &blobs[reader as usize % 8], reader * 77_777 % (20 << 20)))
@@ -187,13 +186,6 @@ fn a_flood_in_256_mib_is_shed() {
 }
 
 const PRLIMIT: Need = Need::Program { name: "prlimit", package: "util-linux" };
-
-/// Lets this process open so many files, if it may.
-fn may_open(files: u64) -> bool {
-    let limit = getrlimit(Resource::Nofile);
-    let enough = limit.maximum.is_none_or(|maximum| maximum >= files);
-    enough && setrlimit(Resource::Nofile, Rlimit { current: limit.maximum.or(Some(files)), ..limit }).is_ok()
-}
 
 /// How long 99 of 100 reads of 128 KiB take at most, each over a connection of its own.
 fn p99(daemon: &Daemon, blob: &Blob) -> Duration {
