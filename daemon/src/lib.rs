@@ -13,6 +13,7 @@ mod digest;
 pub mod fetch;
 pub mod front;
 mod logs;
+mod memory_limit;
 mod metrics;
 pub mod origin;
 pub mod serve;

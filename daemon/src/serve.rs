@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_engine::ring::{Backend, ProbeError};
-use darter_engine::{OpenError, Store, StoreOptions};
+use darter_engine::{BLOCK_BYTES, OpenError, Store, StoreOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
@@ -18,17 +18,24 @@ use crate::config::{IoChoice, Resolved, Settings, Warning};
 use crate::fetch::{Fetches, Pace};
 use crate::front::route::Routing;
 use crate::front::{Shared, connection};
+use crate::memory_limit::memory_limit;
 use crate::metrics::Metrics;
 use crate::shard::{self, Common, Shard, StartError};
 
 /// Block buffers of the node: 128 MiB. They hold what is on its way from the network to the disk and to readers.
 const POOL_BLOCKS: usize = 2048;
-/// Connections open at the front, if the limit of open files allows so many.
+/// The least that a node can work with, in whatever memory: 16 MiB.
+const POOL_BLOCKS_MIN: usize = 256;
+/// Connections open at the front, if open files and memory allow so many.
 const CONNECTIONS_MAX: usize = 8192;
+/// The least that a front may have.
+const CONNECTIONS_MIN: usize = 64;
+/// What a connection may come to: its state, and its part of heads that are not whole yet.
+const CONNECTION_BYTES: u64 = 32 << 10;
 /// Open files that are not for clients: slabs, and connections to registries.
 const OTHER_FILES: u64 = 512;
 /// Connections that are being told that there is no place for them; beyond that they are closed without a word.
-const TURNED_AWAY_MAX: usize = 64;
+const TURNED_AWAY_MAX: usize = 512;
 
 /// Why the daemon cannot run. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +82,8 @@ pub enum ServeError {
 /// The daemon cannot start, and has changed nothing; or a shard ended, and the others were stopped in order.
 pub fn run(Resolved { settings, warnings, .. }: &Resolved) -> Result<(), ServeError> {
     crate::logs::start(settings.log);
-    let connections_max = connections_max(raise_file_limit());
+    let memory_max = memory_limit();
+    let connections_max = connections_max(raise_file_limit(), memory_max);
     let (backend, ring_denied) = choose_backend(settings.io)?;
     let front = listen(settings.front, "front", "--front")?;
     let admin = listen(settings.admin, "admin port", "--admin")?;
@@ -83,7 +91,7 @@ pub fn run(Resolved { settings, warnings, .. }: &Resolved) -> Result<(), ServeEr
         data_dir: settings.data_dir.clone(),
         capacity_bytes: settings.capacity_bytes,
         backend,
-        pool_blocks: POOL_BLOCKS,
+        pool_blocks: pool_blocks(memory_max),
         ttl: settings.ttl,
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -236,10 +244,17 @@ async fn accept(
     }
 }
 
-/// Each connection is a file, and may need a second one to a registry.
-fn connections_max(files_max: Option<u64>) -> usize {
-    let for_clients = files_max.map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES) / 2).max(64);
-    usize::try_from(for_clients).map_or(CONNECTIONS_MAX, |for_clients| for_clients.min(CONNECTIONS_MAX))
+/// Each connection is a file, and may need a second one to a registry; all of them get a quarter of the memory.
+fn connections_max(files_max: Option<u64>, memory_max: Option<u64>) -> usize {
+    let by_files = files_max.map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES) / 2);
+    let by_memory = memory_max.map_or(u64::MAX, |memory| memory / 4 / CONNECTION_BYTES);
+    usize::try_from(by_files.min(by_memory)).unwrap_or(usize::MAX).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)
+}
+
+/// Block buffers get a quarter of the memory.
+fn pool_blocks(memory_max: Option<u64>) -> usize {
+    let by_memory = memory_max.map_or(u64::MAX, |memory| memory / 4 / u64::from(BLOCK_BYTES));
+    usize::try_from(by_memory).unwrap_or(usize::MAX).clamp(POOL_BLOCKS_MIN, POOL_BLOCKS)
 }
 
 fn choose_backend(choice: IoChoice) -> Result<(Backend, Option<ProbeError>), ServeError> {
@@ -302,5 +317,21 @@ impl fmt::Display for Bytes {
             Some((name, unit)) => write!(f, "{:.1} {name}", self.0 as f64 / *unit as f64),
             None => write!(f, "{} B", self.0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_follow_files_and_memory() {
+        assert_eq!(connections_max(None, None), 8192);
+        assert_eq!(connections_max(Some(1024), None), 256);
+        assert_eq!(connections_max(Some(100), None), 64);
+        assert_eq!(connections_max(Some(1 << 20), Some(256 << 20)), 2048);
+        assert_eq!(pool_blocks(None), 2048);
+        assert_eq!(pool_blocks(Some(256 << 20)), 1024);
+        assert_eq!(pool_blocks(Some(1 << 20)), 256);
     }
 }

@@ -46,8 +46,7 @@ impl BlockPool {
     /// Buffers for clients, all of them at once or none. When half of what may be lent is, there is one at a time:
     /// then many slow clients have little each.
     pub fn lend(&self, blocks: usize) -> Option<Vec<BlockBuffer>> {
-        let lendable = self.shared.lendable.available_permits();
-        if blocks > 1 && lendable < blocks + self.shared.blocks_max / 4 {
+        if blocks > 1 && self.lendable_now() < blocks + self.shared.blocks_max / 4 {
             return None;
         }
         let lend = || {
@@ -56,6 +55,15 @@ impl BlockPool {
             Some(self.buffer(permit, Some(lent)))
         };
         (0..blocks).map(|_| lend()).collect()
+    }
+
+    /// Whether half of what may be lent is.
+    pub fn is_lent_out(&self) -> bool {
+        self.lendable_now() < self.shared.blocks_max / 4
+    }
+
+    fn lendable_now(&self) -> usize {
+        self.shared.lendable.available_permits()
     }
 
     /// Waits until a buffer could be lent.

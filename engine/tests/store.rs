@@ -653,7 +653,8 @@ fn a_long_cold_read_is_read_in_parts_and_loses_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let wide = StoreOptions {
             capacity_bytes: Some(128 << 20),
-            pool_blocks: 2048,
+            // A quarter of them may be lent at once.
+            pool_blocks: 8192,
             ..options(directory.path(), backend)
         };
         let store = Store::open(&wide).unwrap();

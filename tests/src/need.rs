@@ -10,6 +10,8 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::MemoryCgroup;
 
 /// The variable under which a missing requirement fails the test.
@@ -24,6 +26,8 @@ pub enum Need {
     Fuse,
     /// A kernel and a profile that let this process set up an io_uring.
     IoUring,
+    /// So many open files of this process, whose limit is raised if it may be.
+    OpenFiles(u64),
     /// A memory controller in which this user may make cgroups.
     MemoryCgroup,
     /// A program on the path, and the Debian package that brings it.
@@ -73,6 +77,15 @@ impl Need {
             Need::IoUring => io_uring::IoUring::new(2)
                 .err()
                 .map(|error| (format!("io_uring: {error}"), "allow io_uring_setup for this process".into())),
+            Need::OpenFiles(files) => {
+                let limit = getrlimit(Resource::Nofile);
+                let raised = Rlimit { current: limit.maximum.or(Some(files)), maximum: limit.maximum };
+                let enough = limit.maximum.is_none_or(|maximum| maximum >= files)
+                    && setrlimit(Resource::Nofile, raised).is_ok();
+                (!enough).then(|| {
+                    (format!("fewer than {files} open files are allowed"), "raise `ulimit -Hn`".into())
+                })
+            }
             Need::MemoryCgroup => MemoryCgroup::available()
                 .err()
                 .map(|what| (what, "run as root where the memory controller of cgroups is mounted".into())),

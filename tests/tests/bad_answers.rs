@@ -255,7 +255,8 @@ fn a_refusal_passes_as_it_is(io: Io) {
 }
 
 fn nonsense_becomes_the_daemons_own_trouble(io: Io) {
-    let answers: [(&str, fn() -> Vec<Step>); 10] = [
+    type Answer = fn() -> Vec<Step>;
+    let answers: [(&str, Answer); 10] = [
         ("416 for what is there", || {
             vec![Step::Head(format!(
                 "HTTP/1.1 416 X\r\nContent-Range: bytes */{BLOB_BYTES}\r\nContent-Length: 0"

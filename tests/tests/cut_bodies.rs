@@ -116,7 +116,7 @@ fn a_crawling_registry_is_read_in_the_end(io: Io) {
     // Asked again and again, as nydusd does: it gets on, and nothing is asked of the registry twice.
     blob.read(&mut daemon.client(), 0..90_000).expect("a whole answer");
     assert_eq!(Fate::of(&daemon, &blob, blob.get(), blob.whole()), Fate::Right);
-    assert_eq!(origin.body_bytes(), CRAWLED);
+    assert!(origin.body_bytes() <= CRAWLED, "{} bytes", origin.body_bytes());
 }
 
 fn bodies_that_break_off_for_ever_end_in_order(io: Io) {

@@ -33,7 +33,7 @@ impl Scene {
         Scene { wrong, right, blob, daemon }
     }
 
-    fn from_right(&self, request: Request) -> Request {
+    fn of_the_right_one(&self, request: Request) -> Request {
         request.header("X-Dragonfly-Registry", self.right.url())
     }
 
@@ -64,7 +64,7 @@ fn wrong_bytes_are_purged_and_refused_and_the_right_ones_are_served(io: Io) {
 
     // Meanwhile the other's copy is served, and then it is one content for all.
     for range in [5..10, 2 << 20..3 << 20, whole.clone()] {
-        let request = scene.from_right(scene.blob.get_range(range.clone()));
+        let request = scene.of_the_right_one(scene.blob.get_range(range.clone()));
         assert_eq!(Fate::of(&scene.daemon, &scene.blob, request, range), Fate::Right);
     }
     assert_eq!(Fate::of(&scene.daemon, &scene.blob, scene.blob.get(), whole), Fate::Right);
@@ -78,8 +78,8 @@ fn parts_of_one_registry_are_not_given_out_for_another(io: Io) {
     let answer = scene.daemon.client().fetch(&scene.blob.get_range(part.clone())).expect("the front answers");
     assert_eq!(answer.status(), 206);
     assert!(answer.body != scene.blob.bytes(part.clone()), "the byte is not wrong");
-    let request = scene.from_right(scene.blob.get_range(part.clone()));
+    let request = scene.of_the_right_one(scene.blob.get_range(part.clone()));
     assert_eq!(Fate::of(&scene.daemon, &scene.blob, request, part), Fate::Right);
-    let request = scene.from_right(scene.blob.get());
+    let request = scene.of_the_right_one(scene.blob.get());
     assert_eq!(Fate::of(&scene.daemon, &scene.blob, request, scene.blob.whole()), Fate::Right);
 }

@@ -64,6 +64,8 @@ struct Allowance {
     idle: Duration,
     /// Without taking a byte of an answer.
     untaken: Duration,
+    /// The same while what clients have not taken keeps others waiting.
+    pressed: Duration,
     /// Without a byte in any direction while a request is being answered. Every wait for an origin is shorter.
     unmoved: Duration,
 }
@@ -73,6 +75,7 @@ impl Allowance {
         head: Duration::from_secs(10),
         idle: Duration::from_secs(90),
         untaken: Duration::from_secs(60),
+        pressed: Duration::from_secs(5),
         unmoved: Duration::from_secs(120),
     };
 }
@@ -108,9 +111,10 @@ enum End {
 }
 
 /// What has moved on a connection, told by [`Line`] and by the requests being answered.
-#[derive(Debug)]
 struct Flow {
     allowance: Allowance,
+    /// Whether others wait for what clients have not taken.
+    is_pressed: Box<dyn Fn() -> bool>,
     room: HeadRoom,
     /// Requests whose answers hyper has not got whole yet: 0 or 1.
     answering: Cell<u32>,
@@ -130,7 +134,9 @@ struct Flow {
 
 /// Serves one connection until its client leaves or the daemon stops.
 pub(crate) async fn serve(front: Rc<Front>, stream: TcpStream, stop: watch::Receiver<bool>) {
-    let flow = Rc::new(Flow::new(Allowance::OF_CLIENTS, front.shared.heads.clone()));
+    let store = front.sources.store.clone();
+    let is_pressed = Box::new(move || store.is_lent_out());
+    let flow = Rc::new(Flow::new(Allowance::OF_CLIENTS, front.shared.heads.clone(), is_pressed));
     let answer = move |request| {
         let front = front.clone();
         async move { front.answer(request).await }
@@ -245,9 +251,10 @@ async fn until_end(
             if let Poll::Ready(ended) = connection(context) {
                 return Poll::Ready(if flow.no_head_room.get() { End::NoHeadRoom } else { End::Http(ended) });
             }
-            let (due, end) = flow.due();
-            if Instant::now() < due {
-                ready!(poll_sleep(sleep.as_mut(), due, context));
+            let ((due, end), now) = (flow.due(), Instant::now());
+            if now < due && !flow.outstays(now) {
+                let look = if flow.blocked.get() { due.min(now + flow.allowance.pressed) } else { due };
+                ready!(poll_sleep(sleep.as_mut(), look, context));
             } else if flow.insist.take() || !flow.blocked.get() {
                 return Poll::Ready(end);
             } else {
@@ -271,10 +278,11 @@ fn poll_sleep(mut sleep: Pin<&mut Sleep>, due: Instant, context: &mut Context<'_
 }
 
 impl Flow {
-    fn new(allowance: Allowance, heads: Arc<Heads>) -> Self {
+    fn new(allowance: Allowance, heads: Arc<Heads>, is_pressed: Box<dyn Fn() -> bool>) -> Self {
         let now = Instant::now();
         Self {
             allowance,
+            is_pressed,
             room: HeadRoom { heads, held_bytes: Cell::new(0) },
             answering: Cell::new(0),
             // Who connects has something to ask.
@@ -290,13 +298,18 @@ impl Flow {
 
     /// When the connection ends if nothing moves before, and why.
     fn due(&self) -> (Instant, End) {
-        let Allowance { head, idle, untaken, unmoved } = self.allowance;
+        let Allowance { head, idle, untaken, unmoved, .. } = self.allowance;
         match (self.blocked.get(), self.answering.get(), self.head_since.get()) {
             (true, ..) => (self.moved_at.get() + untaken, End::Stuck),
             (false, 1.., _) => (self.moved_at.get() + unmoved, End::Stuck),
             (false, 0, Some(since)) => (since + head, End::SlowHead),
             (false, 0, None) => (self.moved_at.get() + idle, End::Idle),
         }
+    }
+
+    /// Whether others need what this client does not take.
+    fn outstays(&self, now: Instant) -> bool {
+        self.blocked.get() && now >= self.moved_at.get() + self.allowance.pressed && (self.is_pressed)()
     }
 
     fn request_begins(&self) {
@@ -410,7 +423,6 @@ impl Body for Told {
 }
 
 /// The socket, watched. It is shut down by [`let_go`] and not by hyper.
-#[derive(Debug)]
 struct Line {
     stream: TcpStream,
     flow: Rc<Flow>,
@@ -496,7 +508,8 @@ mod tests {
     /// Times after which a test has failed.
     const LONG: Duration = Duration::from_secs(3600);
     const SHORT: Duration = Duration::from_millis(100);
-    const PATIENT: Allowance = Allowance { head: LONG, idle: LONG, untaken: LONG, unmoved: LONG };
+    const PATIENT: Allowance =
+        Allowance { head: LONG, idle: LONG, untaken: LONG, pressed: SHORT, unmoved: LONG };
 
     /// A client of a connection with that allowance, whose answers are all `body`, and the heads of its node.
     fn with_client<F: Future<Output = ()>>(
@@ -510,7 +523,10 @@ mod tests {
             let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (stream, _) = listener.accept().await.unwrap();
             let heads = Arc::new(Heads::default());
-            let flow = Rc::new(Flow::new(allowance, heads.clone()));
+            // A test lets others wait by this.
+            let pressing = heads.clone();
+            let is_pressed = Box::new(move || pressing.held_bytes.load(Ordering::Relaxed) > 0);
+            let flow = Rc::new(Flow::new(allowance, heads.clone(), is_pressed));
             let answer = move |_| async move { Response::new(body()) };
             let (_stop, stopping) = watch::channel(false);
             tokio::task::spawn_local(converse(stream, flow, answer, stopping));
@@ -607,6 +623,20 @@ mod tests {
         with_client(Allowance { untaken: SHORT, ..PATIENT }, endless, async |mut client, _| {
             // Unread bytes in the other direction would make a hasty end a reset.
             client.write_all(&b"GET / HTTP/1.1\r\n\r\n".repeat(10_000)).await.unwrap();
+            while ENDLESS.get() != Some(false) {
+                tokio::time::sleep(SHORT).await;
+            }
+            assert!(rest(client).await.len() > 65_536);
+        });
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_let_go_sooner_when_others_wait() {
+        with_client(PATIENT, endless, async |mut client, heads| {
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            tokio::time::sleep(SHORT * 5).await;
+            assert_eq!(ENDLESS.get(), Some(true), "nobody waits yet");
+            heads.held_bytes.store(1, Ordering::Relaxed);
             while ENDLESS.get() != Some(false) {
                 tokio::time::sleep(SHORT).await;
             }

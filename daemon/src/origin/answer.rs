@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::LocalBoxStream;
 use http::{HeaderMap, StatusCode, header};
 
-use super::content_range::ContentRange;
+use super::answer_head::AnswerHead;
 use super::{Ask, OriginError, innermost};
 use crate::config::Registry;
 
@@ -66,50 +66,17 @@ impl BlobAnswer {
         ask: Ask,
         response: reqwest::Response,
     ) -> Result<Self, OriginError> {
-        let unusable = |reason: String| OriginError::Unusable { registry: registry.to_string(), reason };
-        let text =
-            |name: header::HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let encoding = text(header::CONTENT_ENCODING).unwrap_or("identity");
-        if response.status().is_success() && !encoding.eq_ignore_ascii_case("identity") {
-            return Err(unusable(format!("the body is encoded as {encoding}, which was not asked for")));
-        }
-        let media_type = text(header::CONTENT_TYPE).unwrap_or_default().to_owned();
+        let head = AnswerHead::read(ask, response.status(), response.headers(), response.content_length());
+        let head = head.map_err(|reason| OriginError::Unusable { registry: registry.to_string(), reason })?;
+        let (bytes, length_bytes, is_part) = match head {
+            AnswerHead::Bytes { bytes, length_bytes, is_part } => (bytes, length_bytes, is_part),
+            AnswerHead::NoLength => return Ok(Self::NoLength),
+            AnswerHead::Unsatisfied { length_bytes } => return Ok(Self::Unsatisfied { length_bytes }),
+            AnswerHead::Verdict => return Ok(Self::Verdict(Verdict::read(response).await)),
+        };
+        let media_type = response.headers().get(header::CONTENT_TYPE);
+        let media_type = media_type.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         let validator = validator_of(response.headers());
-        let content_range = text(header::CONTENT_RANGE).map(str::to_owned);
-        let parsed = content_range.as_deref().and_then(ContentRange::parse);
-        let (bytes, length_bytes) = match (response.status(), parsed) {
-            (StatusCode::OK, _) => match response.content_length() {
-                Some(length) => (0..length, length),
-                None => return Ok(Self::NoLength),
-            },
-            (StatusCode::PARTIAL_CONTENT, Some(ContentRange::Part { bytes, length_bytes: Some(length) })) => {
-                (bytes, length)
-            }
-            (StatusCode::PARTIAL_CONTENT, _) => {
-                let shown = content_range.unwrap_or_else(|| "no Content-Range".into());
-                return Err(unusable(format!("206 with {shown:?}")));
-            }
-            (StatusCode::RANGE_NOT_SATISFIABLE, Some(ContentRange::Unsatisfied { length_bytes })) => {
-                return Ok(Self::Unsatisfied { length_bytes });
-            }
-            // Neither bytes nor a verdict that a client could understand.
-            (status, _) if status.is_success() || status.is_informational() || status.as_u16() >= 600 => {
-                return Err(unusable(format!("{status} to a request for a blob")));
-            }
-            _ => return Ok(Self::Verdict(Verdict::read(response).await)),
-        };
-        let promised = bytes.end - bytes.start;
-        if let Some(length) = response.content_length().filter(|length| *length != promised) {
-            return Err(unusable(format!("a body of {length} bytes for a range of {promised}")));
-        }
-        let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
-        let starts_as_asked = match ask {
-            Ask::Span { first, .. } => bytes.start == first,
-            Ask::Suffix { bytes: wanted } => bytes.start == length_bytes.saturating_sub(wanted),
-        };
-        if is_part && !starts_as_asked {
-            return Err(unusable(format!("bytes from {} on to a request for {ask:?}", bytes.start)));
-        }
         let body = response.bytes_stream().boxed_local();
         let registry = registry.to_string();
         Ok(Self::Bytes(BlobStream { bytes, length_bytes, is_part, media_type, validator, registry, body }))

@@ -4,6 +4,7 @@
 //! without credentials across hosts; the client of the front never sees one.
 
 mod answer;
+pub mod answer_head;
 pub mod challenge;
 pub mod content_range;
 mod proof;

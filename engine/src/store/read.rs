@@ -46,6 +46,11 @@ impl Store {
         (present > 0).then(|| run.take(present))
     }
 
+    /// Whether clients hold so much of what they were lent, and have not read, that others wait for it.
+    pub fn is_lent_out(&self) -> bool {
+        !self.inner.may_lend() || self.inner.pool.is_lent_out()
+    }
+
     /// The bytes of a run of blocks, in order, each block checked against its crc32 unless it was within the last
     /// second. Slices of the mapping where the pages are in memory, buffers filled by one read elsewhere.
     ///
