@@ -131,11 +131,12 @@ fn a_killed_run_is_gone_on_with() {
     let kept = getter.part_bytes();
     assert!(kept < blob.len() && !getter.path().exists());
 
+    let before = tap.heads().len();
     let got = getter.get(&[&url(&origin, &blob), "--json"]).json();
     assert_eq!(got["resumed_from_bytes"], kept);
     getter.holds(&blob.bytes(blob.whole()));
-    let ranges: Vec<_> = tap.heads().iter().map(|head| header(head, "range").map(str::to_owned)).collect();
-    assert_eq!(ranges, [None, Some(format!("bytes={kept}-"))]);
+    assert_eq!(range(&tap.heads()[0]), None);
+    assert_eq!(range(&tap.heads()[before]), usize::try_from(kept).ok(), "only the rest is asked for");
 }
 
 #[test]
@@ -509,7 +510,7 @@ fn a_killed_image_is_gone_on_with() {
     let part_bytes = || fs::metadata(&part).map_or(0, |part| part.len());
     let args = [&*image.name(":1.0"), "--plain-http", "--platform", "linux/amd64"];
     let mut child = getter.start(&args);
-    wait_until(Duration::from_secs(60), || part_bytes() > MIB, || "nothing comes".into());
+    wait_until(Duration::from_secs(60), || part_bytes() > 300_000, || "nothing comes".into());
     child.kill().expect("a child can be killed");
     child.wait().expect("a child can be waited for");
     let kept = part_bytes();
