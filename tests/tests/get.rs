@@ -181,6 +181,29 @@ fn a_long_fetch_tells_how_far_it_is() {
 }
 
 #[test]
+fn a_terminal_gets_a_bar() {
+    if !need("a_terminal_gets_a_bar", &[Need::Program { name: "script", package: "bsdutils" }]) {
+        return;
+    }
+    let origin =
+        Origin::with(RegistryOptions { bandwidth_bytes_per_s: Some(2 * MIB), ..RegistryOptions::default() });
+    let blob = origin.blob(1, 6 * MIB);
+    let daemon = daemon(&origin);
+    let getter = Getter::new(daemon.front());
+    let get = getter.command(&[&url(&origin, &blob)]);
+    let words = [get.get_program()].into_iter().chain(get.get_args());
+    let line = words.map(|word| word.to_str().expect("UTF-8")).collect::<Vec<_>>().join(" ");
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::null());
+    let shown = ran(script);
+    assert_eq!(shown.status, 0, "{shown:?}");
+    let bars: Vec<_> = shown.out.split('\r').filter(|part| part.starts_with("\x1b[K[")).collect();
+    assert!(!bars.is_empty() && bars.iter().all(|bar| bar.contains(" MiB/s")), "{shown:?}");
+    assert!(shown.out.trim_end().ends_with(&blob.digest()), "{shown:?}");
+    getter.holds(&blob.bytes(blob.whole()));
+}
+
+#[test]
 fn wrong_bytes_get_no_name() {
     let origin = Origin::start();
     let blob = origin.blob(1, 3 * MIB);
