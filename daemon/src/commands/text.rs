@@ -35,7 +35,8 @@ pub(super) fn ago(then_s: u64) -> String {
 pub(super) fn plain(text: &str, chars_max: usize) -> String {
     let harmless = |c: char| if c.is_control() { ' ' } else { c };
     let text = text.trim();
-    let mut plain: String = text.chars().take(chars_max).map(harmless).collect();
+    let plain: String = text.chars().take(chars_max).map(harmless).collect();
+    let mut plain = plain.trim_end().to_owned();
     if text.chars().nth(chars_max).is_some() {
         plain.push('…');
     }

@@ -134,6 +134,10 @@ async fn try_once(
     mut part: Part,
     progress: &Progress,
 ) -> Result<Tried, CommandError> {
+    if part.bytes() > 0 && !part.source().can_be_joined() {
+        progress.lost(part.bytes());
+        part.restart(source.clone())?;
+    }
     let kept = part.bytes();
     let mut headers = HeaderMap::new();
     if kept > 0 {

@@ -31,12 +31,14 @@ use self::session::Session;
 use super::{CommandError, output, text};
 use crate::config::Registry;
 
+const WHAT: &str = "A URL, such as https://ghcr.io/v2/org/app/blobs/sha256:…, or an image, such as alpine, \
+                    ghcr.io/org/app:1.2 or app@sha256:…";
+
 /// The flags of `darter get`.
 #[derive(Clone, Debug, Args)]
 pub struct GetArgs {
-    /// A URL, such as https://ghcr.io/v2/org/app/blobs/sha256:…, or an image, such as alpine, ghcr.io/org/app:1.2 or
-    /// app@sha256:…
-    #[arg(value_name = "URL|IMAGE")]
+    // Not a doc comment, where a URL would have to be a link.
+    #[arg(value_name = "URL|IMAGE", help = WHAT)]
     what: String,
     /// Write a URL to this file, an image as an OCI layout into this directory [default: named after what is fetched]
     #[arg(short, long, value_name = "PATH")]

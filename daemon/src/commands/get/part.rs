@@ -63,8 +63,8 @@ impl Source {
         self.validator.as_deref()
     }
 
-    /// Whether a beginning from here can be gone on with.
-    fn stays(&self) -> bool {
+    /// Whether bytes that come later are sure to be of the same content.
+    pub(super) fn can_be_joined(&self) -> bool {
         self.content.starts_with("sha256:") || self.validator.is_some()
     }
 }
@@ -96,7 +96,7 @@ impl Part {
             }
             _ => failed(error.into()),
         })?;
-        let known = sidecar(path).filter(|known| known.content == wanted.content && known.stays());
+        let known = sidecar(path).filter(|known| known.content == wanted.content && known.can_be_joined());
         let mut this = Self {
             file,
             path: path.to_owned(),

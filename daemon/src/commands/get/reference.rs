@@ -94,7 +94,13 @@ impl ImageReference {
 
 impl fmt::Display for ImageReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.registry.authority(), self.repository)?;
+        let host = self.registry.authority();
+        f.write_str(&host)?;
+        // A bare word would be read as the beginning of a repository.
+        if !host.contains(['.', ':']) && host != "localhost" {
+            write!(f, ":{}", self.registry.port())?;
+        }
+        write!(f, "/{}", self.repository)?;
         if let Some(tag) = &self.tag {
             write!(f, ":{tag}")?;
         }
