@@ -28,6 +28,9 @@ const HELD_BACK: [&str; 8] =
 /// Set where the scenario runs inside of its namespace.
 const INSIDE: &str = "DARTER_TEST_INSIDE";
 const BLOB: &str = "/v2/a/blobs/sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+/// Of which nothing is cached.
+const UNKNOWN_BLOB: &str =
+    "/v2/a/blobs/sha256:e85afb9ae5eecd08f395b9777442e2642fb94dc49bd2d92f7c0a2763cb419f40";
 const MANIFEST: &str = "/v2/a/manifests/latest";
 
 #[test]
@@ -149,7 +152,8 @@ fn inside() {
         ("[fd00::5]:5000/", "[fd00::5]:5000"),
     ] {
         *public.redirect.lock().unwrap() = Some(format!("http://{location}"));
-        for request in [Request::get(BLOB), Request::get(BLOB).range(0..2), Request::get(MANIFEST)] {
+        let blob = || Request::get(UNKNOWN_BLOB);
+        for request in [blob(), blob().range(0..2), Request::get(MANIFEST)] {
             let request = request.header("X-Dragonfly-Registry", format!("http://{PUBLIC}:{PORT}"));
             check_refused(&[daemon.client().fetch(&request).expect("the front answers")], shown);
         }

@@ -181,7 +181,8 @@ mod tests {
         let (address, asked) = serve(answer).await;
         let mut client = HeaderMap::new();
         client.insert(header::RANGE, HeaderValue::from_static("bytes=5-9"));
-        let target = Target::new(format!("http://{address}").parse().unwrap(), "/v2/x", &client, &[]).unwrap();
+        let target =
+            Target::new(format!("http://{address}").parse().unwrap(), "/v2/x", &client, &[]).unwrap();
         let head = Origin::open().head(&target).await.unwrap();
         (head.status.as_u16(), asked.take())
     }
