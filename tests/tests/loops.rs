@@ -17,11 +17,7 @@ fn a_request_that_comes_back_is_refused() {
     for target in ["/v2/a/manifests/latest", "/v2/"] {
         let before = relay.connections.load(Ordering::Relaxed);
         let answer = daemon.client().fetch(&Request::get(target)).expect("the front answers");
-        assert_eq!(
-            (answer.status(), answer.header("X-Dragonfly-Error-Type")),
-            (502, Some("proxy")),
-            "{target}"
-        );
+        assert_eq!(answer.status(), 502, "{target}");
         assert!(daemon.log().contains("has been through this front before"), "{target}: {}", daemon.log());
         // The front asks the registry, which is itself, and that one asks nobody. It asks again where it may hope.
         let made = relay.connections.load(Ordering::Relaxed) - before;

@@ -24,7 +24,8 @@ const IDLE_CONNECTIONS_PER_HOST: usize = 16;
 /// What the clients are made of; the same for all shards.
 #[derive(Clone, Debug)]
 pub struct OriginOptions {
-    pub(super) guard: Guard,
+    /// Where requests may go.
+    pub guard: Guard,
     /// Distinct; the first is that of all who are not listed.
     tls: Vec<TlsSetting>,
 }
