@@ -151,14 +151,33 @@ fn inside() {
         ("localhost:5000/", "localhost:5000"),
         ("[fd00::5]:5000/", "[fd00::5]:5000"),
     ] {
-        *public.redirect.lock().unwrap() = Some(format!("http://{location}"));
+        public.says(Some(format!("307 X\r\nlocation: http://{location}")));
         let blob = || Request::get(UNKNOWN_BLOB);
         for request in [blob(), blob().range(0..2), Request::get(MANIFEST)] {
             let request = request.header("X-Dragonfly-Registry", format!("http://{PUBLIC}:{PORT}"));
             check_refused(&[daemon.client().fetch(&request).expect("the front answers")], shown);
         }
     }
-    *public.redirect.lock().unwrap() = None;
+    // By a realm: for a client that sends its token request to the mirror, and for the daemon itself, which tries the
+    // repository as anybody would.
+    for host in ["169.254.169.254", "metadata.example", "user:pass@10.1.2.3", "0xa9fea9fe"] {
+        let challenge = format!("Bearer realm=\"http://{host}:{PORT}/token\",service=\"x\"");
+        public.says(Some(format!("401 X\r\nwww-authenticate: {challenge}")));
+        let ask = |request: Request| {
+            let request = request.header("X-Dragonfly-Registry", format!("http://{PUBLIC}:{PORT}"));
+            daemon.client().fetch(&request.header("Authorization", host)).expect("the front answers")
+        };
+        // Cached, and not known to be in that repository.
+        let elsewhere = BLOB.replace("/a/", "/private/");
+        assert_eq!(ask(Request::get(elsewhere)).status(), 401, "the registry's verdict");
+        assert_eq!(ask(Request::get("/v2/")).status(), 401);
+        let shown = match host.rsplit('@').next() {
+            Some("0xa9fea9fe") => "169.254.169.254",
+            host => host.expect("a host"),
+        };
+        check_refused(&[ask(Request::post("/token"))], &format!("{shown}:{PORT}"));
+    }
+    public.says(None);
     // By an answer of the name server that changes from one request to the next.
     let changing = format!("http://changing.example:{PORT}");
     let request = Request::get("/v2/").header("X-Dragonfly-Registry", &changing);
@@ -209,12 +228,12 @@ fn text(answer: &Answer) -> String {
     String::from_utf8_lossy(&answer.body).into_owned()
 }
 
-/// Counts who connects, and answers like a registry: `hello`, or a redirect. Each connection has one answer, so that
+/// Counts who connects, and answers like a registry: `hello`, or what it is told to. Each connection has one answer, so that
 /// the next request makes another.
 struct Witness {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
-    redirect: Arc<Mutex<Option<String>>>,
+    head: Arc<Mutex<Option<String>>>,
 }
 
 impl Witness {
@@ -223,17 +242,22 @@ impl Witness {
         let witness = Self {
             address: listener.local_addr().expect("a listener has an address"),
             connections: Arc::default(),
-            redirect: Arc::default(),
+            head: Arc::default(),
         };
-        let (connections, redirect) = (witness.connections.clone(), witness.redirect.clone());
+        let (connections, head) = (witness.connections.clone(), witness.head.clone());
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 connections.fetch_add(1, Ordering::Relaxed);
-                let redirect = redirect.clone();
-                thread::spawn(move || answer(stream, redirect.lock().unwrap().clone()));
+                let head = head.clone();
+                thread::spawn(move || answer(stream, head.lock().unwrap().clone()));
             }
         });
         witness
+    }
+
+    /// The status and the first header of its answers from now on.
+    fn says(&self, head: Option<String>) {
+        *self.head.lock().unwrap() = head;
     }
 
     fn connections(&self) -> usize {
@@ -241,16 +265,14 @@ impl Witness {
     }
 }
 
-fn answer(stream: TcpStream, redirect: Option<String>) -> Option<()> {
+fn answer(stream: TcpStream, says: Option<String>) -> Option<()> {
     let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
     let head = lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty());
     let method = head.collect::<Vec<_>>().first()?.split(' ').next()?.to_owned();
     let body = if method == "HEAD" { "" } else { "hello" };
     let close = "content-length: 5\r\nconnection: close\r\n";
-    let text = match redirect {
-        Some(location) => format!("HTTP/1.1 307 X\r\nlocation: {location}\r\n{close}\r\n{body}"),
-        None => format!("HTTP/1.1 200 X\r\n{close}\r\n{body}"),
-    };
+    let says = says.unwrap_or("200 X".into());
+    let text = format!("HTTP/1.1 {says}\r\n{close}\r\n{body}");
     let mut stream = stream;
     stream.write_all(text.as_bytes()).ok()?;
     // The client closes first, so that no reset takes the answer away.
