@@ -49,6 +49,7 @@ enum Outcome {
     Refused,
     Unusable,
     Unreachable,
+    Forbidden,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -74,6 +75,7 @@ impl EncodeLabelValue for Outcome {
             Self::Refused => "refused",
             Self::Unusable => "unusable",
             Self::Unreachable => "unreachable",
+            Self::Forbidden => "forbidden",
         })
     }
 }
@@ -215,6 +217,7 @@ impl Metrics {
             Ok(BlobAnswer::Unsatisfied { .. } | BlobAnswer::Verdict(_)) => Outcome::Refused,
             Err(OriginError::Unusable { .. }) => Outcome::Unusable,
             Err(OriginError::Unreachable { .. }) => Outcome::Unreachable,
+            Err(OriginError::Forbidden { .. }) => Outcome::Forbidden,
         };
         self.origin_requests.get_or_create(&ByOutcome { outcome }).inc();
     }

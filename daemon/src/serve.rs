@@ -20,6 +20,8 @@ use crate::front::route::Routing;
 use crate::front::{Shared, connection};
 use crate::memory_limit::memory_limit;
 use crate::metrics::Metrics;
+use crate::origin::OriginOptions;
+use crate::origin::proxies::Proxies;
 use crate::shard::{self, Common, Shard, StartError};
 
 /// Block buffers of the node: 128 MiB. They hold what is on its way from the network to the disk and to readers.
@@ -129,7 +131,7 @@ impl Daemon<'_> {
             prefetch_pace: Arc::new(Pace::new(self.settings.prefetch_bytes_per_s)),
             routing: Routing::new(self.settings),
             front: Arc::new(Shared::new(self.settings.access.grace)),
-            origin_tls_verified: self.settings.origin_tls_verified,
+            origin: OriginOptions::new(self.settings),
             stop: stopping,
         };
         let processors = shard::processors_to_pin();
@@ -192,6 +194,9 @@ impl Daemon<'_> {
             tracing::warn!("{reason}; reads and writes go through a pool of threads, which is slower");
         }
         for warning in self.warnings {
+            tracing::warn!("{warning}");
+        }
+        if let Some(warning) = Proxies::of_environment().warning() {
             tracing::warn!("{warning}");
         }
         if !self.store.clean_start() {

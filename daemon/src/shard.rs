@@ -18,7 +18,7 @@ use crate::front::reader::Sources;
 use crate::front::route::Routing;
 use crate::front::{Front, Shared};
 use crate::metrics::Metrics;
-use crate::origin::{Origin, innermost};
+use crate::origin::{Origin, OriginOptions, innermost};
 
 /// Connections handed over and not yet taken up.
 const HANDOVER_MAX: usize = 256;
@@ -33,7 +33,7 @@ pub(crate) struct Common {
     pub(crate) prefetch_pace: Arc<Pace>,
     pub(crate) routing: Routing,
     pub(crate) front: Arc<Shared>,
-    pub(crate) origin_tls_verified: bool,
+    pub(crate) origin: OriginOptions,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
@@ -84,7 +84,7 @@ impl Shard {
             let mut tell = |result| started.take().map(|started| started.send(result));
             let backend = common.store.backend();
             let ran = run_shard(backend, async {
-                match Origin::new(common.origin_tls_verified) {
+                match Origin::new(&common.origin) {
                     Ok(origin) => {
                         tell(Ok(()));
                         serve(common, origin, inbox, incoming, counted).await;

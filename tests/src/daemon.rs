@@ -12,7 +12,7 @@ use std::{env, io, thread};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{Client, MemoryCgroup, Metrics, Request, wait_until};
+use crate::{Client, MemoryCgroup, Metrics, Origin, Request, wait_until};
 
 /// How long a start may take, also after a kill -9: part of the daemon's promise.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -50,6 +50,7 @@ impl Io {
 #[derive(Clone, Debug)]
 pub struct Builder {
     flags: Vec<String>,
+    environment: Vec<(String, String)>,
     capacity: String,
     config: Option<String>,
     clock: Option<PathBuf>,
@@ -64,6 +65,12 @@ impl Builder {
     pub fn registry(self, url: &str) -> Builder {
         let host = url.split_once("://").map_or(url, |(_, host)| host).trim_end_matches('/').to_owned();
         self.flag("--registry", url).allow_registry(&host)
+    }
+
+    /// The registry of the scenario for requests that name none, and where it redirects to.
+    pub fn origin(self, origin: &Origin) -> Builder {
+        let storage = origin.registry().storage_host();
+        storage.iter().fold(self.registry(&origin.url()), |builder, host| builder.allow_registry(host))
     }
 
     /// One more registry, `HOST[:PORT]`, that the destination guard lets pass.
@@ -145,6 +152,12 @@ impl Builder {
         self
     }
 
+    /// A variable of the environment; by default there are no proxies in it.
+    pub fn env(mut self, name: &str, value: &str) -> Builder {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Starts the daemon and waits until it serves.
     ///
     /// # Panics
@@ -220,6 +233,7 @@ impl Daemon {
     pub fn builder() -> Builder {
         Builder {
             flags: Vec::new(),
+            environment: Vec::new(),
             capacity: "256MiB".to_owned(),
             config: None,
             clock: None,
@@ -382,6 +396,7 @@ fn command(builder: &Builder, data_dir: &Path, front: SocketAddr, admin: SocketA
             .env("FAKETIME_TIMESTAMP_FILE", file)
             .env("FAKETIME_NO_CACHE", "1");
     }
+    command.envs(builder.environment.iter().map(|(name, value)| (name, value)));
     let log = || -> io::Result<File> { OpenOptions::new().create(true).append(true).open(log_file(home)) };
     command.stdin(Stdio::null());
     command.stdout(log().expect("the log can be opened")).stderr(log().expect("the log can be opened"));

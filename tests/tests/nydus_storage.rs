@@ -160,7 +160,7 @@ impl Scene {
         let (origin, nothing) = (Origin::with(options), Origin::start());
         let blob = origin.add(registry::Blob::file(&file).expect("the sample blob is a fixture"));
         // The rest of the blob would be fetched as well, and nothing could be counted.
-        let daemon = Daemon::builder().over(io).registry(&origin.url()).prefetch(false).start();
+        let daemon = Daemon::builder().over(io).origin(&origin).prefetch(false).start();
         Self { blob, origin, nothing, daemon }
     }
 

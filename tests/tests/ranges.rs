@@ -39,7 +39,7 @@ impl Scene {
     fn with(io: Io, options: RegistryOptions) -> Scene {
         let origin = Origin::with(options);
         let blob = origin.blob(1, BLOB_BYTES);
-        let daemon = Daemon::builder().over(io).registry(&origin.url()).prefetch(false).start();
+        let daemon = Daemon::builder().over(io).origin(&origin).prefetch(false).start();
         Scene { origin, blob, daemon }
     }
 

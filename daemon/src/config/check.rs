@@ -11,6 +11,7 @@ use super::age::Age;
 use super::error::{ConfigError, Problem, quoted};
 use super::keys::{self, Fallback, Key, Known};
 use super::layers::{Given, Layers, Override, Source, Surroundings};
+use super::listed::{ListedRegistry, TlsSetting};
 use super::raw::{RawConfig, Shape};
 use super::registry::{Registry, RegistryHost};
 use super::rules::{Pattern, Rule, Rules};
@@ -52,6 +53,8 @@ const PROOF: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Durat
 const SHARDS_MAX: usize = 256;
 /// Rules that each request may have to be compared with.
 const RULES_MAX: usize = 64;
+/// Registries with settings of their own: each may take a client, with its connections, of each shard.
+const REGISTRIES_MAX: usize = 64;
 
 /// Lays flags over the file over the defaults and checks the result. Pure: it touches neither disk nor network.
 ///
@@ -93,7 +96,9 @@ impl Pass<'_> {
         let admin = self.address(&keys::ADMIN_IP, &keys::ADMIN_PORT);
         let registry: Registry = self.value(&keys::REGISTRY);
         let registry_dynamic = self.value(&keys::REGISTRY_DYNAMIC);
-        let allowed_registries: Vec<RegistryHost> = self.items(&keys::ALLOWED_REGISTRIES);
+        let mut allowed_registries: Vec<RegistryHost> = self.items(&keys::ALLOWED_REGISTRIES);
+        let registries = self.listed_registries();
+        allowed_registries.extend(registries.iter().map(|registry| registry.host.clone()));
         let rules = self.rules();
         let filter: String = self.value(&keys::DEFAULT_FILTER);
         let insecure: bool = self.value(&keys::INSECURE);
@@ -116,6 +121,7 @@ impl Pass<'_> {
             registry,
             registry_dynamic,
             allowed_registries,
+            registries,
             rules,
             filter_params: filter.split('&').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
             origin_tls_verified: !insecure,
@@ -212,6 +218,78 @@ impl Pass<'_> {
             self.show_fallback(key);
         }
         found.into_iter().filter_map(|(path, source, value)| self.keep(path, source, value)).collect()
+    }
+
+    fn listed_registries(&mut self) -> Vec<ListedRegistry> {
+        let raw = self.layers.raw();
+        let list = keys::REGISTRIES;
+        let source = self.layers.list_source(list);
+        let len = raw.list_len(list);
+        if len > REGISTRIES_MAX {
+            let text = format!("{len} registries; allowed: at most {REGISTRIES_MAX}");
+            self.problems.push(Problem { source, key: list.into(), text });
+            return Vec::new();
+        }
+        if len == 0 {
+            self.show(list.to_owned(), "(none with settings of its own)", source);
+        }
+        let mut listed: Vec<ListedRegistry> = Vec::with_capacity(len);
+        for index in 0..len {
+            let item = format!("{list}[{index}]");
+            let Some(registry) = self.listed_registry(&item) else { continue };
+            if listed.iter().any(|other| other.host == registry.host) {
+                let text = format!("{} is listed twice; leave one", registry.host);
+                let source = self.layers.list_source(&item);
+                self.problems.push(Problem { source, key: item, text });
+            }
+            listed.push(registry);
+        }
+        listed
+    }
+
+    fn listed_registry(&mut self, item: &str) -> Option<ListedRegistry> {
+        let host = self.in_item(item, &keys::REGISTRY_HOST, |_| true);
+        let is_path = |path: &String| !path.is_empty() && !path.starts_with('~');
+        let insecure = self.in_item(item, &keys::REGISTRY_INSECURE, |_| true);
+        let ca: Option<String> = self.in_item(item, &keys::REGISTRY_CA, is_path);
+        let cert: Option<String> = self.in_item(item, &keys::REGISTRY_CERT, is_path);
+        let key: Option<String> = self.in_item(item, &keys::REGISTRY_KEY, is_path);
+        self.needed(item, &keys::REGISTRY_HOST);
+        match (&cert, &key) {
+            (Some(_), None) => self.needed(item, &keys::REGISTRY_KEY),
+            (None, Some(_)) => self.needed(item, &keys::REGISTRY_CERT),
+            _ => {}
+        }
+        // What holds for all, checked with the key of its own.
+        let for_all = self.layers.value(&keys::INSECURE).is_some_and(|given| given.text == "true");
+        let client = cert.zip(key).map(|(cert, key)| (cert.into(), key.into()));
+        let tls = TlsSetting::new(!insecure.unwrap_or(for_all), ca.map(PathBuf::from), client);
+        Some(ListedRegistry { host: host?, tls })
+    }
+
+    /// The value of a key within an item of a list, if it is given.
+    fn in_item<T>(&mut self, item: &str, key: &Key, allowed: impl Fn(&T) -> bool) -> Option<T>
+    where
+        T: FromStr<Err: fmt::Display> + fmt::Display,
+    {
+        let (_, name) = key.path.rsplit_once('.')?;
+        let path = format!("{item}.{name}");
+        let given = self.layers.in_file(&path)?;
+        self.keep(path, given.source, checked(key, given.text, allowed))
+    }
+
+    /// A problem if the item has no such key. What is no map has been reported as that.
+    fn needed(&mut self, item: &str, key: &Key) {
+        let raw = self.layers.raw();
+        let path = key.path.rsplit_once('.').map_or_else(String::new, |(_, name)| format!("{item}.{name}"));
+        let Some(entry) = raw.entry(item).filter(|entry| matches!(entry.shape, Shape::Map | Shape::Null))
+        else {
+            return;
+        };
+        if raw.entry(&path).is_none_or(|entry| matches!(entry.shape, Shape::Null)) {
+            let text = format!("missing; allowed: {}", key.takes);
+            self.problems.push(Problem { source: raw.source(entry.line), key: path, text });
+        }
     }
 
     fn rules(&mut self) -> Rules {

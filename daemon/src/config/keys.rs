@@ -62,6 +62,30 @@ pub(super) const ALLOWED_REGISTRIES: Key = Key {
     takes: "HOST or HOST:PORT, without a scheme",
     fallback: Decided("none beside the configured registry"),
 };
+/// The list that the next five keys are in.
+pub(super) const REGISTRIES: &str = "proxy.registries";
+pub(super) const REGISTRY_HOST: Key = Key {
+    path: "proxy.registries[].host",
+    takes: "HOST or HOST:PORT, without a scheme",
+    fallback: Decided("none with settings of its own"),
+};
+pub(super) const REGISTRY_INSECURE: Key =
+    Key { path: "proxy.registries[].insecure", takes: BOOL, fallback: Decided("proxy.security.insecure") };
+pub(super) const REGISTRY_CA: Key = Key {
+    path: "proxy.registries[].ca",
+    takes: "a PEM file with certificates; ~ is not expanded",
+    fallback: Decided("the system's certificates"),
+};
+pub(super) const REGISTRY_CERT: Key = Key {
+    path: "proxy.registries[].cert",
+    takes: "a PEM file with a certificate, and those that lead from it to its authority; ~ is not expanded",
+    fallback: Decided("no client certificate"),
+};
+pub(super) const REGISTRY_KEY: Key = Key {
+    path: "proxy.registries[].key",
+    takes: "a PEM file with the private key of cert; ~ is not expanded",
+    fallback: Decided("no client certificate"),
+};
 /// The list that the next two keys are in.
 pub(super) const RULES: &str = "proxy.proxies";
 pub(super) const RULE_REGX: Key = Key {
@@ -100,7 +124,7 @@ pub(super) const PPROF_PORT: Key =
     Key { path: "pprofPort", takes: "a port, 1 to 65535, or -1 for none", fallback: Text("-1") };
 
 /// All of them, in the order in which `config show` prints them.
-pub(super) const KEYS: [&Key; 24] = [
+pub(super) const KEYS: [&Key; 29] = [
     &DATA_DIR,
     &CAPACITY,
     &TASK_EXPIRE_TIME,
@@ -112,6 +136,11 @@ pub(super) const KEYS: [&Key; 24] = [
     &REGISTRY,
     &REGISTRY_DYNAMIC,
     &ALLOWED_REGISTRIES,
+    &REGISTRY_HOST,
+    &REGISTRY_INSECURE,
+    &REGISTRY_CA,
+    &REGISTRY_CERT,
+    &REGISTRY_KEY,
     &RULE_REGX,
     &RULE_DIRECT,
     &DEFAULT_FILTER,
@@ -151,10 +180,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("proxy.proxies[].useHTTPS", "write https:// in proxy.registryMirror.url or X-Dragonfly-Registry"),
     ("proxy.proxies[].useTLS", "write https:// in proxy.registryMirror.url or X-Dragonfly-Registry"),
     ("proxy.registryMirror.addr", "set proxy.registryMirror.url"),
-    ("proxy.registryMirror.cert", "add the certificate to the system's trust store"),
-    ("proxy.registryMirror.certs", "add the certificates to the system's trust store"),
+    ("proxy.registryMirror.cert", "set proxy.registries, a list with host and ca"),
+    ("proxy.registryMirror.certs", "set proxy.registries, a list with host and ca"),
     ("proxy.registryMirror.direct", "add a rule to proxy.proxies with direct: true"),
-    ("proxy.registryMirror.insecure", "set proxy.security.insecure"),
+    ("proxy.registryMirror.insecure", "set proxy.registries, a list with host and insecure"),
     ("proxy.registryMirror.useProxies", "remove it: proxy.proxies always decides"),
     ("proxy.rules", "set proxy.proxies, a list of regx"),
     ("proxy.security.cacert", "remove it: the front speaks http, on loopback by default"),

@@ -23,6 +23,7 @@ pub mod commands;
 mod error;
 mod keys;
 mod layers;
+mod listed;
 mod raw;
 mod registry;
 mod rules;
@@ -39,22 +40,26 @@ use std::path::Path;
 pub use check::{Effective, Resolved, resolve};
 pub use error::{ConfigError, Problem};
 pub use layers::{Override, Source, Surroundings};
+pub use listed::{ListedRegistry, TlsSetting};
 pub use raw::{CONFIG_BYTES_MAX, RawConfig, parse};
 pub use registry::{Registry, RegistryError, RegistryHost, Scheme};
 pub use rules::{Rule, Rules};
 pub use settings::{IoChoice, LogFormat, LogSettings, Settings};
 pub use warnings::Warning;
 
-/// Reads the file, if there is one, lays the flags over it and checks the whole.
+/// Reads the file, if there is one, lays the flags over it, checks the whole, and reads the certificates that it
+/// names.
 ///
 /// # Errors
-/// The file cannot be read, or some key or value is wrong: then every wrong one is named.
+/// The file cannot be read, or some key or value is wrong, or a file of certificates: then every wrong one is named.
 pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Resolved, ConfigError> {
     let raw = match file {
         Some(path) => parse(&path.display().to_string(), &read_bounded(path)?)?,
         None => RawConfig::default(),
     };
-    resolve(&raw, overrides, &Surroundings::of_this_process())
+    let mut resolved = resolve(&raw, overrides, &Surroundings::of_this_process())?;
+    listed::read_files(&mut resolved)?;
+    Ok(resolved)
 }
 
 /// One byte more than is allowed, so that `parse` can tell a file that is too long; a device or a pipe without

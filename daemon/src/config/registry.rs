@@ -165,6 +165,12 @@ impl RegistryHost {
     }
 }
 
+impl From<&Registry> for RegistryHost {
+    fn from(registry: &Registry) -> Self {
+        Self { host: registry.host.clone(), port: Some(registry.port) }
+    }
+}
+
 impl FromStr for RegistryHost {
     type Err = RegistryError;
 

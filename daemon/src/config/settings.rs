@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::listed::ListedRegistry;
 use super::registry::{Registry, RegistryHost};
 use super::rules::Rules;
 use crate::access::Lasting;
@@ -26,13 +27,16 @@ pub struct Settings {
     pub registry: Registry,
     /// Whether a request may name its upstream, by `X-Dragonfly-Registry` or `ns`.
     pub registry_dynamic: bool,
-    /// Registries that may be asked although they are private addresses or the front is open to others.
+    /// Registries that may be asked although they are private addresses or the front is open to others; those
+    /// that are listed too.
     pub allowed_registries: Vec<RegistryHost>,
+    /// Registries that are spoken to in a way of their own.
+    pub registries: Vec<ListedRegistry>,
     /// Which GETs go through the cache.
     pub rules: Rules,
     /// Query parameters that do not tell contents apart.
     pub filter_params: Vec<String>,
-    /// Whether an origin must prove who it is. False only by `proxy.security.insecure`.
+    /// Whether an origin that is not listed must prove who it is. False only by `proxy.security.insecure`.
     pub origin_tls_verified: bool,
     /// For how long what a registry confirmed about readers holds.
     pub access: Lasting,

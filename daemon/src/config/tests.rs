@@ -83,6 +83,7 @@ proxy:
   tcpListen: {listen: '::1', port: 3}
   registryMirror: {url: 'http://r:5000', dynamic: false}
   allowedRegistries: [a]
+  registries: [{host: 'b:1', insecure: true, ca: c, cert: d, key: e}]
   proxies: [{regx: a, direct: true}]
   defaultFilter: x&y
   security: {insecure: true}
@@ -100,6 +101,13 @@ access: {proof: 1m, grace: 1h}
     assert_eq!(settings.io, IoChoice::Pool);
     assert_eq!(settings.log, LogSettings { format: LogFormat::Json, verbose: true });
     assert!(!settings.registry_dynamic && !settings.metrics);
+    let named = |registry: &str| {
+        settings
+            .allowed_registries
+            .iter()
+            .any(|allowed| allowed.names(&registry.parse().expect("a registry")))
+    };
+    assert!(named("https://a") && named("https://b:1"), "a listed registry is allowed");
 }
 
 #[test]
@@ -107,7 +115,7 @@ fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
     check(
         "proxy:\n  registryMiror: {url: x}",
         "f:2: proxy.registryMiror: unknown key; did you mean proxy.registryMirror? allowed here: \
-         allowedRegistries, defaultFilter, proxies, registryMirror, security, tcpListen",
+         allowedRegistries, defaultFilter, proxies, registries, registryMirror, security, tcpListen",
     );
     check(
         "bananas: {a: {b: c}}",
@@ -121,7 +129,7 @@ fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
     check(
         "proxy:\n  <<: {a: b}",
         "f:2: proxy.<<: unknown key; allowed here: allowedRegistries, defaultFilter, \
-         proxies, registryMirror, security, tcpListen",
+         proxies, registries, registryMirror, security, tcpListen",
     );
 }
 
@@ -145,6 +153,39 @@ fn what_darter_lacks_is_refused_with_advice() {
             "f:2: storage.diskGCThreshold: {lacks} set storage.capacity; that many bytes are reserved at start"
         ),
     );
+}
+
+#[test]
+fn a_listed_registry_is_whole() {
+    let list = |items: &str| format!("proxy:\n  registries:\n{items}");
+    let pem = "allowed: a PEM file with";
+    check(&list("  - host: a\n  - {host: 'a:1', insecure: true}"), "ok");
+    check(
+        &list("  - insecure: true"),
+        "f:3: proxy.registries[0].host: missing; allowed: HOST or HOST:PORT, without a scheme",
+    );
+    check(
+        &list("  - {host: a, cert: c}"),
+        &format!("f:3: proxy.registries[0].key: missing; {pem} the private key of cert; ~ is not expanded"),
+    );
+    check(
+        &list("  - {host: a, ca: ~/x}"),
+        &format!(
+            "f:3: proxy.registries[0].ca: \"~/x\" is not allowed; {pem} certificates; ~ is not expanded"
+        ),
+    );
+    check(&list("  - host: a\n  - host: A"), "f:4: proxy.registries[1]: a is listed twice; leave one");
+    check(
+        &list("  - a"),
+        "f:3: proxy.registries[0]: keys are expected; allowed here: ca, cert, host, insecure, key",
+    );
+    let many: String = (0..65).map(|number| format!("  - host: r{number}\n")).collect();
+    check(&list(&many), "f:2: proxy.registries: 65 registries; allowed: at most 64");
+    let keys = |yaml: &str| -> Vec<String> {
+        resolved(yaml, &[]).expect("a right file").warnings.into_iter().map(|warning| warning.key).collect()
+    };
+    assert_eq!(keys(&list("  - {host: a, insecure: true}")), ["proxy.registries[0].insecure"]);
+    assert!(keys(&list("  - {host: a, insecure: false}")).is_empty());
 }
 
 #[test]
@@ -198,7 +239,7 @@ fn a_wrong_shape_is_named_once() {
     check("verbose: {a: b}", "f:1: verbose: one value is expected");
     check(
         "proxy: 3",
-        "f:1: proxy: keys are expected; allowed here: allowedRegistries, defaultFilter, proxies, registryMirror, security, tcpListen",
+        "f:1: proxy: keys are expected; allowed here: allowedRegistries, defaultFilter, proxies, registries, registryMirror, security, tcpListen",
     );
     check("proxy: {proxies: {regx: a}}", "f:1: proxy.proxies: a list is expected; begin each item with `- `");
     check("proxy: {proxies: [a]}", "f:1: proxy.proxies[0]: keys are expected; allowed here: direct, regx");

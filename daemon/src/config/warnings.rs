@@ -51,6 +51,19 @@ pub(super) fn of(settings: &Settings, layers: &Layers<'_>) -> Vec<Warning> {
     if settings.pprof_port.is_some() {
         warn(&keys::PPROF_PORT, "accepted, but this version serves no profiles".into());
     }
+    for (index, registry) in settings.registries.iter().enumerate() {
+        let key = keys::REGISTRY_INSECURE.path.replace("[]", &format!("[{index}]"));
+        if let Some(given) = layers.in_file(&key)
+            && !registry.tls.is_verified()
+        {
+            let text = format!(
+                "the certificate of {} is not verified: whoever is on the path can take credentials; ca: FILE names \
+                 an authority that is to be believed",
+                registry.host
+            );
+            warnings.push(Warning { source: given.source, key, text });
+        }
+    }
     if settings.rules.is_empty() {
         let text = "no rule caches anything; every request passes straight through";
         warnings.push(Warning {

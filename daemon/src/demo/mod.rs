@@ -111,6 +111,7 @@ async fn demonstrate(args: &DemoArgs) -> Result<Stage, DemoError> {
         capacity_bytes: capacity_bytes(load.bytes()),
         prefetch: args.prefetch,
         registry_host: registry.host(),
+        storage_host: registry.storage_host(),
     };
     let (report, node) = scenario::run(&load, &registry, origin, node_options, progress).await?;
     let text = match args.json {

@@ -29,6 +29,8 @@ pub(super) struct NodeOptions {
     pub(super) prefetch: bool,
     /// The only registry that it may ask.
     pub(super) registry_host: String,
+    /// Where that registry redirects to.
+    pub(super) storage_host: Option<String>,
 }
 
 /// Why there is no running darter.
@@ -179,7 +181,7 @@ impl Process {
             .args(["--front", &front.to_string()])
             .args(["--admin", &admin.to_string()])
             .args(["--registry", &format!("http://{}", options.registry_host)])
-            .args(["--allow-registry", &options.registry_host])
+            .args(options.storage_host.iter().flat_map(|host| ["--allow-registry", host]))
             .args(["--prefetch", &options.prefetch.to_string()])
             .stdin(Stdio::null())
             .stdout(log)

@@ -94,7 +94,7 @@ impl Node {
         let owner = Owner::new(
             store.clone(),
             Access::new(Lasting { proof: Duration::from_secs(300), grace: Duration::ZERO }),
-            Origin::new(true).unwrap(),
+            Origin::open(),
             Metrics::new("pool"),
             pace,
         );

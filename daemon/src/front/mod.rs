@@ -38,6 +38,7 @@ use self::trouble::Trouble;
 use self::welcome::Welcomes;
 use crate::fetch::FetchError;
 use crate::metrics::Source;
+use crate::origin::via::NodeId;
 use crate::origin::{Origin, Target};
 
 /// What the fronts of all shards know together.
@@ -96,6 +97,9 @@ impl Front {
     }
 
     async fn dispatch(&self, request: Request<Incoming>) -> Answered {
+        if NodeId::of_this_process().is_in(request.headers()) {
+            return Err(Trouble::Loop);
+        }
         let errand = match self.routing.route(request.method(), request.uri(), request.headers())? {
             Route::Ping => {
                 return Ok((Response::new(AnswerBody::full(Bytes::from_static(b"pong\n"))), Source::Own));

@@ -46,7 +46,7 @@ fn with_node(buffers: usize, test: impl AsyncFnOnce(&Node)) {
     let (fetches, mut inboxes) = Fetches::new(1);
     let metrics = Metrics::new("pool");
     let access = Access::new(Lasting { proof: Duration::from_secs(300), grace: Duration::ZERO });
-    let origin = Origin::new(true).unwrap();
+    let origin = Origin::open();
     let sources = Sources {
         store: store.clone(),
         access: access.clone(),

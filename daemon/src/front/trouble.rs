@@ -20,6 +20,11 @@ pub enum Trouble {
     /// The request makes no sense: 400.
     #[error("{0}")]
     Request(&'static str),
+    /// A registry leads back to this front: 502.
+    #[error(
+        "the request has been through this front before: name the registry itself, not something that leads back here"
+    )]
+    Loop,
     /// The content cannot be had.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -50,6 +55,7 @@ impl Trouble {
             Self::Route(RouteError::Forbidden) => StatusCode::FORBIDDEN,
             Self::Route(_)
             | Self::NoRealm
+            | Self::Loop
             | Self::WrongDigest
             | Self::Fetch(FetchError::Origin(_) | FetchError::Unkeepable | FetchError::WrongDigest) => {
                 StatusCode::BAD_GATEWAY

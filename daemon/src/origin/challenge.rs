@@ -40,9 +40,11 @@ impl BearerChallenge {
         let mut rest = value;
         while let Some((item, after)) = next_item(rest) {
             rest = after;
-            // `Scheme name=value` begins a challenge, `name=value` goes on with it.
+            // `Scheme name=value` begins a challenge; `name=value`, also with spaces around `=`, goes on with it.
             let parameter = match item.split_once(|c: char| c.is_ascii_whitespace()) {
-                Some((scheme, parameter)) if !scheme.contains('=') => {
+                Some((scheme, parameter))
+                    if !scheme.contains('=') && !parameter.trim_start().starts_with('=') =>
+                {
                     if inside && realm.is_some() {
                         break;
                     }

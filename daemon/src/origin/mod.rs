@@ -1,31 +1,37 @@
 //! The registry: requests to it, and what its answers mean.
 //!
-//! One client per shard, so that its connections belong to the shard's runtime. Redirects are followed here,
-//! without credentials across hosts; the client of the front never sees one.
+//! Each shard has clients of its own, so that their connections belong to the shard's runtime. Redirects are followed
+//! here, without credentials across hosts; the client of the front never sees one. Where a request may go at all,
+//! [`guard`] says, before each hop.
 
 mod answer;
 pub mod answer_head;
 pub mod challenge;
+mod clients;
 pub mod content_range;
+pub mod destination;
+pub mod guard;
 mod proof;
+pub mod proxies;
+mod resolver;
 mod target;
+pub mod via;
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, header};
-use reqwest::redirect::Policy;
 use url::Url;
 
+use self::clients::Clients;
+use self::guard::Refusal;
+use self::resolver::NotPublic;
+
 pub use answer::{BlobAnswer, BlobStream, Verdict};
+pub use clients::OriginOptions;
 pub use proof::OriginHead;
 pub use target::Target;
 pub(crate) use target::end_to_end;
 
-/// How long a connection may take to come up. Within the front's 3.5 s, so that a dead registry is told in time.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long an origin may be silent in the middle of an answer.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
-const IDLE_CONNECTIONS_PER_HOST: usize = 16;
 const REDIRECTS_MAX: usize = 8;
 
 /// Which bytes of a content a request asks its origin for.
@@ -64,6 +70,14 @@ pub enum OriginError {
         /// What was wrong.
         reason: String,
     },
+    /// The destination guard held the request back; nobody was asked, and another try would not be either.
+    #[error("a request to {registry} {refusal}")]
+    Forbidden {
+        /// Which registry, or which realm.
+        registry: String,
+        /// Where it leads to, why that is not asked, and what to do.
+        refusal: Refusal,
+    },
 }
 
 impl OriginError {
@@ -81,24 +95,22 @@ pub struct Place(Url);
 /// The client of one shard.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    client: reqwest::Client,
+    clients: Arc<Clients>,
 }
 
 impl Origin {
-    /// A client with a connection pool of its own. `tls_verified` is false only where an operator said so.
+    /// Clients with connection pools of their own.
     ///
     /// # Errors
     /// The system's certificates cannot be read.
-    pub fn new(tls_verified: bool) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .redirect(Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(SILENCE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
-            .tcp_nodelay(true)
-            .tls_danger_accept_invalid_certs(!tls_verified)
-            .build()?;
-        Ok(Self { client })
+    pub fn new(options: &OriginOptions) -> Result<Self, reqwest::Error> {
+        Ok(Self { clients: Arc::new(Clients::new(options)?) })
+    }
+
+    /// Holds nothing back: for tests whose every registry is on loopback.
+    #[cfg(test)]
+    pub(crate) fn open() -> Self {
+        Self::new(&OriginOptions::open()).expect("the system has certificates")
     }
 
     /// Asks for bytes of a blob, at the registry or where it has redirected such a request to before. Also tells
@@ -144,8 +156,9 @@ impl Origin {
         method: Method,
         body: reqwest::Body,
     ) -> Result<reqwest::Response, OriginError> {
-        let request = self.client.request(method, target.url().clone()).headers(target.headers().clone());
-        request.body(body).send().await.map_err(|error| unreachable_because(target, &error))
+        let registry = target.registry().to_string();
+        let request = self.request(&registry, method, target.url())?.headers(target.headers().clone());
+        request.body(body).send().await.map_err(|error| failed(registry, target.url(), &error))
     }
 
     async fn follow(
@@ -180,8 +193,21 @@ impl Origin {
         url: &Url,
         headers: HeaderMap,
     ) -> Result<reqwest::Response, OriginError> {
-        let request = self.client.request(method, url.clone()).headers(headers);
-        request.send().await.map_err(|error| unreachable_because(target, &error))
+        let registry = target.registry().to_string();
+        let request = self.request(&registry, method, url)?.headers(headers);
+        request.send().await.map_err(|error| failed(registry, url, &error))
+    }
+
+    /// A request by the client that may speak to a URL, for the registry that stands in messages. Every one comes by
+    /// here.
+    fn request(
+        &self,
+        registry: &str,
+        method: Method,
+        url: &Url,
+    ) -> Result<reqwest::RequestBuilder, OriginError> {
+        let forbidden = |refusal| OriginError::Forbidden { registry: registry.to_owned(), refusal };
+        Ok(self.clients.of(url).map_err(forbidden)?.request(method, url.clone()))
     }
 }
 
@@ -204,8 +230,14 @@ fn redirect_of(url: &Url, response: &reqwest::Response, method: &Method) -> Opti
     matches!(next.scheme(), "http" | "https").then_some(next)
 }
 
-fn unreachable_because(target: &Target, error: &reqwest::Error) -> OriginError {
-    OriginError::Unreachable { registry: target.registry().to_string(), reason: innermost(error) }
+/// Why a request to a URL got no answer.
+fn failed(registry: String, url: &Url, error: &reqwest::Error) -> OriginError {
+    match resolver::not_public(error) {
+        Some(NotPublic(address)) => {
+            OriginError::Forbidden { registry, refusal: Refusal::resolved(url, address) }
+        }
+        None => OriginError::Unreachable { registry, reason: innermost(error) },
+    }
 }
 
 /// reqwest's own message repeats the URL and hides the cause; the last cause says what happened.

@@ -4,6 +4,7 @@ use darter_engine::RegistryScope;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use url::Url;
 
+use super::via::NodeId;
 use crate::access::{Claim, Credential, Repository};
 use crate::config::Registry;
 
@@ -32,8 +33,9 @@ const NOT_FORWARDED: [HeaderName; 10] = [
 ];
 
 impl Target {
-    /// `path_and_query` at a registry. Of the client's headers those stay that are meant for the registry. `filter`
-    /// names the query parameters that do not tell contents apart: they are credentials.
+    /// `path_and_query` at a registry. Of the client's headers those stay that are meant for the registry; `Via`
+    /// says that the request has come by here. `filter` names the query parameters that do not tell contents apart: they
+    /// are credentials.
     /// `None` if the path is none that a URL can have.
     pub fn new(
         registry: Registry,
@@ -48,7 +50,8 @@ impl Target {
         if url.origin() != base.origin() {
             return None;
         }
-        let headers = end_to_end(client);
+        let mut headers = end_to_end(client);
+        NodeId::of_this_process().append_to(&mut headers);
         let claim = Claim {
             repository: Repository::of(&registry, url.path()),
             credential: Credential::of(&headers, url.query().unwrap_or_default(), filter),
@@ -190,6 +193,7 @@ mod tests {
         let target = Target::new(registry(), "/", &client, &[]).unwrap();
         let mut names: Vec<_> = target.headers().keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["accept", "authorization"]);
+        assert_eq!(names, ["accept", "authorization", "via"]);
+        assert!(NodeId::of_this_process().is_in(target.headers()));
     }
 }

@@ -70,6 +70,7 @@ impl Default for RegistryOptions {
 #[derive(Debug)]
 pub struct Registry {
     address: SocketAddr,
+    storage: Option<SocketAddr>,
     service: Arc<Service>,
     shutdown: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -105,7 +106,13 @@ impl Registry {
                 let _ = stopped.await;
             });
         })?;
-        Ok(Self { address, service, shutdown: Some(shutdown), thread: Some(thread) })
+        Ok(Self {
+            address,
+            storage: storage_address,
+            service,
+            shutdown: Some(shutdown),
+            thread: Some(thread),
+        })
     }
 
     /// `127.0.0.1:PORT`
@@ -116,6 +123,11 @@ impl Registry {
     /// `http://127.0.0.1:PORT`
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where blobs are redirected to, if they are: `127.0.0.1:PORT` of the second listener.
+    pub fn storage_host(&self) -> Option<String> {
+        self.storage.map(|address| address.to_string())
     }
 
     /// Puts `blob` into the repository `repo` and returns its digest. The same blob in two repositories is
