@@ -70,8 +70,11 @@ impl BearerChallenge {
     pub fn token_url(&self, scope: Option<&str>) -> Url {
         let mut url = self.realm.clone();
         let wanted = [("service", self.service.as_deref()), ("scope", scope.or(self.scope.as_deref()))];
-        let wanted = wanted.into_iter().filter_map(|(name, text)| Some((name, text?)));
-        url.query_pairs_mut().extend_pairs(wanted);
+        let wanted: Vec<_> = wanted.into_iter().filter_map(|(name, text)| Some((name, text?))).collect();
+        // Without any, an empty query would be added.
+        if !wanted.is_empty() {
+            url.query_pairs_mut().extend_pairs(wanted);
+        }
         url
     }
 }
