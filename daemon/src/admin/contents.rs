@@ -32,7 +32,8 @@ pub(super) fn store_info(store: &Store) -> StoreInfo {
         io: store.backend().to_string(),
         capacity_bytes: stats.capacity_bytes,
         used_bytes: stats.used_bytes,
-        contents: stats.contents,
+        // Without those that are removed and whose records are still to be given back: as many as a list has.
+        contents: store.contents().len() as u64,
         leases: stats.leases,
         buffer_bytes: stats.buffer_bytes,
         evicted_pieces: stats.evicted_pieces,
