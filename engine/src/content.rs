@@ -265,12 +265,13 @@ impl Content {
         !self.pinned() && !self.is_gone()
     }
 
-    /// Lower goes first: what nobody uses and has no pieces, then by age.
-    pub(crate) fn rank_to_go(self: &Arc<Self>) -> (bool, bool, u64, u64) {
-        // One count is the table's, one the name index's, one the caller's.
-        const COUNTS_AT_REST: usize = 3;
-        let in_use = Arc::strong_count(self) > COUNTS_AT_REST;
-        (in_use, self.held_pieces() > 0, self.used_at_s(), self.tenure)
+    /// Lower goes first: what nobody uses and has no pieces, what nobody uses, then by age. `own_counts` is how many
+    /// counts whoever asks holds itself. What is in use and has no pieces may be about to get its first ones.
+    pub(crate) fn rank_to_go(self: &Arc<Self>, own_counts: usize) -> (bool, bool, u64, u64) {
+        // One count is the table's, one the name index's.
+        const COUNTS_AT_REST: usize = 2;
+        let in_use = Arc::strong_count(self) > COUNTS_AT_REST + own_counts;
+        (in_use, in_use || self.held_pieces() > 0, self.used_at_s(), self.tenure)
     }
 
     /// Notes a use. True when the record on disk should learn of it.

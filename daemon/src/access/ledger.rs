@@ -180,10 +180,10 @@ impl Ledger {
         self.public.remove(&claim.repository);
     }
 
-    /// Whether the claim is let in by what holds for everyone, and not by a proof of its own.
+    /// Whether the claim is let in only by what holds for everyone: it has no proof of its own now.
     pub(super) fn is_let_in_as_anyone(&self, claim: &Claim, now: Instant) -> bool {
-        self.proof_age(claim, now)
-            .is_some_and(|(age, whose)| whose == Renewal::Public && age < self.lasting.proof)
+        let holds = |age: Option<Duration>| age.is_some_and(|age| age < self.lasting.proof);
+        holds(self.public.age(&claim.repository, now)) && !holds(self.proofs.age(claim, now))
     }
 
     /// Whether it is time to try the repository without a credential; true once in a while.
@@ -314,6 +314,8 @@ mod tests {
         assert_eq!(standing(&ledger, &claim("app", "b"), "x", now, 0), "granted");
         assert_eq!(standing(&ledger, &claim("app", "b"), "x", now, 250), "granted, renew for all");
         assert!(ledger.is_let_in_as_anyone(&claim("app", "b"), now));
+        ledger.prove(claim("app", "d"), None, &registry(), now);
+        assert!(!ledger.is_let_in_as_anyone(&claim("app", "d"), now), "its own credential is good");
         assert!(!ledger.try_public(&claim("app", "c"), now + Duration::from_secs(200)));
         assert!(ledger.try_public(&claim("app", "c"), now + Duration::from_secs(250)), "renewed");
     }

@@ -153,7 +153,7 @@ impl Keeper {
                 places.some(first..first + PLACES_PER_LOCK).filter(|content| content.may_go()).cloned(),
             );
             drop(places);
-            oldest.sort_by_key(Content::rank_to_go);
+            oldest.sort_by_key(|content| content.rank_to_go(1));
             oldest.truncate(PLACES_KEPT_FREE);
         }
         oldest.iter().for_each(|content| self.inner.drop_content(content));

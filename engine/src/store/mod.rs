@@ -308,7 +308,7 @@ impl Inner {
             .places()
             .contents()
             .filter(|content| content.may_go())
-            .min_by_key(|c| c.rank_to_go())
+            .min_by_key(|content| content.rank_to_go(0))
             .cloned();
         if let Some(oldest) = oldest {
             self.drop_content(&oldest);
