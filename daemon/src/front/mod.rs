@@ -124,17 +124,18 @@ impl Front {
 
     async fn run(&self, what: What, prefetch: bool, target: Target, request: Request<Incoming>) -> Answered {
         let method = request.method().clone();
-        let (id, kind, at) = match what {
-            What::Content { id, kind } => (id, kind, target.clone()),
+        let (id, kind, by_digest) = match what {
+            What::Content { id, kind } => (id, kind, None),
             What::Tag if method == Method::GET => match manifest::resolve(self, &target).await? {
-                Named::Content(id, at) => (id, Kind::Manifest, *at),
+                Named::Content(id, by_digest) => (id, Kind::Manifest, Some(*by_digest)),
                 Named::Pass => return self.pass(target, what, request).await,
             },
             What::Tag | What::Other => return self.pass(target, what, request).await,
         };
         let range = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok());
-        let content =
-            ContentRequest { id, kind, target: at.for_blob(), wanted: Wanted::parse(range), prefetch };
+        let wanted = Wanted::parse(range);
+        let at = by_digest.as_ref().unwrap_or(&target);
+        let content = ContentRequest { id, kind, target: at.clone().for_blob(), wanted, prefetch };
         if method == Method::HEAD {
             return match content::known_head(&self.sources, &content) {
                 Some(head) => Ok((head, Source::Cache)),
@@ -145,7 +146,7 @@ impl Front {
             Outcome::Answer(answer, source) => Ok((answer, source)),
             Outcome::PassThrough if kind == Kind::Url => self.pass(target, what, request).await,
             Outcome::PassThrough => {
-                let answer = pass::pass_by_digest(&self.origin, &self.sources.metrics, &target, id).await?;
+                let answer = pass::pass_by_digest(&self.origin, &self.sources.metrics, at, id).await?;
                 Ok((answer, Source::Pass))
             }
         }
