@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,8 @@ use crate::shard::{self, Common, Shard, StartError};
 const POOL_BLOCKS: usize = 2048;
 /// The least that a node can work with, in whatever memory: 16 MiB.
 const POOL_BLOCKS_MIN: usize = 256;
+/// How much of what registries have confirmed an unclean end may cost.
+const REMEMBER_EVERY: Duration = Duration::from_secs(2);
 /// Connections open at the front, if open files and memory allow so many.
 const CONNECTIONS_MAX: usize = 8192;
 /// The least that a front may have.
@@ -121,12 +124,15 @@ impl Daemon<'_> {
         let mut signals = Signals::new().map_err(system("take signals"))?;
         let count = self.settings.shards.map_or_else(shard::default_count, std::num::NonZero::get);
         let metrics = Metrics::new(&self.store.backend().to_string());
+        let access = Access::new(self.settings.access);
+        let access_file = self.settings.data_dir.join("access");
+        access.recall(&access_file);
         let (fetches, inboxes) = Fetches::new(count);
         let (stop, stopping) = watch::channel(false);
         let common = Common {
             store: self.store.clone(),
             metrics: metrics.clone(),
-            access: Access::new(self.settings.access),
+            access: access.clone(),
             fetches,
             prefetch_pace: Arc::new(Pace::new(self.settings.prefetch_bytes_per_s)),
             routing: Routing::new(self.settings),
@@ -147,6 +153,7 @@ impl Daemon<'_> {
         self.greet(&front, &admin, shards.len());
         let answering = Admin::new(self.store.clone(), metrics.clone(), self.settings.metrics);
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
+        let remembering = tokio::task::spawn_local(remember(access.clone(), access_file.clone()));
         let served = tokio::select! {
             () = accept(&front, &shards, self.connections_max, &metrics) => Ok(()),
             () = any_ended(&shards) => Err(ServeError::ShardEnded),
@@ -171,6 +178,8 @@ impl Daemon<'_> {
             }
         }
         admin.abort();
+        remembering.abort();
+        access.remember(&access_file);
         served
     }
 
@@ -205,6 +214,15 @@ impl Daemon<'_> {
         if let Some(warning) = self.store.warning() {
             tracing::warn!("{warning}");
         }
+    }
+}
+
+/// Writes down again and again who may read what: a restart need not ask anew.
+async fn remember(access: Arc<Access>, file: PathBuf) {
+    loop {
+        tokio::time::sleep(REMEMBER_EVERY).await;
+        let (access, file) = (access.clone(), file.clone());
+        let _ = tokio::task::spawn_blocking(move || access.remember(&file)).await;
     }
 }
 

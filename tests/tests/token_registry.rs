@@ -238,6 +238,35 @@ fn with_the_origin_down_only_what_was_proven_is_served() {
     }
 }
 
+/// A node is upgraded while its registry is down: containers go on reading, and strangers still get nothing.
+#[test]
+fn what_was_proven_outlives_a_restart() {
+    let mut scene = Scene::start();
+    let blob = scene.origin.blob(1, BLOB_BYTES);
+    let alice = scene.alice();
+    scene.assert_reads(&blob, &alice);
+    scene.gate.close();
+    scene.registry.realm_mut().close();
+    let check = |scene: &Scene, how: &str| {
+        scene.assert_reads_range(&blob, &alice, 100..200);
+        let answer = scene.fetch(&Way::Range.request(blob.target(), Some(&scene.bob())));
+        assert_own_trouble(&answer, how);
+    };
+    scene.daemon.stop();
+    scene.daemon.restart();
+    check(&scene, "after a stop");
+    // What it knew when it came up is still on disk.
+    scene.daemon.kill9();
+    scene.daemon.restart();
+    check(&scene, "after a crash");
+    // A damaged memory is none: nobody is let in by it, and nothing else is lost.
+    scene.daemon.stop();
+    fs::write(scene.daemon.data_dir().join("access"), "damaged").expect("the file is there");
+    scene.daemon.restart();
+    let answer = scene.fetch(&Way::Range.request(blob.target(), Some(&alice)));
+    assert_own_trouble(&answer, "without a memory");
+}
+
 /// Proofs last five minutes and the grace here an hour; the daemon's clock is put forward instead of waiting.
 #[test]
 fn the_grace_outlives_proofs_and_ends() {

@@ -25,6 +25,14 @@ pub struct Claim {
 }
 
 impl Repository {
+    pub(super) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The repository that a path of the distribution API is about, or the path itself.
     pub fn of(registry: &Registry, path: &str) -> Self {
         let mut hasher = blake3::Hasher::new();
@@ -38,6 +46,14 @@ impl Repository {
 }
 
 impl Credential {
+    pub(super) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// No credential at all.
     pub const NONE: Self = Self([0; 32]);
 

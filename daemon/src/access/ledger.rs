@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use darter_engine::{ContentId, RegistryScope};
 
 use super::claim::{Claim, Credential, Repository};
+use super::memory::Memory;
 use crate::origin::Verdict;
 
 /// How long a refusal is repeated without asking again.
@@ -23,8 +24,9 @@ const DOWN_LASTS: Duration = Duration::from_secs(30);
 /// How often a repository is tried without a credential.
 const PUBLIC_TRIED_EVERY: Duration = Duration::from_secs(3600);
 
-const PROOFS_MAX: usize = 16 * 1024;
-const PLACES_MAX: usize = 64 * 1024;
+pub(super) const PROOFS_MAX: usize = 16 * 1024;
+pub(super) const PLACES_MAX: usize = 64 * 1024;
+pub(super) const PUBLIC_MAX: usize = 4 * 1024;
 const REFUSALS_MAX: usize = 4 * 1024;
 const REGISTRIES_MAX: usize = 1024;
 
@@ -76,11 +78,11 @@ impl Ledger {
         Self {
             lasting,
             proofs: Dated::new(PROOFS_MAX),
-            public: Dated::new(REGISTRIES_MAX),
+            public: Dated::new(PUBLIC_MAX),
             places: Dated::new(PLACES_MAX),
             refusals: HashMap::new(),
             down: Dated::new(REGISTRIES_MAX),
-            public_tried: Dated::new(REGISTRIES_MAX),
+            public_tried: Dated::new(PUBLIC_MAX),
         }
     }
 
@@ -202,6 +204,22 @@ impl Ledger {
         is_time
     }
 
+    /// What may still hold after a restart, with its times.
+    pub(super) fn remember(&self, clock: Clock) -> Memory {
+        Memory {
+            proofs: self.proofs.remember(clock),
+            public: self.public.remember(clock),
+            places: self.places.remember(clock),
+        }
+    }
+
+    /// Takes over what an earlier run remembered.
+    pub(super) fn recall(&mut self, memory: Memory, clock: Clock) {
+        self.proofs.recall(memory.proofs, clock);
+        self.public.recall(memory.public, clock);
+        self.places.recall(memory.places, clock);
+    }
+
     fn renewed_from(&self) -> Duration {
         self.lasting.proof * 4 / 5
     }
@@ -244,6 +262,36 @@ impl<K: Eq + Hash + Clone> Dated<K> {
 
     fn remove(&mut self, key: &K) {
         self.at.remove(key);
+    }
+
+    fn remember(&self, clock: Clock) -> Vec<(K, u64)> {
+        self.at.iter().map(|(key, at)| (key.clone(), clock.unix_s(*at))).collect()
+    }
+
+    fn recall(&mut self, remembered: Vec<(K, u64)>, clock: Clock) {
+        for (key, at_s) in remembered.into_iter().take(self.max) {
+            // What seems to come from the future, or from before the machine's start, is asked about again.
+            if let Some(at) = clock.instant(at_s) {
+                self.at.insert(key, at);
+            }
+        }
+    }
+}
+
+/// One moment on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    pub(super) now: Instant,
+    pub(super) now_s: u64,
+}
+
+impl Clock {
+    fn unix_s(self, at: Instant) -> u64 {
+        self.now_s.saturating_sub(self.now.saturating_duration_since(at).as_secs())
+    }
+
+    fn instant(self, at_s: u64) -> Option<Instant> {
+        self.now.checked_sub(Duration::from_secs(self.now_s.checked_sub(at_s)?))
     }
 }
 
@@ -365,6 +413,24 @@ mod tests {
         assert!(!ledger.unanswered(&who, &id, registry(), at(3600)), "the grace ends");
         ledger.prove(claim("app", "b"), Some(id), &registry(), at(610));
         assert_eq!(standing(&ledger, &who, "x", now, 611), "unknown", "it answers again");
+    }
+
+    #[test]
+    fn what_was_confirmed_outlives_a_restart_and_no_longer_than_it_would_have_held() {
+        let now = Instant::now();
+        let mut ledger = Ledger::new(LASTING);
+        let who = claim("app", "a");
+        ledger.prove(who, Some(ContentId::of_name("x")), &registry(), now);
+        let memory = ledger.remember(Clock { now: now + Duration::from_secs(100), now_s: 1_000_100 });
+        let check = |now_s, expected| {
+            let mut later = Ledger::new(LASTING);
+            later.recall(memory.clone(), Clock { now: now + Duration::from_secs(1000), now_s });
+            assert_eq!(standing(&later, &who, "x", now, 1000), expected, "{now_s}");
+        };
+        check(1_000_150, "granted");
+        check(1_000_299, "granted, renew");
+        check(1_000_400, "unknown");
+        check(999_999, "unknown");
     }
 
     #[test]

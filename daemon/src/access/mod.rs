@@ -10,10 +10,13 @@
 
 mod claim;
 mod ledger;
+pub mod memory;
 
 use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use darter_engine::ContentId;
 use http::{HeaderValue, StatusCode};
@@ -21,7 +24,8 @@ use tokio::sync::watch;
 
 pub use self::claim::{Claim, Credential, Repository, repository_name};
 pub use self::ledger::Lasting;
-use self::ledger::{Ledger, Renewal, Standing};
+use self::ledger::{Clock, Ledger, Renewal, Standing};
+use self::memory::Memory;
 use crate::fetch::FetchError;
 use crate::origin::challenge::BearerChallenge;
 use crate::origin::{Origin, OriginError, Target, Verdict};
@@ -35,6 +39,8 @@ const TOKENS_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Access {
     ledger: RwLock<Ledger>,
+    /// Since it was last written down.
+    changed: AtomicBool,
     asking: Mutex<HashMap<Question, watch::Receiver<Option<Answer>>>>,
     /// The tokens that registries give to anyone who reads a public repository.
     tokens: Mutex<HashMap<Repository, HeaderValue>>,
@@ -58,9 +64,26 @@ impl Access {
     pub fn new(lasting: Lasting) -> Arc<Self> {
         Arc::new(Self {
             ledger: RwLock::new(Ledger::new(lasting)),
+            changed: AtomicBool::new(false),
             asking: Mutex::default(),
             tokens: Mutex::default(),
         })
+    }
+
+    /// Takes over what an earlier run wrote into this file.
+    pub fn recall(&self, path: &Path) {
+        let memory = Memory::load(path);
+        self.ledger_mut().recall(memory, this_moment());
+    }
+
+    /// Writes into the file what may still hold after a restart, if something has changed since the last time.
+    pub fn remember(&self, path: &Path) {
+        if self.changed.swap(false, Ordering::Relaxed) {
+            let memory = self.ledger().remember(this_moment());
+            if let Err(error) = memory.save(path) {
+                tracing::warn!(path = %path.display(), %error, "cannot be written: after a restart registries are asked again who may read");
+            }
+        }
     }
 
     /// Whether the target's claim on a content needs no question now.
@@ -175,6 +198,7 @@ impl Access {
     }
 
     fn ledger_mut(&self) -> RwLockWriteGuard<'_, Ledger> {
+        self.changed.store(true, Ordering::Relaxed);
         self.ledger.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -228,6 +252,11 @@ impl Access {
     fn asking(&self) -> MutexGuard<'_, HashMap<Question, watch::Receiver<Option<Answer>>>> {
         self.asking.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn this_moment() -> Clock {
+    let now_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Clock { now: Instant::now(), now_s }
 }
 
 /// A question under way. It ends with the task that asks it, however that ends.
