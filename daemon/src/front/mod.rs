@@ -133,8 +133,9 @@ impl Front {
             What::Tag | What::Other => return self.pass(target, what, request).await,
         };
         let range = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok());
-        let content =
-            ContentRequest { id, kind, target: at.for_blob(), wanted: Wanted::parse(range), prefetch };
+        let of_version = request.headers().get(header::IF_RANGE).cloned();
+        let (at, wanted) = (at.for_blob(), Wanted::parse(range));
+        let content = ContentRequest { id, kind, target: at, wanted, of_version, prefetch };
         if method == Method::HEAD {
             return match content::known_head(&self.sources, &content) {
                 Some(head) => Ok((head, Source::Cache)),
@@ -192,8 +193,8 @@ impl Front {
             _ => return None,
         };
         self.sources.access.holds_while_down(target, &id).then_some(())?;
-        let content =
-            ContentRequest { id, kind, target: target.clone(), wanted: Wanted::Whole, prefetch: false };
+        let (target, wanted) = (target.clone(), Wanted::Whole);
+        let content = ContentRequest { id, kind, target, wanted, of_version: None, prefetch: false };
         content::known_head(&self.sources, &content)
     }
 
