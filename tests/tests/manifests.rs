@@ -152,6 +152,36 @@ fn while_the_registry_is_down_a_tag_names_what_it_named_last() {
     }
 }
 
+/// What nothing is known of is worth waiting for: for what a tag names, and for whether another may read.
+#[test]
+fn a_registry_that_is_overloaded_for_a_second_is_waited_for() {
+    let scene = Scene::start("");
+    let latest = format!("{REPOSITORY}/manifests/latest");
+    let manifest = scene.registry.put("latest", MANIFEST, "one");
+    scene.registry.change(|shelf| shelf.private = true);
+    let overload = |answers| scene.registry.change(|shelf| shelf.overloaded = answers);
+    overload(1);
+    scene.assert_is(&manifest, alices(Request::get(&latest)));
+    for who in ["carol", "dave"] {
+        let request = Request::get(manifest.by_digest()).header("Authorization", format!("Bearer {who}"));
+        match who {
+            "carol" => {
+                overload(1);
+                scene.assert_is(&manifest, request);
+            }
+            _ => {
+                overload(u64::MAX);
+                let answer = scene.ask(request);
+                assert_own_trouble(&answer);
+                assert_eq!(answer.status(), 503, "{who}");
+            }
+        }
+    }
+    let unknown = scene.ask(alices(Request::get(format!("{REPOSITORY}/manifests/other"))));
+    assert_own_trouble(&unknown);
+    assert_eq!(unknown.status(), 503);
+}
+
 #[test]
 fn without_a_grace_nothing_is_answered_for_a_registry_that_is_down() {
     let scene = Scene::start("access: {grace: 0s}\n");
@@ -280,6 +310,8 @@ struct Shelf {
     refusal: Option<u16>,
     /// Who has no credential gets 401.
     private: bool,
+    /// So many answers are 429, with a second to wait.
+    overloaded: u64,
     /// In place of every body.
     lie: Option<String>,
     chunked: bool,
@@ -326,12 +358,17 @@ fn refusal_body(status: u16) -> String {
 }
 
 impl Shelf {
-    fn answer(&self, asked: &Asked) -> Vec<Step> {
+    fn answer(&mut self, asked: &Asked) -> Vec<Step> {
         let has_body = asked.line.starts_with("GET ");
         let with_body = |head: String, body: Vec<u8>| {
             let body = if has_body { body } else { Vec::new() };
             vec![Step::Head(head), Step::Body(body)]
         };
+        if let Some(left) = self.overloaded.checked_sub(1) {
+            self.overloaded = left;
+            let head = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0";
+            return vec![Step::Head(head.into())];
+        }
         let found = self.find(asked);
         let unknown = self.private && asked.header("Authorization").is_none();
         let refusal = self.refusal.or(unknown.then_some(401)).or(found.is_none().then_some(404));

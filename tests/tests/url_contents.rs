@@ -120,6 +120,17 @@ fn without_a_strong_validator_nothing_is_kept() {
 }
 
 #[test]
+fn an_origin_that_is_overloaded_for_a_second_is_waited_for() {
+    let scene = Scene::start();
+    assert_eq!(scene.fate(PATH, 0..MODEL_BYTES), Fate::Right);
+    locked(&scene.shelf.stock).overloaded = 1;
+    assert_eq!(scene.fate(PATH, 5..10), Fate::Right);
+    locked(&scene.shelf.stock).overloaded = u64::MAX;
+    // Nobody else's word stands for the origin's here.
+    assert_eq!(scene.fate(PATH, 5..10), Fate::Refused { status: 503, own: true });
+}
+
+#[test]
 fn signed_addresses_share_the_bytes_and_each_is_asked_about() {
     let scene = Scene::start();
     let signed = |signature: &str| format!("{PATH}?v=1&Expires=1700000000&Signature={signature}");
@@ -241,12 +252,14 @@ struct Stock {
     model: Model,
     /// From the first request on that begins beyond so many bytes.
     next: Option<(u64, Model)>,
+    /// So many answers are 429, with a second to wait.
+    overloaded: u64,
 }
 
 impl Shelf {
     fn start() -> Shelf {
         let model = Model::new(1, MODEL_BYTES, "ETag: \"1\"");
-        let stock = Arc::new(Mutex::new(Stock { model, next: None }));
+        let stock = Arc::new(Mutex::new(Stock { model, next: None, overloaded: 0 }));
         let selling = stock.clone();
         Shelf { origin: Scripted::start(move |asked| answer(&mut locked(&selling), asked)), stock }
     }
@@ -307,6 +320,11 @@ fn refusal(asked: &Asked) -> Option<Vec<Step>> {
 fn answer(stock: &mut Stock, asked: &Asked) -> Vec<Step> {
     if let Some(refusal) = refusal(asked) {
         return refusal;
+    }
+    if let Some(left) = stock.overloaded.checked_sub(1) {
+        stock.overloaded = left;
+        let head = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0";
+        return vec![Step::Head(head.into())];
     }
     let first = asked.range(MODEL_BYTES).start;
     if let Some((_, next)) = stock.next.take_if(|(beyond_bytes, _)| first >= *beyond_bytes) {

@@ -24,9 +24,9 @@ use super::range::{Resolved, Wanted};
 use super::reader::{Reader, Sources};
 use super::route::Kind;
 use super::trouble::Trouble;
-use crate::fetch::{FetchError, FetchKey};
+use crate::fetch::{FetchError, FetchKey, Patience};
 use crate::metrics::Source;
-use crate::origin::{Ask, BlobAnswer, Target};
+use crate::origin::{Ask, BlobAnswer, OriginError, Target};
 
 /// Longest range that is answered only when it is whole.
 pub const COLLECTED_BYTES_MAX: u64 = 4 << 20;
@@ -189,11 +189,14 @@ async fn still_current(
     request: &ContentRequest,
     found: Arc<Content>,
 ) -> Result<Option<Arc<Content>>, Trouble> {
-    let (answer, _) = sources
-        .origin
-        .blob(&request.target, Ask::Span { first: 0, last: 0 }, None)
-        .await
-        .map_err(FetchError::from)?;
+    let (first_byte, mut patience) = (Ask::Span { first: 0, last: 0 }, Patience::new());
+    let answer = loop {
+        match sources.origin.blob(&request.target, first_byte, None).await {
+            Err(OriginError::Unreachable { .. }) if patience.wait_once().await => {}
+            Ok((BlobAnswer::Verdict(verdict), _)) if patience.wait(&verdict).await => {}
+            answer => break answer.map_err(FetchError::from)?.0,
+        }
+    };
     let (is_same, proven) = match answer {
         BlobAnswer::Bytes(stream) => {
             let is_same =
