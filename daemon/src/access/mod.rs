@@ -26,9 +26,9 @@ pub use self::claim::{Claim, Credential, Repository, repository_name};
 pub use self::ledger::Lasting;
 use self::ledger::{Clock, Ledger, Renewal, Standing};
 use self::memory::Memory;
-use crate::fetch::FetchError;
+use crate::fetch::{FetchError, Patience};
 use crate::origin::challenge::BearerChallenge;
-use crate::origin::{Origin, OriginError, Target, Verdict};
+use crate::origin::{Origin, Target, Verdict};
 
 /// Questions on their way at a time; beyond that readers are told to come back.
 const QUESTIONS_MAX: usize = 4096;
@@ -54,9 +54,9 @@ enum Answer {
     Granted,
     Refused(Arc<Verdict>),
     /// No answer to the question: the registry is down, or overloaded.
-    Unanswered(OriginError),
+    Unanswered(FetchError),
     /// The registry may not be asked at all.
-    Impossible(OriginError),
+    Impossible(FetchError),
 }
 
 impl Access {
@@ -215,7 +215,7 @@ impl Access {
             Some(Answer::Granted) => Ok(()),
             Some(Answer::Refused(verdict)) => Err(FetchError::Verdict(verdict)),
             Some(Answer::Unanswered(_)) if self.holds_while_down(target, id) => Ok(()),
-            Some(Answer::Unanswered(error) | Answer::Impossible(error)) => Err(error.into()),
+            Some(Answer::Unanswered(error) | Answer::Impossible(error)) => Err(error),
             None => Err(FetchError::Busy),
         }
     }
@@ -274,7 +274,7 @@ impl Drop for Asked {
 impl Asked {
     async fn put(&self, origin: &Origin, target: &Target) -> Answer {
         let id = &self.question.1;
-        let answer = confirm(origin, target).await;
+        let answer = confirm(origin, target, || self.access.holds_while_down(target, id)).await;
         match &answer {
             Answer::Granted => self.access.prove(origin, target, Some(id)),
             Answer::Refused(verdict) => self.access.refuse(target, id, verdict),
@@ -288,20 +288,26 @@ impl Asked {
     }
 }
 
-/// One HEAD at the registry itself: a redirect is a yes, and is not followed.
-async fn confirm(origin: &Origin, target: &Target) -> Answer {
-    let head = match origin.head(target).await {
-        Ok(head) => head,
-        Err(error) if error.is_for_good() => return Answer::Impossible(error),
-        Err(error) => return Answer::Unanswered(error),
-    };
-    match head.status {
-        status if status.is_success() || status.is_redirection() => Answer::Granted,
-        status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-            let reason = format!("it answered {status}");
-            Answer::Unanswered(OriginError::Unreachable { registry: target.registry().to_string(), reason })
+/// One HEAD at the registry itself: a redirect is a yes, and is not followed. Where nothing holds in place of an
+/// answer, an overloaded registry is waited for.
+async fn confirm(origin: &Origin, target: &Target, holds: impl Fn() -> bool) -> Answer {
+    let mut patience = Patience::new();
+    loop {
+        let head = match origin.head(target).await {
+            Ok(head) => head,
+            Err(error) if error.is_for_good() => return Answer::Impossible(error.into()),
+            Err(error) => return Answer::Unanswered(error.into()),
+        };
+        let is_granted = head.status.is_success() || head.status.is_redirection();
+        let verdict = || Arc::new(Verdict::without_body(head.status, &head.headers));
+        match head.status {
+            _ if is_granted => return Answer::Granted,
+            StatusCode::TOO_MANY_REQUESTS if !holds() && patience.wait_if_overloaded(&head).await => {}
+            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                return Answer::Unanswered(FetchError::Verdict(verdict()));
+            }
+            _ => return Answer::Refused(verdict()),
         }
-        status => Answer::Refused(Arc::new(Verdict::without_body(status, &head.headers))),
     }
 }
 
@@ -322,7 +328,8 @@ async fn ask_as_anyone(origin: &Origin, anyone: &Target) -> Option<(bool, Option
     let Some(token) = origin.anonymous_token(&challenge, repository).await.ok()? else {
         return Some((false, None));
     };
-    match confirm(origin, &anyone.clone().with_authorization(token.clone())).await {
+    // Nobody waits for this.
+    match confirm(origin, &anyone.clone().with_authorization(token.clone()), || true).await {
         Answer::Granted => Some((true, Some(token))),
         Answer::Refused(_) => Some((false, None)),
         Answer::Unanswered(_) | Answer::Impossible(_) => None,

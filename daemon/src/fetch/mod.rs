@@ -32,6 +32,7 @@ use crate::origin::Target;
 
 pub(crate) use self::owner::Owner;
 pub(crate) use self::pace::Pace;
+pub(crate) use self::patience::Patience;
 
 /// Messages on their way to one shard; beyond that readers are told to come back.
 const MESSAGES_MAX: usize = 4096;

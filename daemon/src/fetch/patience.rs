@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use tokio::time::Instant;
 
-use crate::origin::Verdict;
+use crate::origin::{OriginHead, Verdict};
 
 /// No try begins later than this after the first.
 const WITHIN: Duration = Duration::from_millis(2500);
@@ -21,26 +21,36 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is left of the patience with one request.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     until: Instant,
     pauses: u32,
 }
 
 impl Patience {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { until: Instant::now() + WITHIN, pauses: 0 }
     }
 
     /// Waits, if this is a refusal that another try may change and there is time for one. False: it stands.
-    pub(super) async fn wait(&mut self, verdict: &Verdict) -> bool {
-        let Some(pause) = self.pause(verdict, Instant::now()) else { return false };
+    pub(crate) async fn wait(&mut self, verdict: &Verdict) -> bool {
+        self.wait_for(verdict.status, &verdict.headers).await
+    }
+
+    /// The same, of a registry that is overloaded and not broken: what nobody waits for but a question is given up
+    /// early.
+    pub(crate) async fn wait_if_overloaded(&mut self, head: &OriginHead) -> bool {
+        head.status == StatusCode::TOO_MANY_REQUESTS && self.wait_for(head.status, &head.headers).await
+    }
+
+    async fn wait_for(&mut self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let Some(pause) = self.pause(status, headers, Instant::now()) else { return false };
         self.pauses += 1;
         tokio::time::sleep(pause).await;
         true
     }
 
     /// Waits before the one more try that a request without an answer has. False: there was one.
-    pub(super) async fn wait_once(&mut self) -> bool {
+    pub(crate) async fn wait_once(&mut self) -> bool {
         let first = self.pauses == 0;
         if first {
             self.pauses += 1;
@@ -49,11 +59,11 @@ impl Patience {
         first
     }
 
-    fn pause(&self, verdict: &Verdict, now: Instant) -> Option<Duration> {
-        if verdict.status != StatusCode::TOO_MANY_REQUESTS && !verdict.status.is_server_error() {
+    fn pause(&self, status: StatusCode, headers: &HeaderMap, now: Instant) -> Option<Duration> {
+        if status != StatusCode::TOO_MANY_REQUESTS && !status.is_server_error() {
             return None;
         }
-        let pause = match verdict.headers.get(header::RETRY_AFTER) {
+        let pause = match headers.get(header::RETRY_AFTER) {
             // A date is as exact as the longest pause is long, so it says no more than a second does.
             Some(after) => {
                 let seconds = after.to_str().ok().and_then(|text| text.trim().parse().ok());
@@ -71,14 +81,13 @@ mod tests {
     use super::*;
 
     fn check(status: u16, retry_after: Option<&'static str>, pauses: u32, expected_ms: Option<u64>) {
-        let mut headers = http::HeaderMap::new();
+        let mut headers = HeaderMap::new();
         if let Some(after) = retry_after {
             headers.insert(header::RETRY_AFTER, http::HeaderValue::from_static(after));
         }
         let status = StatusCode::from_u16(status).unwrap();
-        let verdict = Verdict { status, headers, body: bytes::Bytes::new() };
         let patience = Patience { pauses, ..Patience::new() };
-        let pause = patience.pause(&verdict, patience.until - WITHIN);
+        let pause = patience.pause(status, &headers, patience.until - WITHIN);
         assert_eq!(pause, expected_ms.map(Duration::from_millis), "{status} {retry_after:?} {pauses}");
     }
 
@@ -96,14 +105,11 @@ mod tests {
 
     #[test]
     fn no_try_begins_too_late_for_the_front() {
-        let verdict = Verdict {
-            status: StatusCode::TOO_MANY_REQUESTS,
-            headers: [(header::RETRY_AFTER, http::HeaderValue::from_static("1"))].into_iter().collect(),
-            body: bytes::Bytes::new(),
-        };
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let headers = [(header::RETRY_AFTER, http::HeaderValue::from_static("1"))].into_iter().collect();
         let patience = Patience::new();
         let last = patience.until - Duration::from_secs(1);
-        assert!(patience.pause(&verdict, last).is_some());
-        assert!(patience.pause(&verdict, last + Duration::from_millis(1)).is_none());
+        assert!(patience.pause(status, &headers, last).is_some());
+        assert!(patience.pause(status, &headers, last + Duration::from_millis(1)).is_none());
     }
 }

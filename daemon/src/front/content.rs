@@ -24,9 +24,9 @@ use super::range::{Resolved, Wanted};
 use super::reader::{Reader, Sources};
 use super::route::Kind;
 use super::trouble::Trouble;
-use crate::fetch::{FetchError, FetchKey};
+use crate::fetch::{FetchError, FetchKey, Patience};
 use crate::metrics::Source;
-use crate::origin::{Ask, BlobAnswer, Target};
+use crate::origin::{Ask, BlobAnswer, OriginError, Target};
 
 /// Longest range that is answered only when it is whole.
 pub const COLLECTED_BYTES_MAX: u64 = 4 << 20;
@@ -50,6 +50,8 @@ pub(super) struct ContentRequest {
     pub(super) kind: Kind,
     pub(super) target: Target,
     pub(super) wanted: Wanted,
+    /// The version of which it is wanted (`If-Range`); of any other, the whole is.
+    pub(super) of_version: Option<HeaderValue>,
     /// The rest of the content is to be brought too.
     pub(super) prefetch: bool,
 }
@@ -57,6 +59,23 @@ pub(super) struct ContentRequest {
 impl ContentRequest {
     fn key(&self) -> FetchKey {
         FetchKey { id: self.id, scope: self.target.scope(), naming: self.kind.naming() }
+    }
+
+    /// What is wanted of this version (RFC 9110, section 13.1.5). What a digest names has only one.
+    fn wanted_of(&self, content: &Content) -> Wanted {
+        let is_other = |version: &HeaderValue| version != content.validator();
+        match &self.of_version {
+            Some(version) if content.naming() == Naming::Url && is_other(version) => Wanted::Whole,
+            _ => self.wanted,
+        }
+    }
+
+    /// What is asked for before the version is known.
+    fn wanted_of_any(&self) -> Wanted {
+        match &self.of_version {
+            Some(_) if self.kind == Kind::Url => Wanted::Whole,
+            _ => self.wanted,
+        }
     }
 }
 
@@ -89,7 +108,7 @@ pub(super) async fn answer(sources: &Sources, request: &ContentRequest) -> Resul
         return Ok(Outcome::PassThrough);
     }
     let length_bytes = content.layout().length_bytes();
-    let bytes = match request.wanted.resolve(length_bytes) {
+    let bytes = match request.wanted_of(&content).resolve(length_bytes) {
         Resolved::Unsatisfiable => return Ok(Outcome::Answer(unsatisfiable(length_bytes), Source::Own)),
         Resolved::Whole => None,
         Resolved::Part(bytes) => Some(bytes),
@@ -151,10 +170,10 @@ async fn enter(sources: &Sources, request: &ContentRequest) -> Result<(Arc<Conte
     }
     let fetching = access.to_fetch_with(target);
     let as_anyone = fetching.claim() != target.claim();
-    let described = match fetches.describe(request.key(), fetching, request.wanted).await {
+    let described = match fetches.describe(request.key(), fetching, request.wanted_of_any()).await {
         // What anyone gets has ended meanwhile; the reader's own credential may still be good.
         Err(FetchError::Verdict(_)) if as_anyone => {
-            fetches.describe(request.key(), target.clone(), request.wanted).await
+            fetches.describe(request.key(), target.clone(), request.wanted_of_any()).await
         }
         described => described,
     };
@@ -170,11 +189,14 @@ async fn still_current(
     request: &ContentRequest,
     found: Arc<Content>,
 ) -> Result<Option<Arc<Content>>, Trouble> {
-    let (answer, _) = sources
-        .origin
-        .blob(&request.target, Ask::Span { first: 0, last: 0 }, None)
-        .await
-        .map_err(FetchError::from)?;
+    let (first_byte, mut patience) = (Ask::Span { first: 0, last: 0 }, Patience::new());
+    let answer = loop {
+        match sources.origin.blob(&request.target, first_byte, None).await {
+            Err(OriginError::Unreachable { .. }) if patience.wait_once().await => {}
+            Ok((BlobAnswer::Verdict(verdict), _)) if patience.wait(&verdict).await => {}
+            answer => break answer.map_err(FetchError::from)?.0,
+        }
+    };
     let (is_same, proven) = match answer {
         BlobAnswer::Bytes(stream) => {
             let is_same =

@@ -4,6 +4,8 @@
 //! credential, which is its proof too. What the tag names is then a content like any other. While the registry is
 //! down, the tag names what it named last, within the grace.
 
+use std::sync::Arc;
+
 use darter_engine::ContentId;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
@@ -12,8 +14,8 @@ use super::Front;
 use super::route::digest_of;
 use super::trouble::Trouble;
 use crate::access::repository_name;
-use crate::fetch::FetchError;
-use crate::origin::{OriginError, OriginHead, Target};
+use crate::fetch::{FetchError, Patience};
+use crate::origin::{OriginError, OriginHead, Target, Verdict};
 
 /// How long the registry may take to say what a tag names, so that there is time left for the answer.
 const HEAD_WITHIN: std::time::Duration = std::time::Duration::from_millis(3200);
@@ -30,34 +32,49 @@ pub(super) enum Named {
 /// What a tag names now, or named last.
 pub(super) async fn resolve(front: &Front, target: &Target) -> Result<Named, Trouble> {
     let until = Instant::now() + HEAD_WITHIN;
-    let asked = tokio::time::timeout_at(until, front.origin.head(target)).await;
-    let down = match asked {
+    let down = match tokio::time::timeout_at(until, ask(front, target)).await {
         Ok(Ok(head)) if head.status.is_success() => {
             return Ok(match front.note_manifest(target, &head.headers) {
                 Some(id) => named(target, id),
                 None => Named::Pass,
             });
         }
-        Ok(Ok(OriginHead { status, .. })) if is_down(status) => OriginError::Unreachable {
-            registry: target.registry().to_string(),
-            reason: format!("it answered {status}"),
-        },
+        Ok(Ok(head)) if is_down(head.status) => {
+            FetchError::Verdict(Arc::new(Verdict::without_body(head.status, &head.headers)))
+        }
         // A refusal has a body that a HEAD does not show.
         Ok(Ok(_)) => return Ok(Named::Pass),
         Ok(Err(error)) if error.is_for_good() => return Err(FetchError::from(error).into()),
-        Ok(Err(error)) => error,
-        Err(_) => OriginError::Unreachable {
-            registry: target.registry().to_string(),
-            reason: "no answer in time".into(),
-        },
+        Ok(Err(error)) => error.into(),
+        Err(_) => {
+            let (registry, reason) = (target.registry().to_string(), "no answer in time".into());
+            OriginError::Unreachable { registry, reason }.into()
+        }
     };
-    match front.shared.tags.last(target) {
-        Some(id) if front.sources.access.holds_while_down(target, &id) => {
+    match named_last(front, target) {
+        Some(id) => {
             tracing::warn!(error = %down, path = target.url().path(), "the tag is taken to name what it named last");
             Ok(named(target, id))
         }
-        _ => Err(FetchError::from(down).into()),
+        None => Err(down.into()),
     }
+}
+
+/// An overloaded registry is waited for where nothing else is known of the tag.
+async fn ask(front: &Front, target: &Target) -> Result<OriginHead, OriginError> {
+    let mut patience = Patience::new();
+    loop {
+        let head = front.origin.head(target).await?;
+        let is_known = is_down(head.status) && named_last(front, target).is_some();
+        if is_known || !patience.wait_if_overloaded(&head).await {
+            return Ok(head);
+        }
+    }
+}
+
+/// What the tag named last, for a reader who may read that while the registry is down.
+fn named_last(front: &Front, target: &Target) -> Option<ContentId> {
+    front.shared.tags.last(target).filter(|id| front.sources.access.holds_while_down(target, id))
 }
 
 /// Whether the registry has not answered the question.

@@ -134,8 +134,10 @@ impl Front {
         };
         let range = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok());
         let wanted = Wanted::parse(range);
+        let of_version = request.headers().get(header::IF_RANGE).cloned();
         let at = by_digest.as_ref().unwrap_or(&target);
-        let content = ContentRequest { id, kind, target: at.clone().for_blob(), wanted, prefetch };
+        let content =
+            ContentRequest { id, kind, target: at.clone().for_blob(), wanted, of_version, prefetch };
         if method == Method::HEAD {
             return match content::known_head(&self.sources, &content) {
                 Some(head) => Ok((head, Source::Cache)),
@@ -193,8 +195,8 @@ impl Front {
             _ => return None,
         };
         self.sources.access.holds_while_down(target, &id).then_some(())?;
-        let content =
-            ContentRequest { id, kind, target: target.clone(), wanted: Wanted::Whole, prefetch: false };
+        let (target, wanted) = (target.clone(), Wanted::Whole);
+        let content = ContentRequest { id, kind, target, wanted, of_version: None, prefetch: false };
         content::known_head(&self.sources, &content)
     }
 

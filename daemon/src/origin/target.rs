@@ -18,8 +18,9 @@ pub struct Target {
     claim: Claim,
 }
 
-/// Headers that end at each hop (RFC 9110, section 7.6.1) or that the next request makes anew.
-const NOT_FORWARDED: [HeaderName; 10] = [
+/// Headers that end at each hop (RFC 9110, section 7.6.1) or that the next request makes anew. `Proxy-Connection` is
+/// what curl and others say to a forward proxy.
+const NOT_FORWARDED: [HeaderName; 11] = [
     header::CONNECTION,
     header::HOST,
     header::PROXY_AUTHENTICATE,
@@ -30,6 +31,7 @@ const NOT_FORWARDED: [HeaderName; 10] = [
     header::UPGRADE,
     header::CONTENT_LENGTH,
     HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
 ];
 
 impl Target {
