@@ -39,7 +39,9 @@ impl Store {
                 return Ok(reservation);
             }
             self.inner.keeper.want_room(run.pieces().count());
-            if content.is_gone() || tokio::time::timeout_at(deadline, made).await.is_err() {
+            // With no slab left there is nothing to wait for.
+            let none_left = !self.inner.slabs.iter().any(|slab| slab.in_service());
+            if none_left || content.is_gone() || tokio::time::timeout_at(deadline, made).await.is_err() {
                 self.inner.counters.refused_reservations.fetch_add(1, Ordering::Relaxed);
                 return Err(NoRoom);
             }
@@ -92,7 +94,9 @@ impl Inner {
         let mut wanted = Vec::new();
         for piece in run.pieces() {
             let held = content.slot_of(piece).and_then(|slot| Some((slot, self.slots.lease(slot)?)));
-            match held.filter(|(slot, _)| content.slot_of(piece) == Some(*slot)) {
+            let usable =
+                |slot: SlotIndex| content.slot_of(piece) == Some(slot) && !self.slab_of(slot).has_failed();
+            match held.filter(|(slot, _)| usable(*slot)) {
                 Some((slot, lease)) => {
                     reservation.slots.insert(piece, slot);
                     reservation.leases.push(lease);
