@@ -137,12 +137,13 @@ impl Slab {
         !self.has_failed()
     }
 
-    /// Of a failed slab: what lay behind the end of its file is EFAULT from now on, for whoever still holds slices of
-    /// it and even if the file grows again; all of it, if the file is of full length and nobody knows what was cut.
+    /// Of a failed slab: what lay behind the end of its file, and the page that it ends in, is EFAULT from now on, for
+    /// whoever still holds slices of it and even if the file grows again. All of it is, if the file is of full length
+    /// and nobody knows what was cut.
     pub(crate) fn seal(&self) -> io::Result<()> {
         let found_bytes = self.file.metadata()?.len();
         let whole = found_bytes >= self.send.len() as u64;
-        let first = if whole { 0 } else { (found_bytes as usize).next_multiple_of(PAGE_BYTES) };
+        let first = if whole { 0 } else { found_bytes as usize / PAGE_BYTES * PAGE_BYTES };
         if first >= self.send.len() {
             return Ok(());
         }

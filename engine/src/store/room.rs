@@ -34,14 +34,17 @@ impl Store {
     pub async fn reserve(&self, content: &Arc<Content>, run: BlockRun) -> Result<Reservation, NoRoom> {
         let deadline = tokio::time::Instant::now() + Duration::from_millis(ROOM_WAIT_MS);
         loop {
+            // Without any slab in service there is nothing to wait for.
+            if !self.inner.slabs.iter().any(|slab| slab.in_service()) {
+                self.inner.counters.refused_reservations.fetch_add(1, Ordering::Relaxed);
+                return Err(NoRoom);
+            }
             let made = self.inner.room_made.notified();
             if let Some(reservation) = self.inner.try_reserve(content, run) {
                 return Ok(reservation);
             }
             self.inner.keeper.want_room(run.pieces().count());
-            // With no slab left there is nothing to wait for.
-            let none_left = !self.inner.slabs.iter().any(|slab| slab.in_service());
-            if none_left || content.is_gone() || tokio::time::timeout_at(deadline, made).await.is_err() {
+            if content.is_gone() || tokio::time::timeout_at(deadline, made).await.is_err() {
                 self.inner.counters.refused_reservations.fetch_add(1, Ordering::Relaxed);
                 return Err(NoRoom);
             }
