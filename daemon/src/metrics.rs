@@ -102,6 +102,7 @@ struct StoreGauges {
     used: Gauge,
     contents: Gauge,
     leases: Gauge,
+    slabs_out_of_service: Gauge,
     buffers: Gauge,
     evicted: Counter,
     checks_passed: Counter,
@@ -166,6 +167,11 @@ impl Metrics {
         bytes("buffers", "Bytes of block buffers in use", &store.buffers, &mut registry);
         registry.register("cache_contents", "Contents that the store knows", store.contents.clone());
         registry.register("cache_leases", "Leases on slots alive now", store.leases.clone());
+        registry.register(
+            "cache_slabs_out_of_service",
+            "Slabs that take no new pieces until the next start: a sync failed or the file was cut short",
+            store.slabs_out_of_service.clone(),
+        );
         for (name, help, counter) in [
             ("cache_evicted_pieces", "Pieces of 256 KiB evicted", &store.evicted),
             ("cache_checks", "Blocks whose crc32 was computed before they were served", &store.checks_passed),
@@ -263,6 +269,7 @@ impl StoreGauges {
         set(&self.used, stats.used_bytes);
         set(&self.contents, stats.contents);
         set(&self.leases, stats.leases);
+        set(&self.slabs_out_of_service, stats.slabs_out_of_service);
         set(&self.buffers, stats.buffer_bytes);
         // The store counts; a scrape brings the counter up to it.
         let raise = |counter: &Counter<u64, AtomicU64>, value: u64| {

@@ -61,7 +61,7 @@ pub enum OpenError {
         /// Its format version.
         version: u32,
     },
-    /// Both copies of the header are unreadable, or a file is missing.
+    /// Both copies of the header are unreadable.
     #[error(
         "{path} is damaged ({what}): its cached content cannot be used; remove that directory to start with an empty one"
     )]
@@ -174,21 +174,25 @@ impl Directory {
             header.store_id,
         );
         let slabs = (0..header.geometry.slabs())
-            .map(|slab| {
-                let path = slab_path(&store, slab);
-                Slab::open(&path, header.geometry.slots_of_slab(slab)).map(Arc::new).map_err(|source| {
-                    match source.kind() {
-                        io::ErrorKind::NotFound => OpenError::Damaged {
-                            path: store.clone(),
-                            what: format!("slab-{slab:05} is missing"),
-                        },
-                        _ => io_error("open", &path, source),
-                    }
-                })
-            })
+            .map(|slab| open_slab(&store, slab, header.geometry.slots_of_slab(slab)).map(Arc::new))
             .collect::<Result<_, _>>()?;
         Ok(Self { header, session, records, slabs, warning: file_system_warning(data_dir), lock })
     }
+}
+
+/// A slab that is missing is made anew, as one that was cut short is made whole: its pieces fail their checks and are
+/// fetched again.
+fn open_slab(store: &Path, slab: u32, slots: u32) -> Result<Slab, OpenError> {
+    let path = slab_path(store, slab);
+    let opened = Slab::open(&path, slots).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), "a slab is missing: it is made anew, and what it held is fetched again");
+            Slab::create(&path, slots)?;
+            Slab::open(&path, slots)
+        }
+        _ => Err(error),
+    });
+    opened.map_err(|source| io_error("open", &path, source))
 }
 
 fn read_header(store: &Path) -> Result<Option<Header>, OpenError> {
@@ -397,6 +401,15 @@ mod tests {
         let wanted = Some(1 << 49);
         assert!(matches!(Directory::open(directory.path(), wanted), Err(OpenError::NoSpace { .. })));
         assert!(!directory.path().join("store").exists() && !directory.path().join("store.new").exists());
+    }
+
+    #[test]
+    fn a_slab_that_is_missing_is_made_anew() {
+        let (directory, _) = made();
+        let slab = directory.path().join("store/slab-00000");
+        fs::remove_file(&slab).unwrap();
+        let opened = Directory::open(directory.path(), CAPACITY).unwrap();
+        assert_eq!((opened.slabs.len(), fs::metadata(&slab).unwrap().len()), (1, 16 << 20));
     }
 
     #[test]

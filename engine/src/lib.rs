@@ -16,6 +16,7 @@ pub mod content;
 pub mod content_id;
 mod directory;
 mod eviction;
+mod fault;
 pub mod format;
 mod free_slots;
 mod frontier;

@@ -1,10 +1,17 @@
 //! One preallocated file of slots, mapped twice.
 //!
 //! * The SEND mapping is lent to sockets only: the kernel reads it inside `writev`, where a bad page is EFAULT.
-//! * The LOAD mapping is what this process itself reads, for checksums.
+//! * The LOAD mapping is what this process itself reads, for checksums. A bad page there is SIGBUS, which [`fault`]
+//!   turns into zeros and a mark: no checksum takes them for the block's bytes.
 //!
-//! Both are read-only and no `&mut [u8]` over either exists: all writes go through the file. The file is never
-//! truncated while it is mapped. This module holds all of the engine's mapping code; `unsafe` stays here.
+//! Both are read-only and no `&mut [u8]` over either exists: all writes go through the file. We never truncate the
+//! file while it is mapped; when somebody else does, the slab has *failed*. Then nothing in it is read or lent again,
+//! and nothing is written to it: a write would make the file longer, and a hole below its new end reads as zeros
+//! where no page was before. What clients still hold of it ends in EFAULT, and so in the end of their connections.
+//!
+//! This module and [`fault`] hold all of the engine's mapping code; `unsafe` stays here.
+//!
+//! [`fault`]: crate::fault
 #![allow(unsafe_code, reason = "mappings of slabs; each block names its invariant")]
 
 use std::fs::{File, OpenOptions};
@@ -18,6 +25,7 @@ use bytes::Bytes;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{Advice as FileAdvice, FallocateFlags, fadvise, fallocate};
 
+use crate::fault::Contained;
 use crate::layout::PIECE_BYTES;
 use crate::slot::Leases;
 
@@ -29,8 +37,9 @@ const _: () = assert!((PIECE_BYTES as usize).is_multiple_of(PAGE_BYTES));
 pub(crate) struct Slab {
     file: Arc<File>,
     send: MmapRaw,
-    load: MmapRaw,
+    load: Contained,
     out_of_service: AtomicBool,
+    failed: AtomicBool,
 }
 
 impl Slab {
@@ -53,8 +62,9 @@ impl Slab {
             map.advise(Advice::DontFork)?;
             Ok(map)
         };
-        let (send, load) = (map()?, map()?);
-        Ok(Self { file: Arc::new(file), send, load, out_of_service: AtomicBool::new(false) })
+        let (send, load) = (map()?, Contained::new(map()?)?);
+        let (out_of_service, failed) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { file: Arc::new(file), send, load, out_of_service, failed })
     }
 
     /// The file, for reads and writes by ring or pool.
@@ -64,8 +74,9 @@ impl Slab {
 
     /// Whether every page of the range is in memory: 3 µs for 4 MiB.
     pub(crate) fn resident(&self, range: Range<usize>) -> bool {
+        let load = self.load.map();
         let first = range.start / PAGE_BYTES * PAGE_BYTES;
-        let last = range.end.min(self.load.len());
+        let last = range.end.min(load.len());
         if first >= last {
             return false;
         }
@@ -77,18 +88,20 @@ impl Slab {
             // SAFETY: `start..start + bytes` lies inside the LOAD mapping (checked against its length above),
             // `start` is a multiple of the page size, and `pages` has room for one byte per page.
             let status =
-                unsafe { libc::mincore(self.load.as_mut_ptr().add(start).cast(), bytes, pages.as_mut_ptr()) };
+                unsafe { libc::mincore(load.as_mut_ptr().add(start).cast(), bytes, pages.as_mut_ptr()) };
             status == 0 && pages[..count].iter().all(|page| page & 1 == 1)
         })
     }
 
-    /// crc32 of a range, read through the LOAD mapping.
+    /// crc32 of a range, read through the LOAD mapping. Where the file has gone from beneath it, that of other bytes,
+    /// and [`Self::has_failed`] says so.
     pub(crate) fn crc32(&self, range: Range<usize>) -> u32 {
-        assert!(range.start <= range.end && range.end <= self.load.len());
-        // SAFETY: the range lies inside the LOAD mapping, which lives as long as `self` and whose file is never
-        // truncated by us. The bytes belong to blocks that are present, which nobody writes while the caller
-        // holds their lease.
-        let bytes = unsafe { std::slice::from_raw_parts(self.load.as_ptr().add(range.start), range.len()) };
+        let load = self.load.map();
+        assert!(range.start <= range.end && range.end <= load.len());
+        // SAFETY: the range lies inside the LOAD mapping, which lives as long as `self`. The bytes belong to blocks
+        // that are present, which nobody here writes while the caller holds their lease. If somebody else cuts the
+        // file short, the fault is contained and the rest is summed over zeros; the slice ends with this call.
+        let bytes = unsafe { std::slice::from_raw_parts(load.as_ptr().add(range.start), range.len()) };
         crc32fast::hash(bytes)
     }
 
@@ -100,7 +113,48 @@ impl Slab {
 
     /// Whether new pieces may be put here.
     pub(crate) fn in_service(&self) -> bool {
-        !self.out_of_service.load(Ordering::Relaxed)
+        !self.out_of_service.load(Ordering::Relaxed) && !self.has_failed()
+    }
+
+    /// Whether the file has gone from beneath the mappings, in part or whole. Nothing in it is believed until the
+    /// next start, whatever has become of the file since.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire) || self.load.has_failed()
+    }
+
+    /// The file was found to have gone.
+    pub(crate) fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// Fails the slab if its file is no longer of full length: a look of less than a microsecond. False if it has
+    /// failed, now or before.
+    pub(crate) fn is_whole(&self) -> bool {
+        if !self.has_failed() && self.file.metadata().is_ok_and(|found| found.len() < self.send.len() as u64)
+        {
+            self.fail();
+        }
+        !self.has_failed()
+    }
+
+    /// Of a failed slab: what lay behind the end of its file, and the page that it ends in, is EFAULT from now on, for
+    /// whoever still holds slices of it and even if the file grows again. All of it is, if the file is of full length
+    /// and nobody knows what was cut.
+    pub(crate) fn seal(&self) -> io::Result<()> {
+        let found_bytes = self.file.metadata()?.len();
+        let whole = found_bytes >= self.send.len() as u64;
+        let first = if whole { 0 } else { found_bytes as usize / PAGE_BYTES * PAGE_BYTES };
+        if first >= self.send.len() {
+            return Ok(());
+        }
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        // SAFETY: the range is the end of the SEND mapping, which lives as long as `self` and unmaps these pages with
+        // its others. Only the kernel reads them, on behalf of sockets, and finds EFAULT as behind a file's end.
+        let sealed = unsafe {
+            let start = self.send.as_mut_ptr().add(first).cast();
+            libc::mmap(start, self.send.len() - first, libc::PROT_NONE, flags, -1, 0)
+        };
+        if sealed == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// After a failed sync: no new pieces until the next start.
@@ -124,7 +178,8 @@ impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
         // SAFETY: `lend` checked the range against the mapping's length, and `slab` keeps the mapping alive.
         // The leases keep the slots from being given to anyone else, and a present block is never written
-        // again in its generation, so these bytes do not change while `self` lives.
+        // again in its generation, so these bytes do not change while `self` lives. Those of a file that somebody
+        // cuts short go away: whoever is lent them only hands them to the kernel, which finds EFAULT.
         unsafe { std::slice::from_raw_parts(self.slab.send.as_ptr().add(self.range.start), self.range.len()) }
     }
 }
@@ -156,5 +211,51 @@ mod tests {
         let slab = Slab::open(&path, 64).unwrap();
         let last = slab_bytes(64) as usize;
         assert_eq!(slab.crc32(last - 4096..last), crc32fast::hash(&[0; 4096]));
+    }
+
+    /// Sends one lent page into a socket, as the kernel finds it.
+    fn send(bytes: &Bytes) -> io::Result<usize> {
+        let (mut socket, _other) = std::os::unix::net::UnixStream::pair()?;
+        io::Write::write(&mut socket, bytes)
+    }
+
+    #[test]
+    fn a_slab_that_is_cut_short_beneath_its_mappings_fails_and_stays_failed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("slab");
+        Slab::create(&path, 64).unwrap();
+        let slab = Arc::new(Slab::open(&path, 64).unwrap());
+        let page = [7; PAGE_BYTES];
+        slab.file().write_all_at(&page, 0).unwrap();
+        slab.file().write_all_at(&page, 1 << 20).unwrap();
+        let (kept, cut) = (
+            slab.lend(0..PAGE_BYTES, Leases::none()),
+            slab.lend(1 << 20..(1 << 20) + PAGE_BYTES, Leases::none()),
+        );
+        assert!(slab.is_whole() && slab.in_service());
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(1 << 19).unwrap();
+        assert_ne!(slab.crc32(1 << 20..(1 << 20) + PAGE_BYTES), crc32fast::hash(&page));
+        assert!(slab.has_failed() && !slab.in_service(), "a fault fails the slab");
+        assert_eq!(send(&kept).unwrap(), PAGE_BYTES);
+        assert_eq!(send(&cut).unwrap_err().raw_os_error(), Some(libc::EFAULT));
+        slab.seal().unwrap();
+        file.set_len(slab_bytes(64)).unwrap();
+        assert_eq!(send(&cut).unwrap_err().raw_os_error(), Some(libc::EFAULT), "zeros where bytes were lent");
+        assert_eq!(send(&kept).unwrap(), PAGE_BYTES, "what was not cut off is still lent");
+        assert!(!slab.is_whole());
+        slab.seal().unwrap();
+        assert_eq!(send(&kept).unwrap_err().raw_os_error(), Some(libc::EFAULT), "nobody knows what was cut");
+    }
+
+    #[test]
+    fn a_look_finds_a_slab_that_is_short() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("slab");
+        Slab::create(&path, 64).unwrap();
+        let slab = Slab::open(&path, 64).unwrap();
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(slab_bytes(64) - 1).unwrap();
+        assert!(slab.in_service(), "nobody has looked");
+        assert!(!slab.is_whole() && !slab.in_service());
     }
 }

@@ -254,6 +254,80 @@ fn a_changed_byte_on_disk_is_never_served() {
     });
 }
 
+fn cut_slab(directory: &Path, bytes: u64) {
+    OpenOptions::new().write(true).open(directory.join("store/slab-00000")).unwrap().set_len(bytes).unwrap();
+}
+
+#[test]
+fn a_slab_cut_short_is_given_up_until_the_next_start() {
+    for (backend, left_bytes) in backends().into_iter().flat_map(|backend| [(backend, 0), (backend, 600_000)])
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = sample(63, (1 << 20) + 7);
+        let store = Store::open(&options(directory.path(), backend)).unwrap();
+        run_shard(backend, async {
+            let content = put_whole(&store, &bytes).await;
+            assert_eq!(verdict(&store, &content).await, Verification::Passed);
+            store.flush().await.unwrap();
+            cut_slab(directory.path(), left_bytes);
+            assert!(matches!(read_whole(&store, &content).await, Err(ReadError::Absent(_))));
+            assert_eq!(store.stats().slabs_out_of_service, 1);
+            // A file that is long again is not believed: nobody knows what was lost.
+            cut_slab(directory.path(), CAPACITY);
+            let first = content.layout().run(0, 1).unwrap();
+            assert!(matches!(store.read(&content, scope(), first).await, Err(ReadError::Absent(_))));
+            assert!(store.reserve(&content, first).await.is_err(), "there is no other slab");
+            // Pieces that nobody asks for are given up too, and the records told.
+            while content.held_pieces() > 0 {
+                store.flush().await.unwrap();
+            }
+        })
+        .unwrap();
+        store.close();
+        drop(store);
+        let store = Store::open(&options(directory.path(), backend)).unwrap();
+        run_shard(backend, async {
+            assert_eq!(store.stats().slabs_out_of_service, 0);
+            let content = found(&store, &bytes).unwrap();
+            assert_eq!(content.held_pieces(), 0);
+            put(&store, &content, &bytes, content.layout().whole().unwrap()).await.unwrap();
+            assert_eq!(read_whole(&store, &content).await.unwrap(), bytes);
+        })
+        .unwrap();
+        store.close();
+    }
+}
+
+#[test]
+fn nothing_makes_a_slab_that_was_cut_short_longer() {
+    check(async |store, directory| {
+        let bytes = sample(64, 1 << 20);
+        let content = store.create(&spec(&bytes)).unwrap();
+        let whole = content.layout().whole().unwrap();
+        let reservation = Arc::new(store.reserve(&content, whole).await.unwrap());
+        cut_slab(directory, 100);
+        let blocks = blocks_of(&bytes, content.layout(), whole);
+        let error = store.write(&reservation, whole.first(), blocks, REGISTRY).await.unwrap_err();
+        assert!(matches!(error, WriteError::Disk(_)), "{error}");
+        // A hole below the end would read as zeros in what clients were lent.
+        assert_eq!(std::fs::metadata(directory.join("store/slab-00000")).unwrap().len(), 100);
+        assert_eq!(store.present_prefix(&content, scope(), whole), None);
+        assert_eq!(store.stats().slabs_out_of_service, 1);
+    });
+}
+
+#[test]
+fn a_slab_that_was_cut_short_is_noticed_without_a_reader() {
+    check(async |store, directory| {
+        let content = put_whole(&store, &sample(65, 1 << 20)).await;
+        cut_slab(directory, 0);
+        while content.held_pieces() > 0 {
+            store.flush().await.unwrap();
+        }
+        assert_eq!(store.stats().slabs_out_of_service, 1);
+    });
+}
+
 #[test]
 fn a_verification_finds_what_the_disk_changed_and_drops_no_more() {
     check(async |store, directory| {

@@ -2,6 +2,7 @@
 //!
 //! One pass does, in this order:
 //!
+//! 0. give up what was in slabs that have failed since;
 //! 1. evict, if little room is left, until twice the low water mark is free;
 //! 2. write the records that release slots, sync, and give those slots back: nothing on disk speaks for their
 //!    old tenants any more;
@@ -15,7 +16,7 @@
 mod evictor;
 mod queue;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -58,12 +59,14 @@ pub(crate) struct Keeper {
     failed: Option<FlushError>,
     /// Nothing could be evicted a moment ago: no search before then.
     rest_until: Option<Instant>,
+    /// Slabs whose pieces were given up because they failed.
+    given_up_slabs: BTreeSet<u32>,
 }
 
 impl Keeper {
     /// `releasing`: slots that the records give to contents that are not there.
     pub(crate) fn new(inner: Arc<Inner>, records: Records, releasing: Vec<SlotIndex>) -> Self {
-        Self { inner, records, releasing, failed: None, rest_until: None }
+        Self { inner, records, releasing, failed: None, rest_until: None, given_up_slabs: BTreeSet::new() }
     }
 
     pub(crate) fn run(mut self) {
@@ -74,7 +77,7 @@ impl Keeper {
             let mut news = self.inner.keeper.wait(timeout);
             let stop = news.stop;
             let room_wanted = news.room_wanted.take().unwrap_or(0);
-            let released = std::mem::take(&mut news.released);
+            news.slab_failed = false;
             let commit = stop || !news.flushes.is_empty() || committed.elapsed() >= COMMIT_EVERY;
             let batch = commit.then(|| Batch {
                 written: std::mem::take(&mut news.written),
@@ -82,6 +85,8 @@ impl Keeper {
                 flushes: std::mem::take(&mut news.flushes),
             });
             drop(news);
+            self.give_up_failed_slabs(commit);
+            let released = std::mem::take(&mut self.inner.keeper.news().released);
             self.releasing.extend(released);
             self.make_room(room_wanted);
             self.make_places();
@@ -311,10 +316,46 @@ impl Keeper {
             on_it.into_iter().filter_map(|slot| news.written.remove(&slot).map(|_| SlotIndex(slot))).collect()
         };
         unsynced.chain(later).for_each(|slot| self.inner.give_up(slot));
+        self.take_free_slots(slab);
+    }
+
+    /// Nothing new is put into that slab any more.
+    fn take_free_slots(&self, slab: u32) {
         let mut room = self.inner.room();
+        self.slots_of_slab(slab).for_each(|slot| room.free.remove(slot));
+    }
+
+    fn slots_of_slab(&self, slab: u32) -> impl Iterator<Item = SlotIndex> + use<> {
         let first = slab * SLOTS_PER_SLAB;
-        for slot in first..first + self.inner.geometry.slots_of_slab(slab) {
-            room.free.remove(SlotIndex(slot));
+        (first..first + self.inner.geometry.slots_of_slab(slab)).map(SlotIndex)
+    }
+
+    /// Gives up all pieces of slabs whose files have gone from beneath them. Readers that meet one before give it up
+    /// themselves; this is for the rest, and for the records. `look`: find out about those that nobody has met.
+    fn give_up_failed_slabs(&mut self, look: bool) {
+        for (number, slab) in (0u32..).zip(&self.inner.slabs) {
+            let failed = if look { !slab.is_whole() } else { slab.has_failed() };
+            if !failed || self.given_up_slabs.contains(&number) {
+                continue;
+            }
+            let sealed = slab.seal();
+            // First the free ones: then nobody can be given one whose piece would stay.
+            self.take_free_slots(number);
+            let held = self
+                .slots_of_slab(number)
+                .filter(|slot| self.inner.slots.word(*slot).state == SlotState::Held);
+            let pieces = held.map(|slot| self.inner.give_up(slot)).count();
+            tracing::error!(
+                file = format!("slab-{number:05}"),
+                pieces,
+                "a slab was cut short beneath the daemon, or a page of it cannot be read: its pieces are dropped and \
+                 fetched again, and it takes no more until the next start; find out what changed the file, or whether \
+                 the disk fails, and restart darter, which makes the file whole again"
+            );
+            if let Err(error) = sealed {
+                tracing::error!(%error, "what clients were lent of that slab could not be taken back");
+            }
+            self.given_up_slabs.insert(number);
         }
     }
 

@@ -25,6 +25,8 @@ pub(super) struct News {
     pub(super) contents: HashMap<u32, Arc<Content>>,
     pub(super) flushes: Vec<oneshot::Sender<Result<(), FlushError>>>,
     pub(super) room_wanted: Option<usize>,
+    /// A slab has failed that the keeper may not know of.
+    pub(super) slab_failed: bool,
     pub(super) stop: bool,
     /// The thread has ended: nothing will be made durable any more.
     pub(super) closed: bool,
@@ -77,6 +79,12 @@ impl KeeperQueue {
         self.wake.notify_one();
     }
 
+    /// A slab was found to have failed: its pieces are to be given up soon.
+    pub(crate) fn slab_failed(&self) {
+        self.news().slab_failed = true;
+        self.wake.notify_one();
+    }
+
     /// Completes when what was written before is durable.
     pub(crate) fn flush(&self) -> oneshot::Receiver<Result<(), FlushError>> {
         let (done, wait) = oneshot::channel();
@@ -97,7 +105,9 @@ impl KeeperQueue {
 
     /// Waits until something is urgent or the time is over.
     pub(super) fn wait(&self, timeout: Duration) -> MutexGuard<'_, News> {
-        let idle = |news: &mut News| news.flushes.is_empty() && news.room_wanted.is_none() && !news.stop;
+        let idle = |news: &mut News| {
+            news.flushes.is_empty() && news.room_wanted.is_none() && !news.slab_failed && !news.stop
+        };
         self.wake.wait_timeout_while(self.news(), timeout, idle).unwrap_or_else(PoisonError::into_inner).0
     }
 }

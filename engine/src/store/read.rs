@@ -124,6 +124,10 @@ impl Inner {
         for (piece, part) in run.by_piece() {
             let absent = || ReadError::Absent(part.first());
             let slot = content.slot_of(piece).ok_or_else(absent)?;
+            if self.slab_of(slot).has_failed() {
+                self.lose(content, part.first(), slot);
+                return Err(absent());
+            }
             let leases = self.slots.lease(slot).ok_or_else(absent)?;
             // The lease counts only if the piece is still in this slot.
             if content.slot_of(piece) != Some(slot) {
@@ -188,6 +192,10 @@ impl Inner {
                 self.check(content, block, slot, slab.crc32(at..at + bytes))?;
             }
         }
+        // A page that the file now ends in is in memory still, and its blocks may have been checked in this second.
+        if !slab.is_whole() {
+            return Err(self.lose_extent(content, extent));
+        }
         Ok(Some(Checked))
     }
 
@@ -198,8 +206,14 @@ impl Inner {
         extent: Extent,
         out: &mut Vec<Bytes>,
     ) -> Result<(), ReadError> {
-        let Ok(filled) = self.read_blocks(&extent, extent.run, extent.offset, extent.bytes).await? else {
-            return Err(self.lose_what_cannot_be_read(content, &extent).await);
+        let filled = match self.read_blocks(&extent, extent.run, extent.offset, extent.bytes).await? {
+            Ok(filled) => filled,
+            // Slabs are of full length: somebody has cut this one short.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.slabs[extent.slab as usize].fail();
+                return Err(self.lose_extent(content, &extent));
+            }
+            Err(_) => return Err(self.lose_what_cannot_be_read(content, &extent).await),
         };
         for ((block, slot, _, bytes), buffer) in self.blocks_of(content, &extent).zip(filled) {
             self.check(content, block, slot, crc32fast::hash(&buffer.as_ref()[..bytes]))?;
@@ -234,9 +248,7 @@ impl Inner {
         for (block, slot, offset, bytes) in blocks {
             let Some(one) = content.layout().run(block.number(), block.number() + 1) else { continue };
             let Ok(Err(error)) = self.read_blocks(extent, one, offset, bytes).await else { continue };
-            let damaged = error.kind() == io::ErrorKind::UnexpectedEof
-                || matches!(error.raw_os_error(), Some(libc::EIO | libc::EFAULT | libc::EBADMSG));
-            if damaged {
+            if matches!(error.raw_os_error(), Some(libc::EIO | libc::EFAULT | libc::EBADMSG)) {
                 tracing::warn!(slab = extent.slab, %error, "a piece cannot be read; it is dropped and fetched again");
                 self.counters.checks_failed.fetch_add(1, Ordering::Relaxed);
                 self.lose(content, block, slot);
@@ -244,6 +256,13 @@ impl Inner {
             }
         }
         first_lost.map_or(ReadError::NoBuffers, ReadError::Absent)
+    }
+
+    /// The slab has failed beneath the extent: all of its pieces are lost.
+    fn lose_extent(&self, content: &Content, extent: &Extent) -> ReadError {
+        self.keeper.slab_failed();
+        self.blocks_of(content, extent).for_each(|(block, slot, ..)| self.lose(content, block, slot));
+        ReadError::Absent(extent.run.first())
     }
 
     /// Slow readers' leases take at most a quarter of the slots; beyond that they get copies.
@@ -278,7 +297,11 @@ impl Inner {
         let mut bytes = vec![0; extent.bytes];
         let slab = &self.slabs[extent.slab as usize];
         let slot = extent.leases.first();
-        if slab.file().read_exact_at(&mut bytes, extent.offset as u64).is_err() {
+        if let Err(error) = slab.file().read_exact_at(&mut bytes, extent.offset as u64) {
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                slab.fail();
+                self.keeper.slab_failed();
+            }
             self.lose(content, block, slot);
             return Err(Unread::Damaged);
         }

@@ -34,6 +34,11 @@ impl Store {
     pub async fn reserve(&self, content: &Arc<Content>, run: BlockRun) -> Result<Reservation, NoRoom> {
         let deadline = tokio::time::Instant::now() + Duration::from_millis(ROOM_WAIT_MS);
         loop {
+            // Without any slab in service there is nothing to wait for.
+            if !self.inner.slabs.iter().any(|slab| slab.in_service()) {
+                self.inner.counters.refused_reservations.fetch_add(1, Ordering::Relaxed);
+                return Err(NoRoom);
+            }
             let made = self.inner.room_made.notified();
             if let Some(reservation) = self.inner.try_reserve(content, run) {
                 return Ok(reservation);
@@ -92,7 +97,9 @@ impl Inner {
         let mut wanted = Vec::new();
         for piece in run.pieces() {
             let held = content.slot_of(piece).and_then(|slot| Some((slot, self.slots.lease(slot)?)));
-            match held.filter(|(slot, _)| content.slot_of(piece) == Some(*slot)) {
+            let usable =
+                |slot: SlotIndex| content.slot_of(piece) == Some(slot) && !self.slab_of(slot).has_failed();
+            match held.filter(|(slot, _)| usable(*slot)) {
                 Some((slot, lease)) => {
                     reservation.slots.insert(piece, slot);
                     reservation.leases.push(lease);

@@ -46,6 +46,8 @@ pub struct StoreStats {
     pub refused_reservations: u64,
     /// Bytes written to slots since start.
     pub written_bytes: u64,
+    /// Slabs that take no new pieces until the next start: a sync failed, or the file has gone from beneath.
+    pub slabs_out_of_service: u64,
 }
 
 /// What one content says of itself.
@@ -128,6 +130,7 @@ impl Store {
             cold_reads: count(&counters.cold_reads),
             refused_reservations: count(&counters.refused_reservations),
             written_bytes: count(&counters.written_bytes),
+            slabs_out_of_service: self.inner.slabs.iter().filter(|slab| !slab.in_service()).count() as u64,
         }
     }
 }

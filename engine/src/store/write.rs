@@ -90,7 +90,15 @@ impl Inner {
                 bytes: group.iter().map(|new| new.bytes.clone()).collect(),
                 guard: group.iter().map(|new| new.claim.clone()).collect::<Vec<_>>(),
             };
-            if let Err(error) = ring::write(self.backend, op).await {
+            // Looked at before, because a write would make a slab that was cut short longer; and after, because it
+            // may have been cut meanwhile.
+            let slab = &self.slabs[slab as usize];
+            let done = if slab.is_whole() { ring::write(self.backend, op).await } else { Err(slab_failed()) };
+            let kept = done.and_then(|()| slab.is_whole().then_some(()).ok_or_else(slab_failed));
+            if let Err(error) = kept {
+                if slab.has_failed() {
+                    self.keeper.slab_failed();
+                }
                 group.iter().for_each(|new| self.lose(content, new.block, new.slot));
                 return Err(error.into());
             }
@@ -113,6 +121,10 @@ impl Inner {
         }
         self.keeper.note_content(content);
     }
+}
+
+fn slab_failed() -> io::Error {
+    io::Error::other("its file was cut short or cannot be read")
 }
 
 /// The right to write one block, held until the kernel is done with it.
