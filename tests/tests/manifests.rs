@@ -22,7 +22,7 @@ fn by_its_digest_a_manifest_is_asked_for_once_and_outlives_a_restart() {
     let by_digest = manifest.by_digest();
     scene.assert_is(&manifest, Request::get(&by_digest));
     scene.assert_is(&manifest, Request::get(&by_digest));
-    assert_eq!(scene.registry.bodies(), [by_digest.clone()]);
+    assert_eq!(scene.registry.bodies(), [&*by_digest]);
     scene.daemon.stop();
     scene.daemon.restart();
     scene.assert_is(&manifest, Request::get(&by_digest));
