@@ -112,6 +112,8 @@ pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
     let daemon = Daemon { inputs, resolved, verbosity, store: store.clone(), ring_denied, connections_max };
     let served = tokio::task::LocalSet::new().block_on(&runtime, daemon.run(front, admin));
     store.close();
+    // A configuration that is being read from a disk that does not answer is not waited for.
+    runtime.shutdown_background();
     tracing::info!("stopped; what is cached will be found by the next start");
     served
 }

@@ -271,7 +271,7 @@ fn a_shorter_grace_holds_for_what_is_known_already() {
     let media_type = "application/vnd.oci.image.manifest.v1+json";
     let body = json!({"schemaVersion": 2, "mediaType": media_type}).to_string();
     node.origin.registry().add_manifest("app", "latest", media_type, body.clone().into());
-    let mut get = |node: &Node| {
+    let get = |node: &Node| {
         let answer = node.daemon.client().fetch(&Request::get("/v2/app/manifests/latest"));
         answer.expect("the front answers")
     };
