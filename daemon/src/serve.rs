@@ -42,6 +42,8 @@ const CONNECTION_BYTES: u64 = 32 << 10;
 const OTHER_FILES: u64 = 512;
 /// Connections that are being told that there is no place for them; beyond that they are closed without a word.
 const TURNED_AWAY_MAX: usize = 512;
+/// How long a thread that reads or writes a file may keep the daemon from ending.
+const BLOCKED_MAX: Duration = Duration::from_secs(5);
 
 /// Why the daemon cannot run. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -112,8 +114,8 @@ pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
     let daemon = Daemon { inputs, resolved, verbosity, store: store.clone(), ring_denied, connections_max };
     let served = tokio::task::LocalSet::new().block_on(&runtime, daemon.run(front, admin));
     store.close();
-    // A configuration that is being read from a disk that does not answer is not waited for.
-    runtime.shutdown_background();
+    // For what writes a file, not for a configuration that is being read from a disk that does not answer.
+    runtime.shutdown_timeout(BLOCKED_MAX);
     tracing::info!("stopped; what is cached will be found by the next start");
     served
 }
