@@ -14,10 +14,11 @@ use crate::commands::get::GetArgs;
 use crate::commands::ls::LsArgs;
 use crate::commands::man::ManArgs;
 use crate::commands::pin::PinArgs;
+use crate::commands::reload::ReloadArgs;
 use crate::commands::rm::RmArgs;
 use crate::commands::stat::StatArgs;
 use crate::commands::verify::VerifyArgs;
-use crate::config::Override;
+use crate::config::{Inputs, Override};
 use crate::demo::DemoArgs;
 
 /// Container images that start fast: a node cache in front of registries, for nydusd and containerd.
@@ -54,6 +55,9 @@ pub enum Command {
     /// Read through what is held, and compare it with its checksums and digests
     #[command(after_help = EXIT_STATUS)]
     Verify(VerifyArgs),
+    /// Have a running daemon read its configuration again, and tell what has changed
+    #[command(after_help = EXIT_STATUS)]
+    Reload(ReloadArgs),
     /// Check a configuration, or show what it comes to
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -127,6 +131,12 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
+    /// Where the daemon's configuration comes from.
+    #[must_use]
+    pub fn inputs(&self) -> Inputs {
+        Inputs { file: self.config.clone(), overrides: self.overrides() }
+    }
+
     /// What the flags say, as the upper layer of the configuration.
     #[must_use]
     pub fn overrides(&self) -> Vec<Override> {

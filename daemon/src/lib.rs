@@ -16,5 +16,7 @@ mod logs;
 mod memory_limit;
 mod metrics;
 pub mod origin;
+mod policy;
+mod reload;
 pub mod serve;
 mod shard;

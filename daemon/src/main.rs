@@ -28,8 +28,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => {
-            let resolved = config::load(args.config.as_deref(), &args.overrides())?;
-            Ok(darter::serve::run(&resolved)?)
+            let inputs = args.inputs();
+            let resolved = inputs.load()?;
+            Ok(darter::serve::run(inputs, resolved)?)
         }
         Command::Demo(args) => Ok(darter::demo::run(&args)?),
         Command::Get(args) => Ok(commands::get::run(&args)?),
@@ -38,6 +39,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Rm(args) => Ok(commands::rm::run(&args)?),
         Command::Pin(args) => Ok(commands::pin::run(&args)?),
         Command::Verify(args) => Ok(commands::verify::run(&args)?),
+        Command::Reload(args) => Ok(commands::reload::run(&args)?),
         Command::Completions(args) => Ok(commands::completions::run(&args)?),
         Command::Man(args) => Ok(commands::man::run(&args)?),
         Command::Config(ConfigCommand::Check { file }) => print(&config::commands::check(&file)?),

@@ -15,15 +15,16 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::access::Access;
 use crate::admin::Admin;
-use crate::config::{IoChoice, Resolved, Settings, Warning};
+use crate::config::{Inputs, IoChoice, Resolved};
 use crate::fetch::{Fetches, Pace};
-use crate::front::route::Routing;
-use crate::front::{Shared, connection};
+use crate::front::connection;
+use crate::logs::Verbosity;
 use crate::memory_limit::memory_limit;
 use crate::metrics::Metrics;
-use crate::origin::OriginOptions;
 use crate::origin::proxies::Proxies;
-use crate::shard::{self, Common, Shard, StartError};
+use crate::policy::{NoClient, Policy};
+use crate::reload::{Live, Reload};
+use crate::shard::{self, Common, Own, Shard, StartError};
 
 /// Block buffers of the node: 128 MiB. They hold what is on its way from the network to the disk and to readers.
 const POOL_BLOCKS: usize = 2048;
@@ -41,6 +42,8 @@ const CONNECTION_BYTES: u64 = 32 << 10;
 const OTHER_FILES: u64 = 512;
 /// Connections that are being told that there is no place for them; beyond that they are closed without a word.
 const TURNED_AWAY_MAX: usize = 512;
+/// How long a thread that reads or writes a file may keep the daemon from ending.
+const BLOCKED_MAX: Duration = Duration::from_secs(5);
 
 /// Why the daemon cannot run. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +71,9 @@ pub enum ServeError {
     /// A shard that cannot start.
     #[error(transparent)]
     Shard(#[from] StartError),
+    /// The client of registries.
+    #[error(transparent)]
+    NoClient(#[from] NoClient),
     /// A shard is gone, and with it the contents that it fetched.
     #[error("a shard ended by itself; the log says why. Start darter again: what is cached will be found")]
     ShardEnded,
@@ -81,12 +87,14 @@ pub enum ServeError {
     },
 }
 
-/// Runs the daemon until SIGTERM or SIGINT. A second signal ends the process at once.
+/// Runs the daemon until SIGTERM or SIGINT. A second signal ends the process at once. SIGHUP has the inputs read
+/// again, of which `resolved` is what they came to.
 ///
 /// # Errors
 /// The daemon cannot start, and has changed nothing; or a shard ended, and the others were stopped in order.
-pub fn run(Resolved { settings, warnings, .. }: &Resolved) -> Result<(), ServeError> {
-    crate::logs::start(settings.log);
+pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
+    let settings = &resolved.settings;
+    let verbosity = crate::logs::start(settings.log);
     let memory_max = memory_limit();
     let connections_max = connections_max(raise_file_limit(), memory_max);
     let (backend, ring_denied) = choose_backend(settings.io)?;
@@ -103,29 +111,34 @@ pub fn run(Resolved { settings, warnings, .. }: &Resolved) -> Result<(), ServeEr
         .enable_all()
         .build()
         .map_err(|source| ServeError::System { what: "start the control thread", source })?;
-    let daemon = Daemon { settings, warnings, store: store.clone(), ring_denied, connections_max };
+    let daemon = Daemon { inputs, resolved, verbosity, store: store.clone(), ring_denied, connections_max };
     let served = tokio::task::LocalSet::new().block_on(&runtime, daemon.run(front, admin));
     store.close();
+    // For what writes a file, not for a configuration that is being read from a disk that does not answer.
+    runtime.shutdown_timeout(BLOCKED_MAX);
     tracing::info!("stopped; what is cached will be found by the next start");
     served
 }
 
-struct Daemon<'a> {
-    settings: &'a Settings,
-    warnings: &'a [Warning],
+struct Daemon {
+    inputs: Inputs,
+    resolved: Resolved,
+    verbosity: Verbosity,
     store: Store,
     ring_denied: Option<ProbeError>,
     connections_max: usize,
 }
 
-impl Daemon<'_> {
+impl Daemon {
     async fn run(&self, front: TcpListener, admin: TcpListener) -> Result<(), ServeError> {
         let system = |what| move |source| ServeError::System { what, source };
         let mut signals = Signals::new().map_err(system("take signals"))?;
-        let count = self.settings.shards.map_or_else(shard::default_count, std::num::NonZero::get);
+        let mut hangups = signal(SignalKind::hangup()).map_err(system("take signals"))?;
+        let settings = &self.resolved.settings;
+        let count = settings.shards.map_or_else(shard::default_count, std::num::NonZero::get);
         let metrics = Metrics::new(&self.store.backend().to_string());
-        let access = Access::new(self.settings.access);
-        let access_file = self.settings.data_dir.join("access");
+        let access = Access::new(settings.access);
+        let access_file = settings.data_dir.join("access");
         access.recall(&access_file);
         let (fetches, inboxes) = Fetches::new(count);
         let (stop, stopping) = watch::channel(false);
@@ -134,29 +147,39 @@ impl Daemon<'_> {
             metrics: metrics.clone(),
             access: access.clone(),
             fetches,
-            prefetch_pace: Arc::new(Pace::new(self.settings.prefetch_bytes_per_s)),
-            routing: Routing::new(self.settings),
-            front: Arc::new(Shared::new(self.settings.access.grace)),
-            origin: OriginOptions::new(self.settings),
+            prefetch_pace: Arc::new(Pace::new(settings.prefetch_bytes_per_s)),
+            front: Arc::default(),
             stop: stopping,
         };
+        let policies = Policy::for_shards(settings, count)?;
+        let (policies, followed): (Vec<_>, Vec<_>) = policies.into_iter().map(watch::channel).unzip();
+        let live = Live {
+            policies,
+            access: access.clone(),
+            prefetch_pace: common.prefetch_pace.clone(),
+            verbosity: self.verbosity.clone(),
+        };
+        let reload = Rc::new(Reload::new(self.inputs.clone(), self.resolved.clone(), live));
         let processors = shard::processors_to_pin();
         let mut shards = Vec::with_capacity(count);
-        for (number, inbox) in inboxes.into_iter().enumerate() {
+        for (number, (inbox, policy)) in inboxes.into_iter().zip(followed).enumerate() {
             let processor = processors.get(number % processors.len().max(1)).copied();
-            shards.push(Shard::start(number, processor, common.clone(), inbox).await?);
+            let own = Own { inbox, policy };
+            shards.push(Shard::start(number, processor, common.clone(), own).await?);
         }
         // The shards hold what they need; their inboxes close when the last of them ends.
         drop(common);
         let front = tokio::net::TcpListener::from_std(front).map_err(system("use the front's socket"))?;
         let admin = tokio::net::TcpListener::from_std(admin).map_err(system("use the admin socket"))?;
         self.greet(&front, &admin, shards.len());
-        let answering = Admin::new(self.store.clone(), metrics.clone(), self.settings.metrics);
+        let metrics_served = settings.metrics.then(|| metrics.clone());
+        let answering = Admin::new(self.store.clone(), metrics_served, reload.clone());
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
         let remembering = tokio::task::spawn_local(remember(access.clone(), access_file.clone()));
         let served = tokio::select! {
             () = accept(&front, &shards, self.connections_max, &metrics) => Ok(()),
             () = any_ended(&shards) => Err(ServeError::ShardEnded),
+            () = reload_at_each(&mut hangups, &reload) => Ok(()),
             name = signals.next() => {
                 tracing::info!(signal = name, "stopping: answers under way are finished; a second signal ends at once");
                 Ok(())
@@ -187,22 +210,23 @@ impl Daemon<'_> {
     fn greet(&self, front: &tokio::net::TcpListener, admin: &tokio::net::TcpListener, shards: usize) {
         let local =
             |listener: &tokio::net::TcpListener, configured| listener.local_addr().unwrap_or(configured);
-        let (front, admin) = (local(front, self.settings.front), local(admin, self.settings.admin));
+        let Resolved { settings, warnings, .. } = &self.resolved;
+        let (front, admin) = (local(front, settings.front), local(admin, settings.admin));
         let stats = self.store.stats();
         tracing::info!(
-            front = %front, admin = %admin, data_dir = %self.settings.data_dir.display(),
+            front = %front, admin = %admin, data_dir = %settings.data_dir.display(),
             capacity = %Bytes(stats.capacity_bytes), used = %Bytes(stats.used_bytes), contents = stats.contents,
-            io = %self.store.backend(), shards, registry = %self.settings.registry, prefetch = self.settings.prefetch,
+            io = %self.store.backend(), shards, registry = %settings.registry, prefetch = settings.prefetch,
             version = env!("CARGO_PKG_VERSION"), "darter is ready"
         );
         tracing::info!(
             "try: curl http://{front}/v2/library/alpine/tags/list -H 'X-Dragonfly-Registry: {}' ; curl http://{admin}/metrics",
-            self.settings.registry
+            settings.registry
         );
         if let Some(reason) = &self.ring_denied {
             tracing::warn!("{reason}; reads and writes go through a pool of threads, which is slower");
         }
-        for warning in self.warnings {
+        for warning in warnings {
             tracing::warn!("{warning}");
         }
         if let Some(warning) = Proxies::of_environment().warning() {
@@ -224,6 +248,16 @@ async fn remember(access: Arc<Access>, file: PathBuf) {
         let (access, file) = (access.clone(), file.clone());
         let _ = tokio::task::spawn_blocking(move || access.remember(&file)).await;
     }
+}
+
+/// SIGHUP: what was edited is taken up. Never ends.
+async fn reload_at_each(hangups: &mut Signal, reload: &Reload) {
+    while hangups.recv().await.is_some() {
+        tracing::info!(signal = "SIGHUP", "reading the configuration again");
+        // It has been logged, and what ran goes on.
+        let _ = reload.run().await;
+    }
+    std::future::pending().await
 }
 
 async fn any_ended(shards: &[Shard]) {

@@ -15,10 +15,9 @@ use crate::access::Access;
 use crate::fetch::{Fetches, Inbox, Owner, Pace};
 use crate::front::connection;
 use crate::front::reader::Sources;
-use crate::front::route::Routing;
-use crate::front::{Front, Shared};
+use crate::front::{Front, Fronts, Shared};
 use crate::metrics::Metrics;
-use crate::origin::{Origin, OriginOptions, innermost};
+use crate::policy::Policy;
 
 /// Connections handed over and not yet taken up.
 const HANDOVER_MAX: usize = 256;
@@ -31,10 +30,15 @@ pub(crate) struct Common {
     pub(crate) access: Arc<Access>,
     pub(crate) fetches: Fetches,
     pub(crate) prefetch_pace: Arc<Pace>,
-    pub(crate) routing: Routing,
     pub(crate) front: Arc<Shared>,
-    pub(crate) origin: OriginOptions,
     pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// What a shard has for itself.
+#[derive(Debug)]
+pub(crate) struct Own {
+    pub(crate) inbox: Inbox,
+    pub(crate) policy: watch::Receiver<Policy>,
 }
 
 /// Why a shard cannot start. Each message says what to do.
@@ -43,11 +47,6 @@ pub enum StartError {
     /// Its thread or its ring.
     #[error("a shard cannot start: {0}; are the limits of threads, open files or locked memory reached?")]
     System(#[from] std::io::Error),
-    /// Its client of registries.
-    #[error(
-        "the client of registries cannot be made: {0}; are CA certificates installed, and does SSL_CERT_FILE, if it is set, name a file with some?"
-    )]
-    Origin(String),
     /// It panicked before it was ready.
     #[error("a shard ended while it started; its panic is in the log")]
     Ended,
@@ -70,7 +69,7 @@ impl Shard {
         number: usize,
         processor: Option<usize>,
         common: Common,
-        inbox: Inbox,
+        own: Own,
     ) -> Result<Self, StartError> {
         let (connections, incoming) = mpsc::channel(HANDOVER_MAX);
         let (started, starting) = oneshot::channel();
@@ -84,13 +83,8 @@ impl Shard {
             let mut tell = |result| started.take().map(|started| started.send(result));
             let backend = common.store.backend();
             let ran = run_shard(backend, async {
-                match Origin::new(&common.origin) {
-                    Ok(origin) => {
-                        tell(Ok(()));
-                        serve(common, origin, inbox, incoming, counted).await;
-                    }
-                    Err(error) => _ = tell(Err(StartError::Origin(innermost(&error)))),
-                }
+                tell(Ok(()));
+                serve(common, own, incoming, counted).await;
             });
             if let Err(error) = ran {
                 tell(Err(error.into()));
@@ -128,19 +122,19 @@ impl Shard {
 
 async fn serve(
     common: Common,
-    origin: Origin,
-    inbox: Inbox,
+    Own { inbox, mut policy }: Own,
     mut incoming: mpsc::Receiver<std::net::TcpStream>,
     open: Arc<AtomicUsize>,
 ) {
     let owner = Owner::new(
         common.store.clone(),
         common.access.clone(),
-        origin.clone(),
+        policy.clone(),
         common.metrics.clone(),
         common.prefetch_pace.clone(),
     );
     let mut owning = tokio::task::spawn_local(owner.run(inbox));
+    let Policy { routing, origin } = policy.borrow_and_update().clone();
     let sources = Sources {
         store: common.store,
         access: common.access,
@@ -148,7 +142,8 @@ async fn serve(
         fetches: common.fetches,
         metrics: common.metrics.clone(),
     };
-    let front = Rc::new(Front { routing: common.routing, sources, origin, shared: common.front });
+    let front = Front { routing, sources, origin, shared: common.front };
+    let fronts = Rc::new(Fronts::new(front, policy));
     let mut connections = JoinSet::new();
     let mut stop = common.stop.clone();
     loop {
@@ -159,7 +154,7 @@ async fn serve(
                     open.fetch_sub(1, Ordering::Relaxed);
                     continue;
                 };
-                let serving = connection::serve(front.clone(), connection, common.stop.clone());
+                let serving = connection::serve(fronts.clone(), connection, common.stop.clone());
                 let (metrics, open) = (common.metrics.clone(), open.clone());
                 metrics.connection_opened();
                 connections.spawn_local(async move {
@@ -179,7 +174,7 @@ async fn serve(
     // Each drains within the front's timeout.
     while connections.join_next().await.is_some() {}
     // Answers of other shards may still wait for contents that this one fetches: its inbox closes with the last front.
-    drop(front);
+    drop(fronts);
     if let Err(error) = owning.await {
         tracing::error!(%error, "the fetches of a shard ended by a panic");
     }

@@ -274,6 +274,17 @@ impl Daemon {
         self.log_file()
     }
 
+    /// The configuration file of a daemon that has one.
+    pub fn config_path(&self) -> PathBuf {
+        config_file(self.home.path())
+    }
+
+    /// Edits the configuration file, which the daemon was started with. It is to be told of that.
+    pub fn reconfigure(&mut self, text: &str) {
+        fs::write(self.config_path(), text).expect("the configuration can be written");
+        self.builder.config = Some(text.to_owned());
+    }
+
     /// The process.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -380,7 +391,7 @@ fn command(builder: &Builder, data_dir: &Path, front: SocketAddr, admin: SocketA
     command.arg("serve").arg("--data-dir").arg(data_dir);
     command.args(["--capacity", &builder.capacity]);
     if let Some(text) = &builder.config {
-        let file = home.join("darter.yaml");
+        let file = config_file(home);
         fs::write(&file, text).expect("the configuration can be written");
         command.arg("--config").arg(file);
     }
@@ -401,6 +412,10 @@ fn command(builder: &Builder, data_dir: &Path, front: SocketAddr, admin: SocketA
     command.stdin(Stdio::null());
     command.stdout(log().expect("the log can be opened")).stderr(log().expect("the log can be opened"));
     command.spawn().expect("the daemon can be executed")
+}
+
+fn config_file(home: &Path) -> PathBuf {
+    home.join("darter.yaml")
 }
 
 fn log_file(home: &Path) -> PathBuf {

@@ -19,8 +19,8 @@ const MIB: u64 = 1 << 20;
 const PIECE_BYTES: u64 = 4 * BLOCK_BYTES;
 /// Nobody listens there.
 const NOBODY: &str = "127.0.0.1:1";
-const ADMIN_COMMANDS: [&[&str]; 5] =
-    [&["ls"], &["stat"], &["rm", "abcdef"], &["pin", "abcdef"], &["verify", "abcdef"]];
+const ADMIN_COMMANDS: [&[&str]; 6] =
+    [&["ls"], &["stat"], &["rm", "abcdef"], &["pin", "abcdef"], &["verify", "abcdef"], &["reload"]];
 
 /// A daemon in front of an origin.
 struct Node {
@@ -414,6 +414,7 @@ fn every_command_has_its_help() {
         ("rm", "--admin --json --registry"),
         ("pin", "--admin --json --undo"),
         ("verify", "--admin --json --registry"),
+        ("reload", "--admin --json"),
         ("completions", "bash"),
         ("man", "--out"),
     ] {

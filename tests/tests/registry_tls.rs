@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use darter_tests::cli::darter;
 use darter_tests::need::{Need, need};
 use darter_tests::{Answer, Daemon, Request, wait_until};
 
@@ -43,6 +44,54 @@ fn a_registry_is_spoken_to_as_configured() {
             "{settings}"
         );
     }
+}
+
+#[test]
+fn files_that_were_replaced_are_read_again() {
+    let test = "files_that_were_replaced_are_read_again";
+    if !need(test, &[Need::Program { name: "openssl", package: "openssl" }]) {
+        return;
+    }
+    let home = tempfile::tempdir().expect("a temporary directory can be made");
+    let pki = home.path();
+    certificate(pki, "ca", None);
+    certificate(pki, "server", Some("ca"));
+    certificate(pki, "client", Some("ca"));
+    certificate(pki, "stranger", None);
+    let server = Server::start(pki);
+    let copy = |from: &str, to: &str| {
+        fs::copy(pki.join(from), pki.join(to)).expect("a certificate can be replaced");
+    };
+    copy("ca.pem", "used-ca.pem");
+    copy("stranger.pem", "used.pem");
+    copy("stranger.key", "used.key");
+    let list = format!(
+        "proxy:\n  registries:\n  - {{host: '{}', ca: PKI/used-ca.pem, cert: PKI/used.pem, key: PKI/used.key}}\n",
+        server.address
+    );
+    let list = list.replace("PKI", pki.to_str().expect("a plain path"));
+    let daemon = Daemon::builder().config(&list).start();
+    let reload = || darter(&["reload", "--admin", &daemon.admin().to_string()]);
+    let request = Request::get("/").header("X-Dragonfly-Registry", format!("https://{}", server.address));
+    let status = || daemon.client().fetch(&request).expect("the front answers").status();
+    assert_eq!(status(), 502, "the registry does not know the stranger");
+
+    copy("client.pem", "used.pem");
+    reload().failed(2, &["darter.yaml:3: proxy.registries[0].key: ", "used.key cannot be used: "]);
+    copy("client.key", "used.key");
+    assert_eq!(status(), 502, "nothing has been read again");
+    let ran = reload();
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(
+        ran.out.starts_with("proxy.registries: host: ") && ran.out.contains(" (other content)\n"),
+        "{ran:?}"
+    );
+    assert_eq!(status(), 200);
+    assert!(reload().out.ends_with("nothing has changed\n"));
+
+    copy("stranger.pem", "used-ca.pem");
+    assert_eq!(reload().status, 0);
+    assert_eq!(status(), 502, "the authority of the registry is not known any more");
 }
 
 /// `NAME.pem` and `NAME.key`, signed by an authority or by itself.

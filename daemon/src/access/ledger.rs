@@ -86,6 +86,15 @@ impl Ledger {
         }
     }
 
+    pub(super) fn lasting(&self) -> Lasting {
+        self.lasting
+    }
+
+    /// Other times, for what is known already too.
+    pub(super) fn set_lasting(&mut self, lasting: Lasting) {
+        self.lasting = lasting;
+    }
+
     pub(super) fn standing(
         &self,
         claim: &Claim,

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use darter_engine::ContentId;
 use http::{HeaderValue, StatusCode};
@@ -84,6 +84,16 @@ impl Access {
                 tracing::warn!(path = %path.display(), %error, "cannot be written: after a restart registries are asked again who may read");
             }
         }
+    }
+
+    /// Takes up other times, for what is known already too.
+    pub fn set_lasting(&self, lasting: Lasting) {
+        self.ledger_mut().set_lasting(lasting);
+    }
+
+    /// For how long a registry's words outlive its being down.
+    pub fn grace(&self) -> Duration {
+        self.ledger().lasting().grace
     }
 
     /// Whether the target's claim on a content needs no question now.

@@ -4,6 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{self, Change, Changes};
+use crate::reload::Reloaded;
+
 /// Where the API begins.
 pub(crate) const ROOT: &str = "/api/v1";
 /// Contents of one page where the request does not say.
@@ -115,6 +118,40 @@ pub(crate) enum DigestInfo {
     Unknown,
 }
 
+/// `POST /api/v1/reload`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ReloadedInfo {
+    /// That was read; none if the daemon was started without one.
+    pub(crate) file: Option<String>,
+    /// Holds now.
+    pub(crate) taken_up: Vec<ChangeInfo>,
+    /// Goes on as it was, until the next start.
+    pub(crate) need_restart: Vec<ChangeInfo>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// A key whose value is another than before; of a list, the list as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ChangeInfo {
+    pub(crate) key: String,
+    pub(crate) old: String,
+    pub(crate) new: String,
+}
+
+impl ReloadedInfo {
+    pub(super) fn new(file: Option<String>, Reloaded { changes, warnings }: Reloaded) -> Self {
+        let infos = |changes: Vec<Change>| changes.into_iter().map(ChangeInfo::from).collect();
+        let Changes { at_once, at_restart } = changes;
+        Self { file, taken_up: infos(at_once), need_restart: infos(at_restart), warnings }
+    }
+}
+
+impl From<Change> for ChangeInfo {
+    fn from(Change { key, old, new }: Change) -> Self {
+        Self { key, old, new }
+    }
+}
+
 /// The body of a refusal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Refused {
@@ -126,6 +163,26 @@ pub(crate) struct Refused {
 pub(crate) struct Problem {
     pub(crate) code: Code,
     pub(crate) message: String,
+    /// Of a configuration that is not taken up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) problems: Vec<ConfigProblem>,
+}
+
+/// One wrong key or value of a configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ConfigProblem {
+    /// `FILE:LINE`, or the flag.
+    pub(crate) place: String,
+    /// Empty when the file is no YAML.
+    pub(crate) key: String,
+    /// What is wrong, and what is allowed.
+    pub(crate) text: String,
+}
+
+impl From<&config::Problem> for ConfigProblem {
+    fn from(problem: &config::Problem) -> Self {
+        Self { place: problem.source.to_string(), key: problem.key.clone(), text: problem.text.clone() }
+    }
 }
 
 /// What a program may act on.
@@ -133,7 +190,7 @@ pub(crate) struct Problem {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Code {
     NotFound,
-    /// No id, or more than one content.
+    /// No id, or a configuration that is not right.
     BadRequest,
     Ambiguous,
     MethodNotAllowed,

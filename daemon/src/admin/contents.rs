@@ -20,7 +20,7 @@ const NAMED_MAX: usize = 5;
 
 impl Problem {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), problems: Vec::new() }
     }
 }
 

@@ -27,11 +27,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use url::form_urlencoded;
 
-use self::api::{Code, PAGE_DEFAULT, Problem, Refused};
+use self::api::{Code, ConfigProblem, PAGE_DEFAULT, Problem, Refused, ReloadedInfo};
 use self::guard::Ends;
 use self::reference::ContentRef;
 use crate::config::Registry;
 use crate::metrics::Metrics;
+use crate::reload::{Reload, ReloadError};
 
 const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,16 +43,17 @@ const VERIFICATIONS_MAX: usize = 1;
 #[derive(Debug)]
 pub(crate) struct Admin {
     store: Store,
-    metrics: Arc<Metrics>,
-    metrics_enabled: bool,
+    /// Unless they are not to be served.
+    metrics: Option<Arc<Metrics>>,
+    reload: Rc<Reload>,
     verifications: Semaphore,
 }
 
 type Answer = Response<Full<Bytes>>;
 
 impl Admin {
-    pub(crate) fn new(store: Store, metrics: Arc<Metrics>, metrics_enabled: bool) -> Self {
-        Self { store, metrics, metrics_enabled, verifications: Semaphore::new(VERIFICATIONS_MAX) }
+    pub(crate) fn new(store: Store, metrics: Option<Arc<Metrics>>, reload: Rc<Reload>) -> Self {
+        Self { store, metrics, reload, verifications: Semaphore::new(VERIFICATIONS_MAX) }
     }
 
     /// Serves connections for as long as the future lives.
@@ -105,16 +107,14 @@ impl Admin {
             answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return answer;
         }
-        match path {
-            "/server/ping" => text(StatusCode::OK, "text/plain", "pong\n".into()),
-            "/metrics" if self.metrics_enabled => {
-                text(StatusCode::OK, OPENMETRICS, self.metrics.text(&self.store))
-            }
+        match (path, &self.metrics) {
+            ("/server/ping", _) => text(StatusCode::OK, "text/plain", "pong\n".into()),
+            ("/metrics", Some(metrics)) => text(StatusCode::OK, OPENMETRICS, metrics.text(&self.store)),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "text/plain",
-                "darter: there are /server/ping, /metrics (unless metrics.enable is false), /api/v1/store and \
-                 /api/v1/contents\n"
+                "darter: there are /server/ping, /metrics (unless metrics.enable is false), /api/v1/store, \
+                 /api/v1/contents and /api/v1/reload\n"
                     .into(),
             ),
         }
@@ -127,6 +127,7 @@ impl Admin {
         // What the path is decides which methods there are; what changes something is guarded before it is looked at.
         let (allowed, change) = match segments[..] {
             ["store" | "contents"] => ("GET, HEAD", false),
+            ["reload"] => ("POST", true),
             ["contents", _] => ("GET, HEAD, DELETE", request.method() == Method::DELETE),
             ["contents", _, "pin" | "unpin" | "verify"] => ("POST", true),
             _ => return Err(Problem::new(Code::NotFound, format!("there is no {}/{path}", api::ROOT)).into()),
@@ -142,6 +143,7 @@ impl Admin {
         let store = &self.store;
         match segments[..] {
             ["store"] => json(&contents::store_info(store)),
+            ["reload"] => json(&self.reloaded().await?),
             ["contents"] => {
                 let (after, limit) = page_asked(uri)?;
                 json(&contents::page(store, after, limit).await)
@@ -167,6 +169,18 @@ impl Admin {
                 json(&contents::pin(store, &self.meant(id, uri)?, verb == "pin").await?)
             }
             _ => unreachable!("the paths are those of the match above"),
+        }
+    }
+
+    async fn reloaded(&self) -> Result<ReloadedInfo, Problem> {
+        let file = self.reload.file().map(|file| file.display().to_string());
+        match self.reload.run().await {
+            Ok(reloaded) => Ok(ReloadedInfo::new(file, reloaded)),
+            Err(ReloadError::Config(error)) => {
+                let problems = error.problems().iter().map(ConfigProblem::from).collect();
+                Err(Problem { problems, ..bad_request(&error) })
+            }
+            Err(error) => Err(Problem::new(Code::Failed, error.to_string())),
         }
     }
 

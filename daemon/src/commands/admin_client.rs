@@ -12,7 +12,7 @@ use url::form_urlencoded;
 use super::text::plain;
 use super::wire::{self, HttpError};
 use super::{AdminArgs, CommandError};
-use crate::admin::api::{self, Code, ContentInfo, PAGE_MAX, Page, Refused};
+use crate::admin::api::{self, Code, ContentInfo, PAGE_MAX, Page, Problem, Refused};
 use crate::admin::reference::ContentRef;
 
 /// Longest answer that is read: a page at its longest has a tenth of that.
@@ -69,7 +69,7 @@ impl AdminClient {
                  another with --admin"
             )));
         };
-        let message = plain(&error.message, SHOWN_CHARS_MAX);
+        let message = shown(&error);
         Err(match error.code {
             Code::NotFound => CommandError::NotFound(message),
             Code::BadRequest | Code::Ambiguous => CommandError::Usage(message),
@@ -91,6 +91,14 @@ impl AdminClient {
             }
         }
     }
+}
+
+/// A refusal for people; of a configuration, a line for each of its problems.
+fn shown(refusal: &Problem) -> String {
+    if refusal.problems.is_empty() {
+        return plain(&refusal.message, SHOWN_CHARS_MAX);
+    }
+    refusal.message.lines().map(|line| plain(line, SHOWN_CHARS_MAX)).collect::<Vec<_>>().join("\n")
 }
 
 /// The path of a content below the API's root, with what is to be done to it.

@@ -10,6 +10,7 @@ pub mod ls;
 pub mod man;
 mod output;
 pub mod pin;
+pub mod reload;
 pub mod rm;
 pub mod stat;
 mod text;

@@ -40,6 +40,8 @@ pub struct Effective {
     pub value: String,
     /// Where it was given.
     pub source: Source,
+    /// Of a file that is named here, once it has been read.
+    pub(super) content: Option<blake3::Hash>,
 }
 
 /// Bytes: the largest ranged answer that must be in hand before its headers go out has to fit.
@@ -368,7 +370,7 @@ impl Pass<'_> {
     }
 
     fn show(&mut self, key: String, value: &(impl fmt::Display + ?Sized), source: Source) {
-        self.effective.push(Effective { key, value: value.to_string(), source });
+        self.effective.push(Effective { key, value: value.to_string(), source, content: None });
     }
 
     fn show_fallback(&mut self, key: &Key) {

@@ -48,6 +48,17 @@ impl From<Problem> for ConfigError {
     }
 }
 
+impl ConfigError {
+    /// Each wrong key or value, as many as a message names; none when the file could not be read.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Unreadable { .. } => &[],
+            Self::Invalid(problems) => &problems[..problems.len().min(PROBLEMS_SHOWN_MAX)],
+        }
+    }
+}
+
 /// Enough to see what is wrong with a file that is no configuration at all.
 const PROBLEMS_SHOWN_MAX: usize = 20;
 

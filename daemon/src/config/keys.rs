@@ -12,6 +12,17 @@ pub(super) struct Key {
     pub(super) takes: &'static str,
     /// What holds when nobody says anything.
     pub(super) fallback: Fallback,
+    /// When a changed value counts, in a daemon that runs.
+    pub(super) taken_up: TakenUp,
+}
+
+/// When a changed value counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum TakenUp {
+    /// As soon as it has been read again.
+    AtOnce,
+    /// From the next start on.
+    Restart,
 }
 
 #[derive(Debug)]
@@ -25,42 +36,49 @@ pub(super) enum Fallback {
 }
 
 use Fallback::{DataDir, Decided, Text};
+use TakenUp::{AtOnce, Restart};
 
 const BOOL: &str = "true or false";
 const IP: &str = "an IP address such as 127.0.0.1, or 0.0.0.0 for every interface";
 const PORT: &str = "a port, 0 to 65535; 0 lets the system choose";
 
 pub(super) const DATA_DIR: Key =
-    Key { path: "dataDir", takes: "a directory; ~ is not expanded", fallback: DataDir };
+    Key { path: "dataDir", takes: "a directory; ~ is not expanded", fallback: DataDir, taken_up: Restart };
 pub(super) const CAPACITY: Key = Key {
     path: "storage.capacity",
     takes: "a size from 4MiB to 64TiB, such as 10GiB",
     fallback: Decided("20 % of free space, at most 50GiB"),
+    taken_up: Restart,
 };
 pub(super) const TASK_EXPIRE_TIME: Key = Key {
     path: "storage.taskExpireTime",
     takes: "a time from 1s to 3650d, such as 6h or 1h30m; leave the key out to keep content until it is evicted",
     fallback: Decided("kept until evicted"),
+    taken_up: Restart,
 };
-pub(super) const IO: Key = Key { path: "storage.io", takes: "auto, ring or pool", fallback: Text("auto") };
+pub(super) const IO: Key =
+    Key { path: "storage.io", takes: "auto, ring or pool", fallback: Text("auto"), taken_up: Restart };
 pub(super) const FRONT_IP: Key =
-    Key { path: "proxy.tcpListen.listen", takes: IP, fallback: Text("127.0.0.1") };
-pub(super) const FRONT_PORT: Key = Key { path: "proxy.tcpListen.port", takes: PORT, fallback: Text("65001") };
+    Key { path: "proxy.tcpListen.listen", takes: IP, fallback: Text("127.0.0.1"), taken_up: Restart };
+pub(super) const FRONT_PORT: Key =
+    Key { path: "proxy.tcpListen.port", takes: PORT, fallback: Text("65001"), taken_up: Restart };
 pub(super) const ADMIN_IP: Key =
-    Key { path: "health.tcpListen.listen", takes: IP, fallback: Text("127.0.0.1") };
+    Key { path: "health.tcpListen.listen", takes: IP, fallback: Text("127.0.0.1"), taken_up: Restart };
 pub(super) const ADMIN_PORT: Key =
-    Key { path: "health.tcpListen.port", takes: PORT, fallback: Text("40901") };
+    Key { path: "health.tcpListen.port", takes: PORT, fallback: Text("40901"), taken_up: Restart };
 pub(super) const REGISTRY: Key = Key {
     path: "proxy.registryMirror.url",
     takes: "http:// or https://, HOST and optionally :PORT, without a path",
     fallback: Text("https://index.docker.io"),
+    taken_up: AtOnce,
 };
 pub(super) const REGISTRY_DYNAMIC: Key =
-    Key { path: "proxy.registryMirror.dynamic", takes: BOOL, fallback: Text("true") };
+    Key { path: "proxy.registryMirror.dynamic", takes: BOOL, fallback: Text("true"), taken_up: AtOnce };
 pub(super) const ALLOWED_REGISTRIES: Key = Key {
     path: "proxy.allowedRegistries[]",
     takes: "HOST or HOST:PORT, without a scheme",
     fallback: Decided("none beside the configured registry"),
+    taken_up: AtOnce,
 };
 /// The list that the next five keys are in.
 pub(super) const REGISTRIES: &str = "proxy.registries";
@@ -68,23 +86,31 @@ pub(super) const REGISTRY_HOST: Key = Key {
     path: "proxy.registries[].host",
     takes: "HOST or HOST:PORT, without a scheme",
     fallback: Decided("none with settings of its own"),
+    taken_up: AtOnce,
 };
-pub(super) const REGISTRY_INSECURE: Key =
-    Key { path: "proxy.registries[].insecure", takes: BOOL, fallback: Decided("proxy.security.insecure") };
+pub(super) const REGISTRY_INSECURE: Key = Key {
+    path: "proxy.registries[].insecure",
+    takes: BOOL,
+    fallback: Decided("proxy.security.insecure"),
+    taken_up: AtOnce,
+};
 pub(super) const REGISTRY_CA: Key = Key {
     path: "proxy.registries[].ca",
     takes: "a PEM file with certificates; ~ is not expanded",
     fallback: Decided("the system's certificates"),
+    taken_up: AtOnce,
 };
 pub(super) const REGISTRY_CERT: Key = Key {
     path: "proxy.registries[].cert",
     takes: "a PEM file with a certificate, and those that lead from it to its authority; ~ is not expanded",
     fallback: Decided("no client certificate"),
+    taken_up: AtOnce,
 };
 pub(super) const REGISTRY_KEY: Key = Key {
     path: "proxy.registries[].key",
     takes: "a PEM file with the private key of cert; ~ is not expanded",
     fallback: Decided("no client certificate"),
+    taken_up: AtOnce,
 };
 /// The list that the next two keys are in.
 pub(super) const RULES: &str = "proxy.proxies";
@@ -92,36 +118,56 @@ pub(super) const RULE_REGX: Key = Key {
     path: "proxy.proxies[].regx",
     takes: "a regular expression without look-around or back-references, such as blobs/sha256.*",
     fallback: Text("blobs/sha256.*"),
+    taken_up: AtOnce,
 };
 pub(super) const RULE_DIRECT: Key =
-    Key { path: "proxy.proxies[].direct", takes: BOOL, fallback: Text("false") };
+    Key { path: "proxy.proxies[].direct", takes: BOOL, fallback: Text("false"), taken_up: AtOnce };
 pub(super) const DEFAULT_FILTER: Key = Key {
     path: "proxy.defaultFilter",
     takes: "names of query parameters joined by &",
     fallback: Text("Expires&Signature&ns"),
+    taken_up: AtOnce,
 };
-pub(super) const ACCESS_PROOF: Key =
-    Key { path: "access.proof", takes: "a time from 1s to 1h, such as 5m", fallback: Text("5m") };
-pub(super) const ACCESS_GRACE: Key =
-    Key { path: "access.grace", takes: "a time from 0s to 3650d, such as 12h", fallback: Text("12h") };
+pub(super) const ACCESS_PROOF: Key = Key {
+    path: "access.proof",
+    takes: "a time from 1s to 1h, such as 5m",
+    fallback: Text("5m"),
+    taken_up: AtOnce,
+};
+pub(super) const ACCESS_GRACE: Key = Key {
+    path: "access.grace",
+    takes: "a time from 0s to 3650d, such as 12h",
+    fallback: Text("12h"),
+    taken_up: AtOnce,
+};
 pub(super) const INSECURE: Key =
-    Key { path: "proxy.security.insecure", takes: BOOL, fallback: Text("false") };
-pub(super) const PREFETCH: Key = Key { path: "download.prefetch", takes: BOOL, fallback: Text("false") };
+    Key { path: "proxy.security.insecure", takes: BOOL, fallback: Text("false"), taken_up: AtOnce };
+pub(super) const PREFETCH: Key =
+    Key { path: "download.prefetch", takes: BOOL, fallback: Text("false"), taken_up: AtOnce };
 pub(super) const PREFETCH_RATE_LIMIT: Key = Key {
     path: "download.prefetchRateLimit",
     takes: "a size per second from 64KiB to 1TiB, such as 128MiB",
     fallback: Text("128MiB"),
+    taken_up: AtOnce,
 };
 pub(super) const SHARDS: Key = Key {
     path: "shards",
     takes: "a number of threads, 1 to 256",
     fallback: Decided("the CPUs that the daemon may use, at most 4"),
+    taken_up: Restart,
 };
-pub(super) const LOG_FORMAT: Key = Key { path: "log.format", takes: "text or json", fallback: Text("text") };
-pub(super) const VERBOSE: Key = Key { path: "verbose", takes: BOOL, fallback: Text("false") };
-pub(super) const METRICS: Key = Key { path: "metrics.enable", takes: BOOL, fallback: Text("true") };
-pub(super) const PPROF_PORT: Key =
-    Key { path: "pprofPort", takes: "a port, 1 to 65535, or -1 for none", fallback: Text("-1") };
+pub(super) const LOG_FORMAT: Key =
+    Key { path: "log.format", takes: "text or json", fallback: Text("text"), taken_up: Restart };
+pub(super) const VERBOSE: Key =
+    Key { path: "verbose", takes: BOOL, fallback: Text("false"), taken_up: AtOnce };
+pub(super) const METRICS: Key =
+    Key { path: "metrics.enable", takes: BOOL, fallback: Text("true"), taken_up: Restart };
+pub(super) const PPROF_PORT: Key = Key {
+    path: "pprofPort",
+    takes: "a port, 1 to 65535, or -1 for none",
+    fallback: Text("-1"),
+    taken_up: Restart,
+};
 
 /// All of them, in the order in which `config show` prints them.
 pub(super) const KEYS: [&Key; 29] = [
@@ -228,6 +274,14 @@ pub(super) fn known(pattern: &str) -> Known {
         _ if rests().any(|rest| rest.starts_with('.')) => Known::Map,
         _ => Known::No,
     }
+}
+
+/// When a changed value counts, of a key or of a list as a whole. The items of a list are all alike.
+pub(super) fn taken_up(key_or_list: &str) -> TakenUp {
+    let is_below = |path: &str| {
+        path.strip_prefix(key_or_list).is_some_and(|rest| rest.is_empty() || rest.starts_with("[]"))
+    };
+    KEYS.iter().find(|key| is_below(key.path)).map_or(TakenUp::Restart, |key| key.taken_up)
 }
 
 /// The map or list that a path is in.

@@ -70,11 +70,15 @@ impl TlsSetting {
         }
     }
 
-    /// Reads the files. The error has the key of the item that is wrong, and what is wrong.
-    fn read(&mut self) -> Result<(), (&'static keys::Key, String)> {
+    /// Reads the files, and says which keys name them and what is in them. The error has the key of the item that is
+    /// wrong, and what is wrong.
+    fn read(&mut self) -> Result<Vec<(&'static keys::Key, blake3::Hash)>, (&'static keys::Key, String)> {
+        let mut contents = Vec::new();
         if let Some(path) = &self.ca {
             let wrong = |text| (&keys::REGISTRY_CA, text);
-            self.authorities = certificates(path, &pem(path).map_err(wrong)?).map_err(wrong)?;
+            let bytes = pem(path).map_err(wrong)?;
+            self.authorities = certificates(path, &bytes).map_err(wrong)?;
+            contents.push((&keys::REGISTRY_CA, blake3::hash(&bytes)));
             // An authority that cannot be used is found out when a client is made.
             self.try_out().map_err(|error| wrong(malformed(path, &error)))?;
         }
@@ -82,16 +86,19 @@ impl TlsSetting {
             let wrong = |text| (&keys::REGISTRY_CERT, text);
             let mut both = pem(certificate).map_err(wrong)?;
             certificates(certificate, &both).map_err(wrong)?;
+            contents.push((&keys::REGISTRY_CERT, blake3::hash(&both)));
             let wrong = |text| (&keys::REGISTRY_KEY, text);
             if key != certificate {
+                let bytes = pem(key).map_err(wrong)?;
+                contents.push((&keys::REGISTRY_KEY, blake3::hash(&bytes)));
                 both.push(b'\n');
-                both.extend(pem(key).map_err(wrong)?);
+                both.extend(bytes);
             }
             self.identity =
                 Some(Identity::from_pem(&both).map_err(|error| wrong(malformed(key, &innermost(&error))))?);
             self.try_out().map_err(|error| wrong(malformed(key, &error)))?;
         }
-        Ok(())
+        Ok(contents)
     }
 
     /// A key that belongs to another certificate is found out here too.
@@ -106,15 +113,25 @@ impl TlsSetting {
 /// Every one that cannot be read or used, with the place where it was named.
 pub(super) fn read_files(resolved: &mut Resolved) -> Result<(), ConfigError> {
     let mut problems = Vec::new();
+    let effective = &mut resolved.effective;
+    let in_item = |key: &keys::Key, index: usize| key.path.replace("[]", &format!("[{index}]"));
     for (index, registry) in resolved.settings.registries.iter_mut().enumerate() {
-        if let Err((key, text)) = registry.tls.read() {
-            let key = key.path.replace("[]", &format!("[{index}]"));
-            let row = resolved.effective.iter().find(|row| row.key == key);
-            problems.push(Problem {
-                source: row.map_or(Source::Default, |row| row.source.clone()),
-                key,
-                text,
-            });
+        match registry.tls.read() {
+            Ok(contents) => {
+                for (key, content) in contents {
+                    let key = in_item(key, index);
+                    effective
+                        .iter_mut()
+                        .filter(|row| row.key == key)
+                        .for_each(|row| row.content = Some(content));
+                }
+            }
+            Err((key, text)) => {
+                let key = in_item(key, index);
+                let row = effective.iter().find(|row| row.key == key);
+                let source = row.map_or(Source::Default, |row| row.source.clone());
+                problems.push(Problem { source, key, text });
+            }
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }

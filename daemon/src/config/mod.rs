@@ -18,6 +18,7 @@
 //! the setting decides.
 
 mod age;
+mod changes;
 mod check;
 pub mod commands;
 mod error;
@@ -34,9 +35,10 @@ mod tests;
 mod warnings;
 
 use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
+pub use changes::{Change, Changes};
 pub use check::{Effective, Resolved, resolve};
 pub use error::{ConfigError, Problem};
 pub use layers::{Override, Source, Surroundings};
@@ -46,6 +48,40 @@ pub use registry::{Registry, RegistryError, RegistryHost, Scheme};
 pub use rules::{Rule, Rules};
 pub use settings::{IoChoice, LogFormat, LogSettings, Settings};
 pub use warnings::Warning;
+
+/// Where a daemon's configuration comes from, so that it can be read again.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// The YAML file, if one was named.
+    pub file: Option<PathBuf>,
+    /// What the flags say.
+    pub overrides: Vec<Override>,
+}
+
+impl Inputs {
+    /// Reads and checks it; see [`load`].
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn load(&self) -> Result<Resolved, ConfigError> {
+        load(self.file.as_deref(), &self.overrides)
+    }
+
+    /// The same once more, while a daemon runs by it.
+    ///
+    /// # Errors
+    /// As [`load`]; or the file is a pipe or a device: what was read from it is gone.
+    pub fn load_again(&self) -> Result<Resolved, ConfigError> {
+        if let Some(file) = &self.file {
+            let unreadable = |error| ConfigError::Unreadable { file: file.clone(), error };
+            if !std::fs::metadata(file).map_err(unreadable)?.is_file() {
+                let error = io::Error::other("it is no regular file, so it cannot be read a second time");
+                return Err(unreadable(error));
+            }
+        }
+        self.load()
+    }
+}
 
 /// Reads the file, if there is one, lays the flags over it, checks the whole, and reads the certificates that it
 /// names.

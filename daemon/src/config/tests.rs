@@ -318,6 +318,34 @@ fn every_key_is_documented_and_in_the_sample() {
     }
 }
 
+#[test]
+fn the_document_marks_the_keys_that_need_a_restart() {
+    let document = include_str!("../../../docs/configuration.md");
+    for key in keys::KEYS {
+        let rows: Vec<_> =
+            document.lines().filter(|row| row.starts_with(&format!("| `{}`", key.path))).collect();
+        let [row] = rows[..] else { panic!("{} has rows {rows:?}", key.path) };
+        let is_marked = row.starts_with(&format!("| `{}` † |", key.path));
+        assert_eq!(is_marked, key.taken_up == keys::TakenUp::Restart, "{row}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_again_is_refused() {
+    let inputs = |file: &str| Inputs { file: Some(file.into()), overrides: Vec::new() };
+    assert!(inputs("/dev/null").load().is_ok());
+    let error = inputs("/dev/null").load_again().expect_err("a device").to_string();
+    assert!(
+        error.ends_with("/dev/null: it is no regular file, so it cannot be read a second time"),
+        "{error}"
+    );
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let inputs = inputs(file.path().to_str().expect("UTF-8"));
+    assert!(!inputs.load_again().expect("an empty file is right").settings.log.verbose);
+    std::fs::write(file.path(), "verbose: true").expect("it can be written");
+    assert!(inputs.load_again().expect("a right file").settings.log.verbose);
+}
+
 proptest! {
     #[test]
     fn any_known_key_with_any_value_is_resolved_or_refused(index in 0..keys::KEYS.len(), value in r"\PC{0,30}") {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use darter_engine::{BLOCK_BYTES, Content, ContentId, ContentSpec, Layout, Naming, Store, Verification};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::Inbox;
 use super::active::{self, Active};
@@ -26,6 +26,7 @@ use crate::access::Access;
 use crate::front::range::{Resolved, Wanted};
 use crate::metrics::Metrics;
 use crate::origin::{Ask, BlobAnswer, Origin, OriginError, Place, Target};
+use crate::policy::Policy;
 
 /// Contents that one shard fetches or describes at a time.
 const FETCHES_PER_SHARD_MAX: usize = 4096;
@@ -48,7 +49,7 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 pub(crate) struct Owner {
     pub(super) store: Store,
     access: Arc<Access>,
-    origin: Origin,
+    policy: watch::Receiver<Policy>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) prefetch_pace: Arc<Pace>,
     active: RefCell<HashMap<FetchKey, Rc<Active>>>,
@@ -90,14 +91,14 @@ impl Owner {
     pub(crate) fn new(
         store: Store,
         access: Arc<Access>,
-        origin: Origin,
+        policy: watch::Receiver<Policy>,
         metrics: Arc<Metrics>,
         prefetch_pace: Arc<Pace>,
     ) -> Rc<Self> {
         Rc::new(Self {
             store,
             access,
-            origin,
+            policy,
             metrics,
             prefetch_pace,
             active: RefCell::default(),
@@ -298,7 +299,7 @@ impl Owner {
             }
         };
         if !matches!(answer, BlobAnswer::Verdict(_)) {
-            self.access.prove(&self.origin, target, Some(&key.id));
+            self.access.prove(&self.origin(), target, Some(&key.id));
         }
         let (length_bytes, stream) = match answer {
             BlobAnswer::Bytes(stream) => (stream.length_bytes, Some(stream)),
@@ -353,6 +354,11 @@ impl Owner {
         FetchError::Unkeepable
     }
 
+    /// What is asked from now on is asked by the policy of now, also for a content that is on its way.
+    fn origin(&self) -> Origin {
+        self.policy.borrow().origin.clone()
+    }
+
     /// One request, at the registry or where it has redirected such a request to before.
     pub(super) async fn ask(
         &self,
@@ -360,7 +366,7 @@ impl Owner {
         ask: Ask,
         place: Option<&Place>,
     ) -> Result<(BlobAnswer, Option<Place>), OriginError> {
-        let (answer, place) = match self.origin.blob(target, ask, place).await {
+        let (answer, place) = match self.origin().blob(target, ask, place).await {
             Ok((answer, place)) => (Ok(answer), place),
             Err(error) => (Err(error), None),
         };

@@ -21,7 +21,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::access::{Access, Lasting};
 use crate::metrics::Metrics;
-use crate::origin::{Origin, OriginError};
+use crate::origin::OriginError;
+use crate::policy::Policy;
 
 const BUFFERS: usize = 256;
 const BLOCK: u64 = 64 << 10;
@@ -94,7 +95,7 @@ impl Node {
         let owner = Owner::new(
             store.clone(),
             Access::new(Lasting { proof: Duration::from_secs(300), grace: Duration::ZERO }),
-            Origin::open(),
+            Policy::open(),
             Metrics::new("pool"),
             pace,
         );

@@ -31,7 +31,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
-use super::Front;
+use super::Fronts;
 use super::body::{AnswerBody, Batch, BodyError};
 
 /// The longest head of a request. Tokens of registries have up to 8 KiB, and some clients send two.
@@ -133,12 +133,14 @@ struct Flow {
 }
 
 /// Serves one connection until its client leaves or the daemon stops.
-pub(crate) async fn serve(front: Rc<Front>, stream: TcpStream, stop: watch::Receiver<bool>) {
+pub(crate) async fn serve(fronts: Rc<Fronts>, stream: TcpStream, stop: watch::Receiver<bool>) {
+    let front = fronts.now();
     let store = front.sources.store.clone();
     let is_pressed = Box::new(move || store.is_lent_out());
     let flow = Rc::new(Flow::new(Allowance::OF_CLIENTS, front.shared.heads.clone(), is_pressed));
+    drop(front);
     let answer = move |request| {
-        let front = front.clone();
+        let front = fronts.now();
         async move { front.answer(request).await }
     };
     converse(stream, flow, answer, stop).await;

@@ -18,12 +18,15 @@ mod tags;
 pub mod trouble;
 mod welcome;
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+use tokio::sync::watch;
 
 use self::body::AnswerBody;
 use self::connection::Heads;
@@ -40,9 +43,10 @@ use crate::fetch::FetchError;
 use crate::metrics::Source;
 use crate::origin::via::NodeId;
 use crate::origin::{Origin, Target};
+use crate::policy::Policy;
 
 /// What the fronts of all shards know together.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Shared {
     tags: Tags,
     realms: Realms,
@@ -50,19 +54,7 @@ pub(crate) struct Shared {
     heads: Arc<Heads>,
 }
 
-impl Shared {
-    /// Knows nothing yet. For `grace` a registry's words outlive its being down.
-    pub(crate) fn new(grace: Duration) -> Self {
-        Self {
-            tags: Tags::new(grace),
-            realms: Realms::default(),
-            welcomes: Welcomes::new(grace),
-            heads: Arc::default(),
-        }
-    }
-}
-
-/// The front of one shard.
+/// The front of one shard under one policy.
 #[derive(Debug)]
 pub(crate) struct Front {
     pub(crate) routing: Routing,
@@ -71,9 +63,40 @@ pub(crate) struct Front {
     pub(crate) shared: Arc<Shared>,
 }
 
+/// The front of one shard as its policy changes.
+#[derive(Debug)]
+pub(crate) struct Fronts {
+    policies: RefCell<watch::Receiver<Policy>>,
+    now: RefCell<Rc<Front>>,
+}
+
+impl Fronts {
+    /// Begins with a front that was made of the policy seen last.
+    pub(crate) fn new(front: Front, policies: watch::Receiver<Policy>) -> Self {
+        Self { policies: RefCell::new(policies), now: RefCell::new(Rc::new(front)) }
+    }
+
+    /// The front for a request that begins now. Takes no lock unless the policy has changed.
+    pub(crate) fn now(&self) -> Rc<Front> {
+        let mut policies = self.policies.borrow_mut();
+        // An error: the daemon stops, and nothing changes any more.
+        if policies.has_changed().unwrap_or(false) {
+            let policy = policies.borrow_and_update().clone();
+            let front = self.now.borrow().under(policy);
+            self.now.replace(Rc::new(front));
+        }
+        self.now.borrow().clone()
+    }
+}
+
 type Answered = Result<(Response<AnswerBody>, Source), Trouble>;
 
 impl Front {
+    fn under(&self, Policy { routing, origin }: Policy) -> Self {
+        let sources = Sources { origin: origin.clone(), ..self.sources.clone() };
+        Self { routing, sources, origin, shared: self.shared.clone() }
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         let started = Instant::now();
         let shown = tracing::enabled!(tracing::Level::DEBUG)
@@ -188,10 +211,11 @@ impl Front {
 
     /// The answer that the registry does not give, if it is known and its claim was proven within the grace.
     fn answer_while_down(&self, target: &Target, what: What, is_head: bool) -> Option<Response<AnswerBody>> {
+        let grace = self.sources.access.grace();
         let (id, kind) = match what {
             What::Content { id, kind } if is_head => (id, kind),
-            What::Tag if is_head => (self.shared.tags.last(target)?, Kind::Manifest),
-            What::Other if Welcomes::is_base(target) => return self.shared.welcomes.last(target),
+            What::Tag if is_head => (self.shared.tags.last(target, grace)?, Kind::Manifest),
+            What::Other if Welcomes::is_base(target) => return self.shared.welcomes.last(target, grace),
             _ => return None,
         };
         self.sources.access.holds_while_down(target, &id).then_some(())?;

@@ -13,9 +13,8 @@ use crate::origin::Target;
 const TAGS_MAX: usize = 4096;
 
 /// Tags of all registries with what they named when a registry was last asked.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Tags {
-    grace: Duration,
     of: Mutex<HashMap<TagKey, Seen>>,
 }
 
@@ -29,16 +28,11 @@ struct Seen {
 }
 
 impl Tags {
-    /// For `grace` a tag goes on to name what it named, when the registry cannot be asked.
-    pub(crate) fn new(grace: Duration) -> Self {
-        Self { grace, of: Mutex::default() }
-    }
-
-    /// The registry says that the tag names this content now.
-    pub(super) fn note(&self, target: &Target, id: ContentId) {
+    /// The registry says that the tag names this content now. What is older than `grace` makes room.
+    pub(super) fn note(&self, target: &Target, id: ContentId, grace: Duration) {
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
         if of.len() >= TAGS_MAX {
-            of.retain(|_, seen| seen.at.elapsed() < self.grace);
+            of.retain(|_, seen| seen.at.elapsed() < grace);
         }
         if of.len() >= TAGS_MAX {
             of.clear();
@@ -46,10 +40,10 @@ impl Tags {
         of.insert(key(target), Seen { id, at: Instant::now() });
     }
 
-    /// What the tag named last, if that was within the grace.
-    pub(super) fn last(&self, target: &Target) -> Option<ContentId> {
+    /// What the tag named last, if that was within `grace`.
+    pub(super) fn last(&self, target: &Target, grace: Duration) -> Option<ContentId> {
         let of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        of.get(&key(target)).filter(|seen| seen.at.elapsed() < self.grace).map(|seen| seen.id)
+        of.get(&key(target)).filter(|seen| seen.at.elapsed() < grace).map(|seen| seen.id)
     }
 }
 
@@ -68,6 +62,8 @@ mod tests {
 
     use super::*;
 
+    const GRACE: Duration = Duration::from_secs(60);
+
     fn target(tag: &str, accept: &'static str) -> Target {
         let headers: HeaderMap =
             [(header::ACCEPT, http::HeaderValue::from_static(accept))].into_iter().collect();
@@ -77,21 +73,21 @@ mod tests {
     #[test]
     fn a_tag_is_remembered_for_each_form_of_manifest_and_for_the_grace() {
         let id = ContentId::of_name("x");
-        let tags = Tags::new(Duration::from_secs(60));
-        tags.note(&target("latest", "application/vnd.oci.image.index.v1+json"), id);
-        assert_eq!(tags.last(&target("latest", "application/vnd.oci.image.index.v1+json")), Some(id));
-        assert_eq!(tags.last(&target("latest", "*/*")), None);
-        assert_eq!(tags.last(&target("other", "application/vnd.oci.image.index.v1+json")), None);
-        let short = Tags::new(Duration::ZERO);
-        short.note(&target("latest", "*/*"), id);
-        assert_eq!(short.last(&target("latest", "*/*")), None);
+        let tags = Tags::default();
+        tags.note(&target("latest", "application/vnd.oci.image.index.v1+json"), id, GRACE);
+        assert_eq!(tags.last(&target("latest", "application/vnd.oci.image.index.v1+json"), GRACE), Some(id));
+        assert_eq!(tags.last(&target("latest", "*/*"), GRACE), None);
+        assert_eq!(tags.last(&target("other", "application/vnd.oci.image.index.v1+json"), GRACE), None);
+        tags.note(&target("latest", "*/*"), id, GRACE);
+        assert_eq!(tags.last(&target("latest", "*/*"), Duration::ZERO), None);
     }
 
     #[test]
     fn the_room_is_bounded() {
-        let tags = Tags::new(Duration::from_secs(60));
-        (0..=TAGS_MAX)
-            .for_each(|number| tags.note(&target(&number.to_string(), "*/*"), ContentId::of_name("x")));
+        let tags = Tags::default();
+        (0..=TAGS_MAX).for_each(|number| {
+            tags.note(&target(&number.to_string(), "*/*"), ContentId::of_name("x"), GRACE)
+        });
         assert!(tags.of.lock().unwrap().len() <= TAGS_MAX);
     }
 }

@@ -21,6 +21,7 @@ use crate::demo::registry::{Blob, Faults, Registry, RegistryOptions};
 use crate::fetch::{FetchKey, Fetches, Owner, Pace};
 use crate::metrics::Metrics;
 use crate::origin::{Origin, Target};
+use crate::policy::Policy;
 
 /// Not a multiple of a block.
 const BLOB_BYTES: u64 = (2 << 20) + 999;
@@ -57,7 +58,7 @@ fn with_node(buffers: usize, test: impl AsyncFnOnce(&Node)) {
     let node = Node { sources, registry, _directory: directory };
     run_shard(Backend::Pool, async {
         let pace = Arc::new(Pace::new(u64::MAX));
-        let owner = Owner::new(store.clone(), access, origin, metrics, pace);
+        let owner = Owner::new(store.clone(), access, Policy::open(), metrics, pace);
         tokio::task::spawn_local(owner.run(inboxes.remove(0)));
         test(&node).await;
     })

@@ -15,9 +15,8 @@ use crate::origin::Target;
 const WELCOMES_MAX: usize = 4096;
 
 /// What registries answered last, to each claim of its own.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Welcomes {
-    grace: Duration,
     of: Mutex<HashMap<Claim, Welcome>>,
 }
 
@@ -29,10 +28,6 @@ struct Welcome {
 }
 
 impl Welcomes {
-    pub(crate) fn new(grace: Duration) -> Self {
-        Self { grace, of: Mutex::default() }
-    }
-
     /// Whether a target is a registry's base.
     pub(super) fn is_base(target: &Target) -> bool {
         matches!(target.url().path(), "/v2/" | "/v2")
@@ -52,10 +47,10 @@ impl Welcomes {
         of.insert(target.claim(), Welcome { status, headers, at: Instant::now() });
     }
 
-    /// The answer that the registry gave last, without its body.
-    pub(super) fn last(&self, target: &Target) -> Option<Response<AnswerBody>> {
+    /// The answer that the registry gave last, without its body, if that was within `grace`.
+    pub(super) fn last(&self, target: &Target, grace: Duration) -> Option<Response<AnswerBody>> {
         let of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        let welcome = of.get(&target.claim()).filter(|welcome| welcome.at.elapsed() < self.grace)?;
+        let welcome = of.get(&target.claim()).filter(|welcome| welcome.at.elapsed() < grace)?;
         let mut answer = Response::new(AnswerBody::empty());
         *answer.status_mut() = welcome.status;
         *answer.headers_mut() = welcome.headers.clone();
@@ -74,14 +69,13 @@ mod tests {
 
     #[test]
     fn each_claim_gets_its_own_last_answer_for_the_grace() {
-        let welcomes = Welcomes::new(Duration::from_secs(60));
+        let grace = Duration::from_secs(60);
+        let welcomes = Welcomes::default();
         welcomes.note(&target("a"), StatusCode::OK, &HeaderMap::new());
         welcomes.note(&target("b"), StatusCode::UNAUTHORIZED, &HeaderMap::new());
         welcomes.note(&target("c"), StatusCode::BAD_GATEWAY, &HeaderMap::new());
-        let status = |who| welcomes.last(&target(who)).map(|answer| answer.status().as_u16());
+        let status = |who| welcomes.last(&target(who), grace).map(|answer| answer.status().as_u16());
         assert_eq!((status("a"), status("b"), status("c"), status("d")), (Some(200), Some(401), None, None));
-        let none = Welcomes::new(Duration::ZERO);
-        none.note(&target("a"), StatusCode::OK, &HeaderMap::new());
-        assert!(none.last(&target("a")).is_none());
+        assert!(welcomes.last(&target("a"), Duration::ZERO).is_none());
     }
 }

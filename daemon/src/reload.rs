@@ -1,0 +1,153 @@
+//! A changed configuration is taken up without a stop: read again, checked as a whole, and handed to the parts that
+//! can change. What is wrong anywhere changes nothing; what only a start can change is named and stays as it is.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, watch};
+
+use crate::access::Access;
+use crate::config::{Changes, ConfigError, Inputs, Resolved, Settings};
+use crate::fetch::Pace;
+use crate::logs::Verbosity;
+use crate::policy::{NoClient, Policy};
+
+/// The parts of a running daemon that can change.
+#[derive(Debug)]
+pub(crate) struct Live {
+    /// To each shard its own.
+    pub(crate) policies: Vec<watch::Sender<Policy>>,
+    pub(crate) access: Arc<Access>,
+    pub(crate) prefetch_pace: Arc<Pace>,
+    pub(crate) verbosity: Verbosity,
+}
+
+/// Reads the configuration again when it is asked to, one time after the other.
+#[derive(Debug)]
+pub(crate) struct Reload {
+    inputs: Inputs,
+    running: Mutex<Resolved>,
+    live: Live,
+}
+
+/// What a reload has come to.
+#[derive(Clone, Debug)]
+pub(crate) struct Reloaded {
+    pub(crate) changes: Changes,
+    /// About the new configuration, as far as the old one did not give them.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Why nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReloadError {
+    /// Correct it and try again.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    NoClient(#[from] NoClient),
+    #[error("the thread that reads the configuration ended by a panic, which is in the log")]
+    Ended,
+}
+
+/// All that can go wrong has been done.
+struct Prepared {
+    running: Resolved,
+    policies: Vec<Policy>,
+    reloaded: Reloaded,
+}
+
+impl Reload {
+    /// Of a daemon that has started with `running`, from these inputs.
+    pub(crate) fn new(inputs: Inputs, running: Resolved, live: Live) -> Self {
+        Self { inputs, running: Mutex::new(running), live }
+    }
+
+    /// The file that is read, if there is one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.inputs.file.as_deref()
+    }
+
+    /// Takes up what the configuration says now, and logs what has become of it. When this returns, every request
+    /// that begins goes by it.
+    ///
+    /// # Errors
+    /// The configuration is wrong or cannot be read; nothing has changed.
+    pub(crate) async fn run(&self) -> Result<Reloaded, ReloadError> {
+        let reloaded = self.take_up().await;
+        match &reloaded {
+            Ok(reloaded) => reloaded.log(),
+            Err(error) => {
+                for line in error.to_string().lines() {
+                    tracing::error!("the configuration is not taken up, nothing has changed: {line}");
+                }
+            }
+        }
+        reloaded
+    }
+
+    async fn take_up(&self) -> Result<Reloaded, ReloadError> {
+        let mut running = self.running.lock().await;
+        let (inputs, before, shards) = (self.inputs.clone(), running.clone(), self.live.policies.len());
+        // Files may be slow, and making clients takes milliseconds.
+        let prepared = tokio::task::spawn_blocking(move || prepare(&inputs, &before, shards)).await;
+        let Prepared { running: new, policies, mut reloaded } =
+            prepared.map_err(|_| ReloadError::Ended)??;
+        if !reloaded.changes.at_once.is_empty() {
+            let is_verbosity_ours = self.live.take_up(&new.settings, policies);
+            if new.settings.log.verbose != running.settings.log.verbose && !is_verbosity_ours {
+                reloaded.warnings.push("verbose: without effect, since DARTER_LOG is set".into());
+            }
+        }
+        *running = new;
+        Ok(reloaded)
+    }
+}
+
+fn prepare(inputs: &Inputs, running: &Resolved, shards: usize) -> Result<Prepared, ReloadError> {
+    let read = inputs.load_again()?;
+    let changes = read.changes(running);
+    let warnings = read.warnings.iter().filter(|warning| !running.warnings.contains(warning));
+    let warnings = warnings.map(ToString::to_string).collect();
+    let new = read.taken_up_over(running);
+    let policies = match changes.at_once.is_empty() {
+        true => Vec::new(),
+        false => Policy::for_shards(&new.settings, shards)?,
+    };
+    Ok(Prepared { running: new, policies, reloaded: Reloaded { changes, warnings } })
+}
+
+impl Live {
+    /// False if the verbosity is not the configuration's to say.
+    fn take_up(&self, settings: &Settings, policies: Vec<Policy>) -> bool {
+        for (shard, policy) in self.policies.iter().zip(policies) {
+            // A shard that has ended needs none.
+            shard.send_replace(policy);
+        }
+        self.access.set_lasting(settings.access);
+        self.prefetch_pace.set_rate(settings.prefetch_bytes_per_s);
+        self.verbosity.set(settings.log.verbose)
+    }
+}
+
+impl Reloaded {
+    fn log(&self) {
+        let Changes { at_once, at_restart } = &self.changes;
+        for change in at_once {
+            tracing::info!(key = change.key, old = change.old, new = change.new, "a changed key is taken up");
+        }
+        for change in at_restart {
+            tracing::warn!(
+                key = change.key,
+                old = change.old,
+                new = change.new,
+                "a changed key needs a restart"
+            );
+        }
+        for warning in &self.warnings {
+            tracing::warn!("{warning}");
+        }
+        let (taken_up, need_restart) = (at_once.len(), at_restart.len());
+        tracing::info!(taken_up, need_restart, "the configuration was read again");
+    }
+}
