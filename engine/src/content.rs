@@ -189,6 +189,11 @@ impl Content {
         self.source().registry.clone()
     }
 
+    /// Whether its bytes came from that registry.
+    pub fn came_from(&self, registry: RegistryScope) -> bool {
+        self.source().scope == registry
+    }
+
     /// New bytes come from another registry: what is unverified belongs to that one now.
     pub(crate) fn set_registry(&self, registry: &str) -> RegistryScope {
         let scope = RegistryScope::of_origin(registry);

@@ -68,6 +68,8 @@ pub(super) struct Ledger {
     /// Repositories that everyone may read.
     public: Dated<Repository>,
     places: Dated<(Repository, ContentId)>,
+    /// Contents of which a registry has shown bytes that another one's content is made of.
+    shown: Dated<(RegistryScope, ContentId)>,
     refusals: HashMap<(Claim, ContentId), (Instant, Arc<Verdict>)>,
     down: Dated<RegistryScope>,
     public_tried: Dated<Repository>,
@@ -80,6 +82,7 @@ impl Ledger {
             proofs: Dated::new(PROOFS_MAX),
             public: Dated::new(PUBLIC_MAX),
             places: Dated::new(PLACES_MAX),
+            shown: Dated::new(PLACES_MAX),
             refusals: HashMap::new(),
             down: Dated::new(REGISTRIES_MAX),
             public_tried: Dated::new(PUBLIC_MAX),
@@ -211,6 +214,15 @@ impl Ledger {
             self.public_tried.insert(claim.repository, now);
         }
         is_time
+    }
+
+    /// The registry has shown that it has a content that came from another one.
+    pub(super) fn show(&mut self, registry: RegistryScope, id: ContentId, now: Instant) {
+        self.shown.insert((registry, id), now);
+    }
+
+    pub(super) fn has_shown(&self, registry: RegistryScope, id: ContentId, now: Instant) -> bool {
+        self.shown.age(&(registry, id), now).is_some_and(|age| age < PLACE_LASTS)
     }
 
     /// What may still hold after a restart, with its times.

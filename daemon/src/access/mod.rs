@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use darter_engine::ContentId;
+use darter_engine::{Content, ContentId};
 use http::{HeaderValue, StatusCode};
 use tokio::sync::watch;
 
@@ -187,6 +187,18 @@ impl Access {
         } else {
             self.ledger_mut().unpublish(&target.claim());
         }
+    }
+
+    /// Whether the target's registry may vouch for a content: its bytes came from there, or it has shown that it has
+    /// them.
+    pub fn is_vouched_for(&self, target: &Target, content: &Content) -> bool {
+        content.came_from(target.scope())
+            || self.ledger().has_shown(target.scope(), content.id(), Instant::now())
+    }
+
+    /// The target's registry has shown that it has a content that came from another one.
+    pub fn note_shown(&self, target: &Target, id: &ContentId) {
+        self.ledger_mut().show(target.scope(), *id, Instant::now());
     }
 
     /// The registry has refused this target this content.

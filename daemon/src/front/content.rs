@@ -20,6 +20,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokio::time::Instant;
 
 use super::body::{AnswerBody, BodyError};
+use super::possession;
 use super::range::{Resolved, Wanted};
 use super::reader::{Reader, Sources};
 use super::route::Kind;
@@ -146,7 +147,9 @@ pub(super) fn known_head(sources: &Sources, request: &ContentRequest) -> Option<
     let is_by_digest = request.kind.naming() == Naming::Digest;
     let content = sources.store.find(&request.id, request.target.scope()).filter(|_| is_by_digest)?;
     let is_right_kind = request.kind != Kind::Manifest || names_a_manifest(content.media_type());
-    let is_granted = is_right_kind && sources.access.is_granted(&request.target, &request.id);
+    let is_granted = is_right_kind
+        && sources.access.is_granted(&request.target, &request.id)
+        && sources.access.is_vouched_for(&request.target, &content);
     is_granted.then(|| head(&content, None).map(|()| AnswerBody::empty()))
 }
 
@@ -158,6 +161,9 @@ async fn enter(sources: &Sources, request: &ContentRequest) -> Result<(Arc<Conte
         Some(found) if request.kind == Kind::Url => still_current(sources, request, found).await?,
         Some(found) => {
             access.admit(origin, target, id).await?;
+            if !possession::is_shown(sources, target, &found).await? {
+                return Err(FetchError::Unkeepable.into());
+            }
             return Ok((found, false));
         }
         None => None,

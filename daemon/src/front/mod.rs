@@ -10,6 +10,7 @@ pub mod content;
 mod manifest;
 pub mod options;
 mod pass;
+mod possession;
 pub mod range;
 pub mod reader;
 mod realms;
