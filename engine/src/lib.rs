@@ -24,6 +24,7 @@ mod hasher;
 mod index;
 mod keeper;
 pub mod layout;
+mod page_tables;
 mod records;
 pub mod ring;
 mod slab;

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 use rustix::fs::{Advice as FileAdvice, FallocateFlags, fadvise, fallocate};
 
 use crate::fault::Contained;
@@ -109,6 +109,16 @@ impl Slab {
     pub(crate) fn lend(self: &Arc<Self>, range: Range<usize>, leases: Leases) -> Bytes {
         assert!(range.start <= range.end && range.end <= self.send.len());
         Bytes::from_owner(Lent { slab: self.clone(), range, _leases: leases })
+    }
+
+    /// Unmaps the pages of both mappings; whoever touches one next maps it again.
+    pub(crate) fn let_go_of_pages(&self) -> io::Result<()> {
+        for map in [&self.send, self.load.map()] {
+            // SAFETY: nothing was written through these mappings, which are read-only: a page that is touched again
+            // has the file's bytes as before, or zeros where the mapping was covered.
+            unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed)? };
+        }
+        Ok(())
     }
 
     /// Whether new pieces may be put here.

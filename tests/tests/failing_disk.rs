@@ -110,6 +110,7 @@ impl Warm {
             wait_until(PATIENCE, reached, || "the readers do not get on".to_owned());
         };
         thread::scope(|scope| {
+            let _stop = Stop(&reading);
             for (reader, answers) in (0..READERS).zip(&answers) {
                 let (client, blobs, reading) = (self.daemon.client(), &self.blobs, &reading);
                 scope.spawn(move || read_on(client, blobs, reader, answers, reading));
@@ -119,9 +120,17 @@ impl Warm {
             all_read(ANSWERS);
             fails(self);
             all_read(ANSWERS);
-            reading.store(false, Ordering::SeqCst);
         });
         assert!(self.daemon.running(), "the daemon has ended");
+    }
+}
+
+/// Lets the readers end, also when the test has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
     }
 }
 

@@ -28,6 +28,7 @@ use crate::clock;
 use crate::content::Content;
 use crate::content_id::ContentId;
 use crate::format::{SLOTS_PER_SLAB, Session, SlotRecord};
+use crate::page_tables::{self, PAGE_TABLES_BYTES_MAX};
 use crate::records::Records;
 use crate::slot::{SlotIndex, SlotState};
 use crate::store::{FlushError, Inner};
@@ -97,6 +98,7 @@ impl Keeper {
             }
             if expired.elapsed() >= EXPIRE_EVERY {
                 self.expire();
+                page_tables::bound(&self.inner.slabs, PAGE_TABLES_BYTES_MAX);
                 expired = Instant::now();
             }
             if stop {
