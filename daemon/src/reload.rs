@@ -15,11 +15,11 @@ use crate::policy::{NoClient, Policy};
 /// The parts of a running daemon that can change.
 #[derive(Debug)]
 pub(crate) struct Live {
-    /// To each shard its own.
-    pub(crate) policies: Vec<watch::Sender<Policy>>,
     pub(crate) access: Arc<Access>,
     pub(crate) prefetch_pace: Arc<Pace>,
-    pub(crate) verbosity: Verbosity,
+    /// To each shard its own.
+    policies: Vec<watch::Sender<Policy>>,
+    verbosity: Verbosity,
 }
 
 /// Reads the configuration again when it is asked to, one time after the other.
@@ -118,6 +118,22 @@ fn prepare(inputs: &Inputs, running: &Resolved, shards: usize) -> Result<Prepare
 }
 
 impl Live {
+    /// As a daemon of so many shards starts with them; and where each shard finds its policy.
+    ///
+    /// # Errors
+    /// There is no client of registries.
+    pub(crate) fn new(
+        settings: &Settings,
+        shards: usize,
+        verbosity: Verbosity,
+    ) -> Result<(Self, Vec<watch::Receiver<Policy>>), NoClient> {
+        let policies = Policy::for_shards(settings, shards)?;
+        let (policies, followed) = policies.into_iter().map(watch::channel).unzip();
+        let access = Access::new(settings.access);
+        let prefetch_pace = Arc::new(Pace::new(settings.prefetch_bytes_per_s));
+        Ok((Self { access, prefetch_pace, policies, verbosity }, followed))
+    }
+
     /// False if the verbosity is not the configuration's to say.
     fn take_up(&self, settings: &Settings, policies: Vec<Policy>) -> bool {
         for (shard, policy) in self.policies.iter().zip(policies) {

@@ -16,13 +16,13 @@ use tokio::sync::{Semaphore, watch};
 use crate::access::Access;
 use crate::admin::Admin;
 use crate::config::{Inputs, IoChoice, Resolved};
-use crate::fetch::{Fetches, Pace};
+use crate::fetch::Fetches;
 use crate::front::connection;
 use crate::logs::Verbosity;
 use crate::memory_limit::memory_limit;
 use crate::metrics::Metrics;
 use crate::origin::proxies::Proxies;
-use crate::policy::{NoClient, Policy};
+use crate::policy::NoClient;
 use crate::reload::{Live, Reload};
 use crate::shard::{self, Common, Own, Shard, StartError};
 
@@ -133,11 +133,12 @@ impl Daemon {
     async fn run(&self, front: TcpListener, admin: TcpListener) -> Result<(), ServeError> {
         let system = |what| move |source| ServeError::System { what, source };
         let mut signals = Signals::new().map_err(system("take signals"))?;
-        let mut hangups = signal(SignalKind::hangup()).map_err(system("take signals"))?;
+        let hangups = signal(SignalKind::hangup()).map_err(system("take signals"))?;
         let settings = &self.resolved.settings;
         let count = settings.shards.map_or_else(shard::default_count, std::num::NonZero::get);
         let metrics = Metrics::new(&self.store.backend().to_string());
-        let access = Access::new(settings.access);
+        let (live, policies) = Live::new(settings, count, self.verbosity.clone())?;
+        let access = live.access.clone();
         let access_file = settings.data_dir.join("access");
         access.recall(&access_file);
         let (fetches, inboxes) = Fetches::new(count);
@@ -147,22 +148,14 @@ impl Daemon {
             metrics: metrics.clone(),
             access: access.clone(),
             fetches,
-            prefetch_pace: Arc::new(Pace::new(settings.prefetch_bytes_per_s)),
+            prefetch_pace: live.prefetch_pace.clone(),
             front: Arc::default(),
             stop: stopping,
-        };
-        let policies = Policy::for_shards(settings, count)?;
-        let (policies, followed): (Vec<_>, Vec<_>) = policies.into_iter().map(watch::channel).unzip();
-        let live = Live {
-            policies,
-            access: access.clone(),
-            prefetch_pace: common.prefetch_pace.clone(),
-            verbosity: self.verbosity.clone(),
         };
         let reload = Rc::new(Reload::new(self.inputs.clone(), self.resolved.clone(), live));
         let processors = shard::processors_to_pin();
         let mut shards = Vec::with_capacity(count);
-        for (number, (inbox, policy)) in inboxes.into_iter().zip(followed).enumerate() {
+        for (number, (inbox, policy)) in inboxes.into_iter().zip(policies).enumerate() {
             let processor = processors.get(number % processors.len().max(1)).copied();
             let own = Own { inbox, policy };
             shards.push(Shard::start(number, processor, common.clone(), own).await?);
@@ -175,11 +168,11 @@ impl Daemon {
         let metrics_served = settings.metrics.then(|| metrics.clone());
         let answering = Admin::new(self.store.clone(), metrics_served, reload.clone());
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
+        let reloading = tokio::task::spawn_local(reload_at_each(hangups, reload));
         let remembering = tokio::task::spawn_local(remember(access.clone(), access_file.clone()));
         let served = tokio::select! {
             () = accept(&front, &shards, self.connections_max, &metrics) => Ok(()),
             () = any_ended(&shards) => Err(ServeError::ShardEnded),
-            () = reload_at_each(&mut hangups, &reload) => Ok(()),
             name = signals.next() => {
                 tracing::info!(signal = name, "stopping: answers under way are finished; a second signal ends at once");
                 Ok(())
@@ -201,6 +194,7 @@ impl Daemon {
             }
         }
         admin.abort();
+        reloading.abort();
         remembering.abort();
         access.remember(&access_file);
         served
@@ -250,14 +244,13 @@ async fn remember(access: Arc<Access>, file: PathBuf) {
     }
 }
 
-/// SIGHUP: what was edited is taken up. Never ends.
-async fn reload_at_each(hangups: &mut Signal, reload: &Reload) {
+/// SIGHUP: what was edited is taken up.
+async fn reload_at_each(mut hangups: Signal, reload: Rc<Reload>) {
     while hangups.recv().await.is_some() {
         tracing::info!(signal = "SIGHUP", "reading the configuration again");
         // It has been logged, and what ran goes on.
         let _ = reload.run().await;
     }
-    std::future::pending().await
 }
 
 async fn any_ended(shards: &[Shard]) {
