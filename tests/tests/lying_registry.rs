@@ -21,7 +21,7 @@ impl Scene {
         let daemon = Daemon::builder().origin(&owner).prefetch(false);
         let daemon = others.iter().fold(daemon, |daemon, host| daemon.allow_registry(host)).start();
         blob.read(&mut daemon.client(), blob.whole()).expect("its own registry gives it");
-        Scene { owner: owner, blob, daemon }
+        Scene { owner, blob, daemon }
     }
 
     /// Status and body, as far as it comes.

@@ -7,7 +7,7 @@
 //! * every URL comes by here before a connection is made, the first one, each redirect and each realm alike;
 //! * a literal address, in whatever form it was written (the URL parser has brought it into its usual one), and a name
 //!   for local use are refused here; any other name is checked on the addresses that it resolves to, and those are
-//!   the ones that are connected to ([`resolver`](super::resolver));
+//!   the ones that are connected to (`resolver`);
 //! * what is configured is exempt by host *and* port: its neighbours on the same host are not.
 //!
 //! Behind a proxy of the environment names are resolved by the proxy: there only what is said here holds.
