@@ -52,7 +52,7 @@ pub fn darter(args: &[&str]) -> Ran {
 /// Runs a command to its end.
 ///
 /// # Panics
-/// As [`darter`].
+/// As [`darter()`].
 pub fn ran(mut command: Command) -> Ran {
     let output = command.output().expect("the binary can be executed");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
