@@ -145,6 +145,12 @@ impl Frontier {
         ledger.queued = false;
     }
 
+    /// Whether another turn would get further: the next block was not found missing, and there is no verdict.
+    pub(crate) fn goes_on(&self) -> bool {
+        let ledger = self.ledger();
+        ledger.verdict == Verdict::Pending && !ledger.stalled
+    }
+
     /// Bytes of a block that is not kept, for when its turn is near. Too many or too early ones are let go.
     pub(crate) fn feed(&self, block: BlockIndex, bytes: Bytes) {
         let mut ledger = self.ledger();
@@ -249,6 +255,21 @@ mod tests {
         let from_store = |block: BlockIndex| Some(bytes[block.number() as usize].clone());
         assert_eq!(frontier.advance(layout, &id, 64, from_store), Advance::Passed);
         assert_eq!(frontier.verification(layout), Verification::Passed);
+    }
+
+    /// A daemon once spent a core on a content that had passed and came to the queue once more.
+    #[test]
+    fn with_a_verdict_or_a_missing_block_there_is_nothing_to_go_on_with() {
+        let (layout, bytes, id) = content(3);
+        let frontier = Frontier::new(layout, &id);
+        let from_store = |block: BlockIndex| Some(bytes[block.number() as usize].clone());
+        frontier.advance(layout, &id, 1, from_store);
+        assert!(frontier.goes_on());
+        frontier.advance(layout, &id, 1, |_| None);
+        assert!(!frontier.goes_on());
+        assert_eq!(frontier.advance(layout, &id, 64, from_store), Advance::Passed);
+        assert_eq!(frontier.advance(layout, &id, 64, from_store), Advance::Pending);
+        assert!(!frontier.goes_on());
     }
 
     #[test]

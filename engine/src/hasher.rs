@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::clock;
-use crate::content::{Content, Verification};
+use crate::content::Content;
 use crate::content_id::{Naming, Scope};
 use crate::frontier::Advance;
 use crate::index::Rescoped;
@@ -65,12 +65,8 @@ pub(crate) fn run(inner: &Arc<Inner>) {
         match content.frontier.advance(content.layout(), &content.id(), BLOCKS_PER_TURN, read) {
             Advance::Passed => passed(inner, &content),
             Advance::Wrong => wrong(inner, &content),
-            Advance::Pending => {
-                let stalled = matches!(content.verification(), Verification::Pending { stalled: true, .. });
-                if !stalled {
-                    inner.hasher.enqueue(&content);
-                }
-            }
+            Advance::Pending if content.frontier.goes_on() => inner.hasher.enqueue(&content),
+            Advance::Pending => {}
         }
         content.notify_changed();
     }
