@@ -50,8 +50,7 @@ fuzz_target!(|input: (u8, &str)| {
     if open {
         assert!(CONFIGURED.contains(&name.as_str()), "{name}");
     }
-    if let Some(target) =
-        Target::new(upstream.registry.clone(), &upstream.path_and_query, &headers, &filter)
+    if let Some(target) = Target::new(upstream.registry.clone(), &upstream.path_and_query, &headers, &filter)
     {
         let url = target.url();
         assert_eq!(url.origin().ascii_serialization().parse::<Registry>().as_ref(), Ok(&upstream.registry));
