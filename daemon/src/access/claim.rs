@@ -3,8 +3,6 @@
 use http::{HeaderMap, header};
 use url::form_urlencoded;
 
-use crate::config::Registry;
-
 /// A repository of one registry, as a hash: what a registry gives access to. A URL outside of any repository is one
 /// of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -33,10 +31,11 @@ impl Repository {
         &self.0
     }
 
-    /// The repository that a path of the distribution API is about, or the path itself.
-    pub fn of(registry: &Registry, path: &str) -> Self {
+    /// The repository that a path of the distribution API is about, or the path itself. `registry` is its canonical
+    /// origin, `scheme://host:port`.
+    pub fn of(registry: &str, path: &str) -> Self {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(registry.to_string().as_bytes()).update(&[0]);
+        hasher.update(registry.as_bytes()).update(&[0]);
         match repository_name(path) {
             Some(name) => hasher.update(b"repository\0").update(name.as_bytes()),
             None => hasher.update(b"path\0").update(path.as_bytes()),
@@ -112,11 +111,10 @@ mod tests {
         check("/v2/", None);
         check("/v2//blobs/x", None);
         check("/models/a/blobs/x", None);
-        let registry: Registry = "http://r".parse().unwrap();
-        let of = |path| Repository::of(&registry, path);
+        let of = |path| Repository::of("http://r", path);
         assert_eq!(of("/v2/a/blobs/x"), of("/v2/a/manifests/y"));
         assert_ne!(of("/v2/a/blobs/x"), of("/v2/b/blobs/x"));
-        assert_ne!(of("/v2/a/blobs/x"), Repository::of(&"http://s".parse().unwrap(), "/v2/a/blobs/x"));
+        assert_ne!(of("/v2/a/blobs/x"), Repository::of("http://s", "/v2/a/blobs/x"));
         assert_ne!(of("/file"), of("/other"));
     }
 

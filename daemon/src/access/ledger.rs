@@ -329,8 +329,7 @@ mod tests {
         if !user.is_empty() {
             headers.insert(header::AUTHORIZATION, user.parse().unwrap());
         }
-        let registry = "http://registry".parse().unwrap();
-        let repository = Repository::of(&registry, &format!("/v2/{repository}/blobs/x"));
+        let repository = Repository::of("http://registry", &format!("/v2/{repository}/blobs/x"));
         Claim { repository, credential: Credential::of(&headers, "", &[]) }
     }
 

@@ -55,7 +55,7 @@ impl Target {
         let mut headers = end_to_end(client);
         NodeId::of_this_process().append_to(&mut headers);
         let claim = Claim {
-            repository: Repository::of(&registry, url.path()),
+            repository: Repository::of(&origin, url.path()),
             credential: Credential::of(&headers, url.query().unwrap_or_default(), filter),
         };
         Some(Self { registry, scope: RegistryScope::of_origin(&origin), url, headers, claim })
