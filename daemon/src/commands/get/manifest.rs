@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::platform::Platform;
 
 /// Longest index or manifest, as registries have it.
-pub(super) const MANIFEST_BYTES_MAX: usize = 4 << 20;
+pub const MANIFEST_BYTES_MAX: usize = 4 << 20;
 /// Real images have some dozens.
 const LAYERS_MAX: usize = 1024;
 /// Platforms that an error names.
@@ -20,34 +20,48 @@ const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// What is asked for.
-pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
 /// A blob that a manifest names.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Descriptor {
-    pub(super) id: ContentId,
-    pub(super) length_bytes: u64,
-    pub(super) platform: Option<Platform>,
+pub struct Descriptor {
+    /// Its digest.
+    pub id: ContentId,
+    /// As the manifest says; not checked yet.
+    pub length_bytes: u64,
+    /// What it runs on, in an index.
+    pub platform: Option<Platform>,
 }
 
 /// What a registry has under a tag or a digest.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Document {
+pub enum Document {
     /// Images for several platforms.
     Index(Vec<Descriptor>),
     /// One image.
-    Manifest { media_type: String, config: Descriptor, layers: Vec<Descriptor> },
+    Manifest {
+        /// OCI's or Docker's.
+        media_type: String,
+        /// The image's configuration.
+        config: Descriptor,
+        /// From the lowest on.
+        layers: Vec<Descriptor>,
+    },
 }
 
 /// Why bytes are none of these.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum Unusable {
+pub enum Unusable {
+    /// No JSON, or not of that shape.
     #[error("it is not the JSON of a manifest: {0}")]
     Json(String),
+    /// Another kind of document.
     #[error("it is of the type {0:?}, which is neither an image nor an index of images")]
     MediaType(String),
+    /// Another algorithm, or no digest.
     #[error("it names {0:?}, which is no sha256 digest")]
     Digest(String),
+    /// More than any image has.
     #[error("it has more than {LAYERS_MAX} layers")]
     TooManyLayers,
 }
@@ -79,7 +93,10 @@ struct RawPlatform {
 
 impl Document {
     /// Reads a body; `content_type` is what its answer said, for a body that does not say it itself.
-    pub(super) fn parse(body: &[u8], content_type: Option<&str>) -> Result<Self, Unusable> {
+    ///
+    /// # Errors
+    /// What it is instead.
+    pub fn parse(body: &[u8], content_type: Option<&str>) -> Result<Self, Unusable> {
         let raw: RawDocument =
             serde_json::from_slice(body).map_err(|error| Unusable::Json(error.to_string()))?;
         let told = content_type.and_then(|value| value.split(';').next()).map(str::trim);
@@ -115,8 +132,11 @@ impl TryFrom<RawDescriptor> for Descriptor {
     }
 }
 
-/// The image of an index for a platform; where there is none, those that there are.
-pub(super) fn choose<'a>(index: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor, String> {
+/// The image of an index for a platform.
+///
+/// # Errors
+/// There is none; the names of those that there are.
+pub fn choose<'a>(index: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor, String> {
     let takes = |image: &&Descriptor| image.platform.as_ref().is_none_or(|platform| wanted.takes(platform));
     index.iter().find(takes).ok_or_else(|| {
         // Attestations are listed beside images, as platform unknown.
@@ -131,7 +151,7 @@ pub(super) fn choose<'a>(index: &'a [Descriptor], wanted: &Platform) -> Result<&
 }
 
 /// What the configuration of an image says that it runs on.
-pub(super) fn platform_of_config(config: &[u8]) -> Option<Platform> {
+pub fn platform_of_config(config: &[u8]) -> Option<Platform> {
     let raw: RawPlatform = serde_json::from_slice(config).ok()?;
     let variant = raw.variant.filter(|variant| !variant.is_empty());
     Some(Platform { os: raw.os, architecture: raw.architecture, variant })

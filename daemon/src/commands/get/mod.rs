@@ -7,11 +7,11 @@ mod credentials;
 mod download;
 mod image;
 mod layout;
-mod manifest;
+pub mod manifest;
 mod part;
-mod platform;
+pub mod platform;
 mod progress;
-mod reference;
+pub mod reference;
 mod session;
 
 use std::net::SocketAddr;

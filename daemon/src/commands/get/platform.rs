@@ -5,15 +5,18 @@ use std::str::FromStr;
 
 /// What an image runs on.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Platform {
-    pub(super) os: String,
-    pub(super) architecture: String,
-    pub(super) variant: Option<String>,
+pub struct Platform {
+    /// `linux`.
+    pub os: String,
+    /// `amd64`, `arm64`.
+    pub architecture: String,
+    /// `v8`.
+    pub variant: Option<String>,
 }
 
 impl Platform {
     /// Linux on this machine's architecture.
-    pub(super) fn of_this_machine() -> Self {
+    pub fn of_this_machine() -> Self {
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
             "aarch64" => "arm64",
@@ -23,7 +26,7 @@ impl Platform {
     }
 
     /// Whether an image for `other` is one for this. Where no variant is asked for, any will do.
-    pub(super) fn takes(&self, other: &Self) -> bool {
+    pub fn takes(&self, other: &Self) -> bool {
         self.os == other.os
             && self.architecture == other.architecture
             && (self.variant.is_none() || self.variant == other.variant)

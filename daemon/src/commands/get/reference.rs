@@ -12,12 +12,15 @@ const TAG_BYTES_MAX: usize = 128;
 
 /// One image at one registry.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct ImageReference {
-    pub(super) registry: Registry,
-    pub(super) repository: String,
+pub struct ImageReference {
+    /// Docker Hub where none is named.
+    pub registry: Registry,
+    /// With `library/` where Docker Hub has it.
+    pub repository: String,
     /// `None` only beside a digest.
-    pub(super) tag: Option<String>,
-    pub(super) digest: Option<ContentId>,
+    pub tag: Option<String>,
+    /// Which of the tag's images, if that was said.
+    pub digest: Option<ContentId>,
 }
 
 /// Why a text names no image.
@@ -25,14 +28,17 @@ pub(super) struct ImageReference {
 #[error(
     "{text:?} names no image ({why}): expected [HOST[:PORT]/]REPOSITORY[:TAG][@sha256:…], such as alpine or ghcr.io/org/app:1.2"
 )]
-pub(super) struct NoImage {
+pub struct NoImage {
     text: String,
     why: &'static str,
 }
 
 impl ImageReference {
     /// Reads a reference; what has no host is Docker Hub's. `plain_http` is how the registry is spoken to.
-    pub(super) fn parse(text: &str, plain_http: bool) -> Result<Self, NoImage> {
+    ///
+    /// # Errors
+    /// It names no image, and why.
+    pub fn parse(text: &str, plain_http: bool) -> Result<Self, NoImage> {
         let wrong = |why| NoImage { text: text.chars().take(200).collect(), why };
         let (name, digest) = match text.split_once('@') {
             Some((name, digest)) => {
@@ -74,7 +80,7 @@ impl ImageReference {
     }
 
     /// By which a registry finds the manifest: the digest, or else the tag.
-    pub(super) fn asked_as(&self) -> String {
+    pub fn asked_as(&self) -> String {
         match (self.digest, &self.tag) {
             (Some(digest), _) => format!("sha256:{digest}"),
             (None, tag) => tag.clone().unwrap_or_else(|| "latest".into()),
@@ -82,7 +88,7 @@ impl ImageReference {
     }
 
     /// A name for a directory: `alpine-3.20`, `app-sha256-e85afb9ae5ee`.
-    pub(super) fn directory_name(&self) -> String {
+    pub fn directory_name(&self) -> String {
         let last = self.repository.rsplit('/').next().unwrap_or_default();
         match (&self.tag, self.digest) {
             (Some(tag), _) => format!("{last}-{tag}"),
