@@ -211,10 +211,19 @@ fn drip_heads(daemon: &Daemon, count: usize, over: &AtomicBool) {
             Some(head)
         })
         .collect();
-    while !over.load(Ordering::Relaxed) {
-        // Those that the front has ended are let go.
-        heads.retain_mut(|head| head.write_all(b"y").is_ok());
-        pause(Duration::from_secs(1));
+    // A byte of each in a second, spread over it as those of clients that know nothing of each other are.
+    const TURNS: usize = 100;
+    for turn in 0.. {
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut number = 0;
+        heads.retain_mut(|head| {
+            number += 1;
+            // Those that the front has ended are let go.
+            number % TURNS != turn % TURNS || head.write_all(b"y").is_ok()
+        });
+        pause(Duration::from_secs(1) / TURNS as u32);
     }
 }
 
