@@ -190,7 +190,7 @@ const PRLIMIT: Need = Need::Program { name: "prlimit", package: "util-linux" };
 /// How long 99 of 100 reads of 128 KiB take at most, each over a connection of its own.
 fn p99(daemon: &Daemon, blob: &Blob) -> Duration {
     let mut random = fastrand::Rng::with_seed(3);
-    let mut times: Vec<Duration> = (0..500)
+    let mut times: Vec<Duration> = (0..2000)
         .map(|_| {
             let start = random.u64(..blob.len() - (128 << 10));
             let asked = Instant::now();
@@ -212,7 +212,7 @@ fn drip_heads(daemon: &Daemon, count: usize, over: &AtomicBool) {
         })
         .collect();
     // A byte of each in a second, spread over it as those of clients that know nothing of each other are.
-    const TURNS: usize = 100;
+    const TURNS: usize = 500;
     for turn in 0.. {
         if over.load(Ordering::Relaxed) {
             return;
