@@ -102,9 +102,10 @@ fn readers_that_do_not_read_do_not_keep_others_out() {
         new.read(&mut daemon.client(), 0..1 << 20).expect("a new one is fetched");
         old.read(&mut daemon.client(), 1 << 20..5 << 20).expect("a kept one is read");
     }
-    // What they held comes back although they stay.
+    // What they held comes back although they stay. One that gets its first bytes only when others have ended holds
+    // them for its own 60 s, so this comes in waves.
     let ended = || leases() < slots / 8.0;
-    wait_until(Duration::from_secs(90), ended, || format!("{} leases of {slots} slots stay", leases()));
+    wait_until(Duration::from_secs(300), ended, || format!("{} leases of {slots} slots stay", leases()));
     drop(stuck);
 }
 
