@@ -64,7 +64,7 @@ async fn held_block(sources: &Sources, target: &Target, content: &Content) -> Op
         let Some(block) = rest.blocks().find(held) else { continue };
         let run = layout.run(block.number(), block.number() + 1)?;
         // Evicted since: the next one.
-        if let Ok(parts) = sources.store.read(content, target.scope(), run).await {
+        if let Ok(parts) = sources.store.read_copied(content, target.scope(), run).await {
             return Some((block, parts.concat().into()));
         }
     }

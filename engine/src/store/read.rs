@@ -86,6 +86,28 @@ impl Store {
         }
         Ok(bytes)
     }
+
+    /// The bytes of a run in buffers of their own, for whoever looks at them: slices of the mapping are for the kernel
+    /// alone, since a file that is cut short beneath them ends a process that touches them.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub async fn read_copied(
+        &self,
+        content: &Content,
+        registry: RegistryScope,
+        run: BlockRun,
+    ) -> Result<Vec<Bytes>, ReadError> {
+        let mut bytes = Vec::new();
+        let extents = self.inner.extents(content, run, Touch::Ignored)?;
+        if !content.serves(registry) {
+            return Err(ReadError::Absent(run.first()));
+        }
+        for extent in extents {
+            self.inner.read_cold(content, extent, &mut bytes).await?;
+        }
+        Ok(bytes)
+    }
 }
 
 /// Whether a read counts for eviction: a reader's does, the hasher's does not.
