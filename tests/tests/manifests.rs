@@ -152,6 +152,21 @@ fn while_the_registry_is_down_a_tag_names_what_it_named_last() {
     }
 }
 
+/// A node that starts while the registry is down goes on where the last run ended.
+#[test]
+fn what_a_tag_named_last_outlives_a_restart() {
+    let mut scene = Scene::start("");
+    let latest = format!("{REPOSITORY}/manifests/latest");
+    let manifest = scene.registry.put("latest", MANIFEST, "one");
+    scene.registry.change(|shelf| shelf.private = true);
+    scene.assert_is(&manifest, alices(Request::get(&latest)));
+    scene.daemon.stop();
+    scene.daemon.restart();
+    scene.registry.change(|shelf| shelf.refusal = Some(503));
+    scene.assert_is(&manifest, alices(Request::get(&latest)));
+    assert_own_trouble(&scene.ask(Request::get(&latest).header("Authorization", "Bearer other")));
+}
+
 /// What nothing is known of is worth waiting for: for what a tag names, and for whether another may read.
 #[test]
 fn a_registry_that_is_overloaded_for_a_second_is_waited_for() {

@@ -13,6 +13,7 @@ use darter_engine::{ContentId, RegistryScope};
 
 use super::claim::{Claim, Credential, Repository};
 use super::memory::Memory;
+use super::tags::{Tag, Tags};
 use crate::origin::Verdict;
 
 /// How long a refusal is repeated without asking again.
@@ -73,6 +74,7 @@ pub(super) struct Ledger {
     refusals: HashMap<(Claim, ContentId), (Instant, Arc<Verdict>)>,
     down: Dated<RegistryScope>,
     public_tried: Dated<Repository>,
+    tags: Tags,
 }
 
 impl Ledger {
@@ -86,6 +88,7 @@ impl Ledger {
             refusals: HashMap::new(),
             down: Dated::new(REGISTRIES_MAX),
             public_tried: Dated::new(PUBLIC_MAX),
+            tags: Tags::default(),
         }
     }
 
@@ -225,12 +228,23 @@ impl Ledger {
         self.shown.age(&(registry, id), now).is_some_and(|age| age < PLACE_LASTS)
     }
 
+    /// The registry has said what a tag names.
+    pub(super) fn note_tag(&mut self, tag: Tag, id: ContentId, now: Instant) {
+        self.tags.note(tag, id, now, self.lasting.grace);
+    }
+
+    /// What the tag named last, if that was within the grace.
+    pub(super) fn tag_named_last(&self, tag: &Tag, now: Instant) -> Option<ContentId> {
+        self.tags.last(tag, now, self.lasting.grace)
+    }
+
     /// What may still hold after a restart, with its times.
     pub(super) fn remember(&self, clock: Clock) -> Memory {
         Memory {
             proofs: self.proofs.remember(clock),
             public: self.public.remember(clock),
             places: self.places.remember(clock),
+            tags: self.tags.remember(clock),
         }
     }
 
@@ -239,6 +253,7 @@ impl Ledger {
         self.proofs.recall(memory.proofs, clock);
         self.public.recall(memory.public, clock);
         self.places.recall(memory.places, clock);
+        self.tags.recall(memory.tags, clock);
     }
 
     fn renewed_from(&self) -> Duration {
@@ -291,7 +306,6 @@ impl<K: Eq + Hash + Clone> Dated<K> {
 
     fn recall(&mut self, remembered: Vec<(K, u64)>, clock: Clock) {
         for (key, at_s) in remembered.into_iter().take(self.max) {
-            // What seems to come from the future, or from before the machine's start, is asked about again.
             if let Some(at) = clock.instant(at_s) {
                 self.at.insert(key, at);
             }
@@ -307,11 +321,12 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    fn unix_s(self, at: Instant) -> u64 {
+    pub(super) fn unix_s(self, at: Instant) -> u64 {
         self.now_s.saturating_sub(self.now.saturating_duration_since(at).as_secs())
     }
 
-    fn instant(self, at_s: u64) -> Option<Instant> {
+    /// `None` for what seems to come from the future, or from before the machine's start.
+    pub(super) fn instant(self, at_s: u64) -> Option<Instant> {
         self.now.checked_sub(Duration::from_secs(self.now_s.checked_sub(at_s)?))
     }
 }

@@ -6,11 +6,12 @@
 //!
 //! ```text
 //!  0  8  "DARTERAC"
-//!  8  4  version, 1
-//! 12  4  number of proofs, then of public repositories (16), then of places (20)
-//! 24  …  proofs: repository 32, credential 32, Unix seconds 8
+//!  8  4  version, 2
+//! 12  4  number of proofs, then of public repositories (16), of places (20), of tags (24)
+//! 28  …  proofs: repository 32, credential 32, Unix seconds 8
 //!     …  public repositories: repository 32, Unix seconds 8
 //!     …  places: repository 32, content 32, Unix seconds 8
+//!     …  tags: tag 32, content 32, Unix seconds 8
 //! -32    BLAKE3 of all before
 //! ```
 //! Integers are little-endian.
@@ -24,16 +25,22 @@ use darter_engine::ContentId;
 
 use super::claim::{Claim, Credential, Repository};
 use super::ledger::{PLACES_MAX, PROOFS_MAX, PUBLIC_MAX};
+use super::tags::{TAGS_MAX, Tag};
 
 const MAGIC: &[u8; 8] = b"DARTERAC";
-const VERSION: u32 = 1;
-const HEAD_BYTES: usize = 24;
+const VERSION: u32 = 2;
+const HEAD_BYTES: usize = 28;
 const SUM_BYTES: usize = 32;
 const PROOF_BYTES: usize = 72;
 const PUBLIC_BYTES: usize = 40;
 const PLACE_BYTES: usize = 72;
-const FILE_BYTES_MAX: usize =
-    HEAD_BYTES + PROOFS_MAX * PROOF_BYTES + PUBLIC_MAX * PUBLIC_BYTES + PLACES_MAX * PLACE_BYTES + SUM_BYTES;
+const TAG_BYTES: usize = 72;
+const FILE_BYTES_MAX: usize = HEAD_BYTES
+    + PROOFS_MAX * PROOF_BYTES
+    + PUBLIC_MAX * PUBLIC_BYTES
+    + PLACES_MAX * PLACE_BYTES
+    + TAGS_MAX * TAG_BYTES
+    + SUM_BYTES;
 
 /// Confirmations with their times in Unix seconds.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -44,6 +51,8 @@ pub struct Memory {
     pub public: Vec<(Repository, u64)>,
     /// Contents that were confirmed to be in a repository.
     pub places: Vec<((Repository, ContentId), u64)>,
+    /// What tags named.
+    pub tags: Vec<((Tag, ContentId), u64)>,
 }
 
 impl Memory {
@@ -52,7 +61,7 @@ impl Memory {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
-        for count in [self.proofs.len(), self.public.len(), self.places.len()] {
+        for count in [self.proofs.len(), self.public.len(), self.places.len(), self.tags.len()] {
             bytes.extend_from_slice(&(count as u32).to_le_bytes());
         }
         for (Claim { repository, credential }, at_s) in &self.proofs {
@@ -63,6 +72,9 @@ impl Memory {
         }
         for ((repository, id), at_s) in &self.places {
             put(&mut bytes, &[repository.as_bytes(), id.as_bytes()], *at_s);
+        }
+        for ((tag, id), at_s) in &self.tags {
+            put(&mut bytes, &[tag.as_bytes(), id.as_bytes()], *at_s);
         }
         let sum = blake3::hash(&bytes);
         bytes.extend_from_slice(sum.as_bytes());
@@ -75,8 +87,10 @@ impl Memory {
         let (head, mut rest) = body.split_at_checked(HEAD_BYTES)?;
         let is_whole =
             head.starts_with(MAGIC) && u32_at(head, 8) == VERSION && blake3::hash(body) == *array(sum)?;
-        let [proofs, public, places] = [12, 16, 20].map(|at| u32_at(head, at) as usize);
-        if !is_whole || proofs > PROOFS_MAX || public > PUBLIC_MAX || places > PLACES_MAX {
+        let [proofs, public, places, tags] = [12, 16, 20, 24].map(|at| u32_at(head, at) as usize);
+        let is_bounded =
+            proofs <= PROOFS_MAX && public <= PUBLIC_MAX && places <= PLACES_MAX && tags <= TAGS_MAX;
+        if !is_whole || !is_bounded {
             return None;
         }
         let mut memory = Self::default();
@@ -95,6 +109,10 @@ impl Memory {
         for _ in 0..places {
             let place = (Repository::from_bytes(take(&mut rest)?), ContentId::from_bytes(take(&mut rest)?));
             memory.places.push((place, take_u64(&mut rest)?));
+        }
+        for _ in 0..tags {
+            let named = (Tag::from_bytes(take(&mut rest)?), ContentId::from_bytes(take(&mut rest)?));
+            memory.tags.push((named, take_u64(&mut rest)?));
         }
         rest.is_empty().then_some(memory)
     }
@@ -169,13 +187,16 @@ mod tests {
         });
         let place = any::<([u8; 32], [u8; 32])>()
             .prop_map(|(repository, id)| (Repository::from_bytes(repository), ContentId::from_bytes(id)));
+        let tag = any::<([u8; 32], [u8; 32])>()
+            .prop_map(|(tag, id)| (Tag::from_bytes(tag), ContentId::from_bytes(id)));
         let repository = any::<[u8; 32]>().prop_map(Repository::from_bytes);
         (
             prop::collection::vec((claim, any::<u64>()), 0..4),
             prop::collection::vec((repository, any::<u64>()), 0..4),
             prop::collection::vec((place, any::<u64>()), 0..4),
+            prop::collection::vec((tag, any::<u64>()), 0..4),
         )
-            .prop_map(|(proofs, public, places)| Memory { proofs, public, places })
+            .prop_map(|(proofs, public, places, tags)| Memory { proofs, public, places, tags })
     }
 
     proptest! {

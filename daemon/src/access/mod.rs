@@ -11,6 +11,7 @@
 mod claim;
 mod ledger;
 pub mod memory;
+mod tags;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -26,6 +27,7 @@ pub use self::claim::{Claim, Credential, Repository, repository_name};
 pub use self::ledger::Lasting;
 use self::ledger::{Clock, Ledger, Renewal, Standing};
 use self::memory::Memory;
+pub use self::tags::Tag;
 use crate::fetch::{FetchError, Patience};
 use crate::origin::challenge::BearerChallenge;
 use crate::origin::{Origin, Target, Verdict};
@@ -204,6 +206,16 @@ impl Access {
     /// The registry has refused this target this content.
     pub fn refuse(&self, target: &Target, id: &ContentId, verdict: &Arc<Verdict>) {
         self.ledger_mut().refuse(target.claim(), *id, &target.scope(), verdict.clone(), Instant::now());
+    }
+
+    /// The registry has said what the tag that this target asks for names.
+    pub fn note_tag(&self, target: &Target, id: ContentId) {
+        self.ledger_mut().note_tag(Tag::of(target), id, Instant::now());
+    }
+
+    /// What the tag named when its registry was last asked, if that was within the grace.
+    pub fn tag_named_last(&self, target: &Target) -> Option<ContentId> {
+        self.ledger().tag_named_last(&Tag::of(target), Instant::now())
     }
 
     /// The registry did not answer. True if the target's claim is let in all the same, within the grace.

@@ -75,7 +75,7 @@ async fn ask(front: &Front, target: &Target) -> Result<OriginHead, OriginError> 
 /// What the tag named last, for a reader who may read that while the registry is down.
 fn named_last(front: &Front, target: &Target) -> Option<ContentId> {
     let access = &front.sources.access;
-    front.shared.tags.last(target, access.grace()).filter(|id| access.holds_while_down(target, id))
+    access.tag_named_last(target).filter(|id| access.holds_while_down(target, id))
 }
 
 /// Whether the registry has not answered the question.
@@ -90,7 +90,7 @@ impl Front {
         let id = digest.and_then(digest_of);
         self.sources.access.prove(&self.origin, target, id.as_ref());
         if let Some(id) = id {
-            self.shared.tags.note(target, id, self.sources.access.grace());
+            self.sources.access.note_tag(target, id);
         }
         id
     }

@@ -15,7 +15,6 @@ pub mod range;
 pub mod reader;
 mod realms;
 pub mod route;
-mod tags;
 pub mod trouble;
 mod welcome;
 
@@ -37,7 +36,6 @@ use self::range::Wanted;
 use self::reader::Sources;
 use self::realms::Realms;
 use self::route::{Errand, Kind, Route, Routing, What};
-use self::tags::Tags;
 use self::trouble::Trouble;
 use self::welcome::Welcomes;
 use crate::fetch::FetchError;
@@ -49,7 +47,6 @@ use crate::policy::Policy;
 /// What the fronts of all shards know together.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
-    tags: Tags,
     realms: Realms,
     welcomes: Welcomes,
     heads: Arc<Heads>,
@@ -215,7 +212,7 @@ impl Front {
         let grace = self.sources.access.grace();
         let (id, kind) = match what {
             What::Content { id, kind } if is_head => (id, kind),
-            What::Tag if is_head => (self.shared.tags.last(target, grace)?, Kind::Manifest),
+            What::Tag if is_head => (self.sources.access.tag_named_last(target)?, Kind::Manifest),
             What::Other if Welcomes::is_base(target) => return self.shared.welcomes.last(target, grace),
             _ => return None,
         };
