@@ -297,6 +297,18 @@ fn refusals_are_told_as_what_they_are() {
     assert!(!refused.err.contains(['\x1b', '\x07']), "{refused:?}");
 }
 
+/// What somebody has to change is not tried five times, and leaves nothing behind.
+#[test]
+fn a_registry_that_the_daemon_may_not_ask_is_told_at_once() {
+    let (origin, unknown) = (Origin::start(), Origin::start());
+    let blob = unknown.blob(1, 100);
+    let daemon = daemon(&origin);
+    let tap = OneAnswer::tap(daemon.front());
+    let getter = Getter::new(tap.address);
+    getter.get(&[&url(&unknown, &blob)]).failed(1, &["502", "the daemon answers", "proxy.allowedRegistries"]);
+    assert_eq!((tap.heads().len(), getter.names()), (1, vec![]));
+}
+
 #[test]
 fn a_place_that_cannot_be_written_to_is_told() {
     let origin = Origin::start();

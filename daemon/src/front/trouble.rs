@@ -10,6 +10,7 @@ use super::body::AnswerBody;
 use super::route::RouteError;
 use crate::fetch::FetchError;
 use crate::metrics::Source;
+use crate::origin::OriginError;
 
 /// What went wrong before the headers of an answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -48,6 +49,17 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// Whether the same request may get another answer in a moment. Else something must be changed first, which the
+    /// message names.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Late | Self::Busy | Self::Gone => true,
+            Self::Fetch(FetchError::Busy | FetchError::Verdict(_)) => true,
+            Self::Fetch(FetchError::Origin(error)) => matches!(error, OriginError::Unreachable { .. }),
+            _ => false,
+        }
+    }
+
     /// The answer, and whose it is. A verdict of the origin is passed on; everything else is marked as the proxy's.
     pub fn answer(&self) -> (Response<AnswerBody>, Source) {
         let status = match self {
@@ -87,6 +99,9 @@ impl Trouble {
         let mut answer = Response::new(AnswerBody::full(Bytes::from(format!("darter: {self}\n"))));
         *answer.status_mut() = status;
         let headers = answer.headers_mut();
+        if self.may_pass() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         headers.insert("x-dragonfly-error-type", HeaderValue::from_static("proxy"));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         (answer, Source::Own)

@@ -149,7 +149,10 @@ async fn try_once(
     }
     let answer = match session.get(&wanted.url, &headers).await {
         Ok(answer) => answer,
-        Err(Trying::No(error)) => return Err(error),
+        Err(Trying::No(error)) => {
+            part.discard_if_empty();
+            return Err(error);
+        }
         Err(Trying::Again(cut, pause)) => return Ok(Tried { part, restarted: false, cut: Some(cut), pause }),
     };
     let begins = match Begins::read(&answer, kept) {

@@ -177,6 +177,13 @@ impl Part {
         Ok(())
     }
 
+    /// Nothing of it will come.
+    pub(super) fn discard_if_empty(self) {
+        if self.bytes() == 0 {
+            self.discard();
+        }
+    }
+
     /// It is good for nothing.
     pub(super) fn discard(self) {
         remove(&part_path(&self.path));

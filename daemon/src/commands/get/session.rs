@@ -210,6 +210,8 @@ impl Session {
             _ if ours && body.contains(&Trouble::WrongDigest.to_string()) => {
                 Trying::No(CommandError::WrongBytes(message))
             }
+            // The daemon tells when to come back, unless something must be changed first.
+            StatusCode::BAD_GATEWAY if ours && pause.is_none() => Trying::No(CommandError::Failed(message)),
             StatusCode::TOO_MANY_REQUESTS
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::BAD_GATEWAY
