@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statfs, statvfs};
 
 use crate::clock;
+use crate::device::Device;
 use crate::format::{Geometry, HEADER_BYTES, Header, HeaderError, SESSION_OFFSET, Session};
 use crate::slab::Slab;
 
@@ -130,7 +131,7 @@ pub enum OpenError {
 pub(crate) struct Directory {
     pub(crate) header: Header,
     pub(crate) session: Session,
-    pub(crate) records: File,
+    pub(crate) records: Device,
     pub(crate) slabs: Vec<Arc<Slab>>,
     /// Something an operator should know about the file system.
     pub(crate) warning: Option<&'static str>,
@@ -176,7 +177,14 @@ impl Directory {
         let slabs = (0..header.geometry.slabs())
             .map(|slab| open_slab(&store, slab, header.geometry.slots_of_slab(slab)).map(Arc::new))
             .collect::<Result<_, _>>()?;
-        Ok(Self { header, session, records, slabs, warning: file_system_warning(data_dir), lock })
+        Ok(Self {
+            header,
+            session,
+            records: records.into(),
+            slabs,
+            warning: file_system_warning(data_dir),
+            lock,
+        })
     }
 }
 

@@ -92,7 +92,7 @@ impl FreeSlots {
             .unwrap_or_else(|| unreachable!("the caller has counted a free slot"))
     }
 
-    fn contains(&self, slot: u32) -> bool {
+    pub(crate) fn contains(&self, slot: u32) -> bool {
         self.words[(slot / 64) as usize] & 1 << (slot % 64) != 0
     }
 }

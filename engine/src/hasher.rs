@@ -43,6 +43,12 @@ impl HasherQueue {
         self.wake.notify_one();
     }
 
+    /// The content whose turn it is, if one waits for it.
+    #[cfg(test)]
+    pub(crate) fn try_next(&self) -> Option<Arc<Content>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).contents.pop_front()
+    }
+
     fn next(&self) -> Option<Arc<Content>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -60,16 +66,21 @@ impl HasherQueue {
 pub(crate) fn run(inner: &Arc<Inner>) {
     crate::keeper::lower_priority();
     while let Some(content) = inner.hasher.next() {
-        content.frontier.leave_queue();
-        let read = |block| inner.read_blocking(&content, block).ok();
-        match content.frontier.advance(content.layout(), &content.id(), BLOCKS_PER_TURN, read) {
-            Advance::Passed => passed(inner, &content),
-            Advance::Wrong => wrong(inner, &content),
-            Advance::Pending if content.frontier.goes_on() => inner.hasher.enqueue(&content),
-            Advance::Pending => {}
-        }
-        content.notify_changed();
+        turn(inner, &content);
     }
+}
+
+/// One content's turn.
+pub(crate) fn turn(inner: &Arc<Inner>, content: &Arc<Content>) {
+    content.frontier.leave_queue();
+    let read = |block| inner.read_blocking(content, block).ok();
+    match content.frontier.advance(content.layout(), &content.id(), BLOCKS_PER_TURN, read) {
+        Advance::Passed => passed(inner, content),
+        Advance::Wrong => wrong(inner, content),
+        Advance::Pending if content.frontier.goes_on() => inner.hasher.enqueue(content),
+        Advance::Pending => {}
+    }
+    content.notify_changed();
 }
 
 fn passed(inner: &Arc<Inner>, content: &Arc<Content>) {

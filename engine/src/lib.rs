@@ -14,6 +14,7 @@ pub mod buffer;
 mod clock;
 pub mod content;
 pub mod content_id;
+mod device;
 mod directory;
 mod eviction;
 mod fault;
@@ -27,6 +28,8 @@ pub mod layout;
 mod page_tables;
 mod records;
 pub mod ring;
+#[cfg(test)]
+mod simulation;
 mod slab;
 mod slot;
 pub mod store;

@@ -46,7 +46,6 @@ fn parse(status: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::FileExt;
 
     #[test]
     fn the_line_is_found() {

@@ -2,10 +2,9 @@
 //!
 //! Used by the keeper's thread only, with blocking calls.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
+use crate::device::Device;
 use crate::format::{
     CONTENT_RECORD_BYTES, ContentRecord, Copy, Geometry, Header, SESSION_OFFSET, SLOT_RECORD_BYTES, Session,
     SlotRecord,
@@ -17,7 +16,7 @@ const RECORDS_PER_READ: u32 = 4096;
 /// The file with what is known of it in memory: two bits for each record.
 #[derive(Debug)]
 pub(crate) struct Records {
-    file: File,
+    device: Device,
     geometry: Geometry,
     store_id: u64,
     sequence: u64,
@@ -26,10 +25,10 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    pub(crate) fn new(file: File, header: &Header) -> Self {
+    pub(crate) fn new(device: Device, header: &Header) -> Self {
         let geometry = header.geometry;
         Self {
-            file,
+            device,
             geometry,
             store_id: header.store_id,
             sequence: 0,
@@ -81,7 +80,7 @@ impl Records {
             let here = RECORDS_PER_READ.min(count - first);
             for (chunk, copy) in chunks.iter_mut().zip([Copy::A, Copy::B]) {
                 chunk.resize(here as usize * BYTES, 0);
-                read_what_can_be_read(&self.file, chunk, offset(self.geometry, copy, first));
+                read_what_can_be_read(&self.device, chunk, offset(self.geometry, copy, first));
             }
             for index in 0..here {
                 let record = |chunk: &[u8]| {
@@ -107,7 +106,7 @@ impl Records {
         let newest = &mut self.newest_content[record.index as usize];
         *newest = newest.other();
         let offset = self.geometry.content_offset(*newest, record.index);
-        self.file.write_all_at(&record.encode(self.store_id), offset)
+        self.device.write_all_at(&record.encode(self.store_id), offset)
     }
 
     /// Writes a slot's record to the place that does not hold its newest one. Durable after [`Self::sync`].
@@ -116,24 +115,24 @@ impl Records {
         let newest = &mut self.newest_slot[record.index as usize];
         *newest = newest.other();
         let offset = self.geometry.slot_offset(*newest, record.index);
-        self.file.write_all_at(&record.encode(self.store_id), offset)
+        self.device.write_all_at(&record.encode(self.store_id), offset)
     }
 
     /// The newest record of a slot, if there is a valid one.
     pub(crate) fn read_slot(&self, index: u32) -> io::Result<Option<SlotRecord>> {
         let mut bytes = [0; SLOT_RECORD_BYTES];
         let newest = self.newest_slot[index as usize];
-        self.file.read_exact_at(&mut bytes, self.geometry.slot_offset(newest, index))?;
+        self.device.read_exact_at(&mut bytes, self.geometry.slot_offset(newest, index))?;
         Ok(SlotRecord::decode(&bytes, index, self.store_id))
     }
 
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.device.sync_data()
     }
 
     pub(crate) fn write_session(&self, session: Session) -> io::Result<()> {
-        self.file.write_all_at(&session.encode(self.store_id), SESSION_OFFSET)?;
-        self.file.sync_data()
+        self.device.write_all_at(&session.encode(self.store_id), SESSION_OFFSET)?;
+        self.device.sync_data()
     }
 
     pub(crate) fn sequence(&self) -> u64 {
@@ -147,13 +146,13 @@ impl Records {
 }
 
 /// Fills the buffer. Where the disk refuses, by pages: a bad one reads as zeros, which are no records.
-fn read_what_can_be_read(file: &File, buffer: &mut [u8], offset: u64) {
+fn read_what_can_be_read(device: &Device, buffer: &mut [u8], offset: u64) {
     const PAGE_BYTES: usize = 4096;
-    if file.read_exact_at(buffer, offset).is_ok() {
+    if device.read_exact_at(buffer, offset).is_ok() {
         return;
     }
     for (page, at) in buffer.chunks_mut(PAGE_BYTES).zip((offset..).step_by(PAGE_BYTES)) {
-        if let Err(error) = file.read_exact_at(page, at) {
+        if let Err(error) = device.read_exact_at(page, at) {
             tracing::warn!(at, %error, "a page of records cannot be read; its pieces are fetched again");
             page.fill(0);
         }
@@ -164,6 +163,8 @@ fn read_what_can_be_read(file: &File, buffer: &mut [u8], offset: u64) {
 mod tests {
     use super::*;
     use crate::content_id::ContentId;
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
 
     fn record(index: u32, piece: u32) -> SlotRecord {
         SlotRecord {
@@ -183,7 +184,7 @@ mod tests {
 
     fn load(file: &File, header: &Header) -> Vec<SlotRecord> {
         let mut slots = vec![];
-        Records::new(file.try_clone().unwrap(), header).load(|_| {}, |slot| slots.push(slot));
+        Records::new(file.try_clone().unwrap().into(), header).load(|_| {}, |slot| slots.push(slot));
         slots
     }
 
@@ -193,7 +194,7 @@ mod tests {
             Header { geometry: Geometry::for_capacity(16 << 20).unwrap(), store_id: 5, made_at_s: 0 };
         let file = tempfile::tempfile().unwrap();
         file.set_len(header.geometry.records_bytes()).unwrap();
-        let mut records = Records::new(file.try_clone().unwrap(), &header);
+        let mut records = Records::new(file.try_clone().unwrap().into(), &header);
         records.write_slot(record(9, 1)).unwrap();
         records.write_slot(record(9, 2)).unwrap();
         assert_eq!(load(&file, &header)[0].piece, 2);
@@ -210,7 +211,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(header.geometry.records_bytes()).unwrap();
         for piece in 1..6 {
-            let mut records = Records::new(file.try_clone().unwrap(), &header);
+            let mut records = Records::new(file.try_clone().unwrap().into(), &header);
             records.load(|_| {}, |_| {});
             records.write_slot(record(9, piece)).unwrap();
             assert_eq!(records.sequence(), u64::from(piece));

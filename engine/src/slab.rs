@@ -14,7 +14,7 @@
 //! [`fault`]: crate::fault
 #![allow(unsafe_code, reason = "mappings of slabs; each block names its invariant")]
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -25,8 +25,11 @@ use bytes::Bytes;
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 use rustix::fs::{Advice as FileAdvice, FallocateFlags, fadvise, fallocate};
 
+use crate::device::Device;
 use crate::fault::Contained;
 use crate::layout::PIECE_BYTES;
+#[cfg(test)]
+use crate::simulation::SimulatedFile;
 use crate::slot::Leases;
 
 const PAGE_BYTES: usize = 4096;
@@ -35,11 +38,23 @@ const _: () = assert!((PIECE_BYTES as usize).is_multiple_of(PAGE_BYTES));
 /// A mapped slab.
 #[derive(Debug)]
 pub(crate) struct Slab {
-    file: Arc<File>,
-    send: MmapRaw,
-    load: Contained,
+    file: Arc<Device>,
+    maps: Maps,
+    bytes: usize,
     out_of_service: AtomicBool,
     failed: AtomicBool,
+}
+
+/// The slab's file in memory.
+#[derive(Debug)]
+enum Maps {
+    Kernel {
+        send: MmapRaw,
+        load: Contained,
+    },
+    /// A simulated file says itself what a look at its memory finds.
+    #[cfg(test)]
+    Simulated(SimulatedFile),
 }
 
 impl Slab {
@@ -57,24 +72,40 @@ impl Slab {
         fallocate(&file, FallocateFlags::empty(), 0, slab_bytes(slots))?;
         // Populating one block brought in 2 MiB: readahead must not act on what one small range wants.
         fadvise(&file, 0, None, FileAdvice::Random)?;
+        let bytes = slab_bytes(slots) as usize;
         let map = || -> io::Result<MmapRaw> {
-            let map = MmapOptions::new().len(slab_bytes(slots) as usize).map_raw_read_only(&file)?;
+            let map = MmapOptions::new().len(bytes).map_raw_read_only(&file)?;
             map.advise(Advice::DontFork)?;
             Ok(map)
         };
-        let (send, load) = (map()?, Contained::new(map()?)?);
+        let maps = Maps::Kernel { send: map()?, load: Contained::new(map()?)? };
+        Ok(Self::of(file.into(), maps, bytes))
+    }
+
+    /// A slab of a simulated disk.
+    #[cfg(test)]
+    pub(crate) fn simulated(file: SimulatedFile) -> Self {
+        let bytes = file.length_bytes() as usize;
+        Self::of(Device::Simulated(file.clone()), Maps::Simulated(file), bytes)
+    }
+
+    fn of(file: Device, maps: Maps, bytes: usize) -> Self {
         let (out_of_service, failed) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { file: Arc::new(file), send, load, out_of_service, failed })
+        Self { file: Arc::new(file), maps, bytes, out_of_service, failed }
     }
 
     /// The file, for reads and writes by ring or pool.
-    pub(crate) fn file(&self) -> &Arc<File> {
+    pub(crate) fn file(&self) -> &Arc<Device> {
         &self.file
     }
 
     /// Whether every page of the range is in memory: 3 µs for 4 MiB.
     pub(crate) fn resident(&self, range: Range<usize>) -> bool {
-        let load = self.load.map();
+        let load = match &self.maps {
+            Maps::Kernel { load, .. } => load.map(),
+            #[cfg(test)]
+            Maps::Simulated(file) => return file.resident(range),
+        };
         let first = range.start / PAGE_BYTES * PAGE_BYTES;
         let last = range.end.min(load.len());
         if first >= last {
@@ -96,8 +127,12 @@ impl Slab {
     /// crc32 of a range, read through the LOAD mapping. Where the file has gone from beneath it, that of other bytes,
     /// and [`Self::has_failed`] says so.
     pub(crate) fn crc32(&self, range: Range<usize>) -> u32 {
-        let load = self.load.map();
-        assert!(range.start <= range.end && range.end <= load.len());
+        assert!(range.start <= range.end && range.end <= self.bytes);
+        let load = match &self.maps {
+            Maps::Kernel { load, .. } => load.map(),
+            #[cfg(test)]
+            Maps::Simulated(file) => return file.crc32(range),
+        };
         // SAFETY: the range lies inside the LOAD mapping, which lives as long as `self`. The bytes belong to blocks
         // that are present, which nobody here writes while the caller holds their lease. If somebody else cuts the
         // file short, the fault is contained and the rest is summed over zeros; the slice ends with this call.
@@ -107,13 +142,22 @@ impl Slab {
 
     /// Lends a range of the SEND mapping for as long as the leases live.
     pub(crate) fn lend(self: &Arc<Self>, range: Range<usize>, leases: Leases) -> Bytes {
-        assert!(range.start <= range.end && range.end <= self.send.len());
+        assert!(range.start <= range.end && range.end <= self.bytes);
+        #[cfg(test)]
+        if let Maps::Simulated(file) = &self.maps {
+            return file.lend(range, leases);
+        }
         Bytes::from_owner(Lent { slab: self.clone(), range, _leases: leases })
     }
 
     /// Unmaps the pages of both mappings; whoever touches one next maps it again.
     pub(crate) fn let_go_of_pages(&self) -> io::Result<()> {
-        for map in [&self.send, self.load.map()] {
+        let (send, load) = match &self.maps {
+            Maps::Kernel { send, load } => (send, load.map()),
+            #[cfg(test)]
+            Maps::Simulated(_) => return Ok(()),
+        };
+        for map in [send, load] {
             // SAFETY: nothing was written through these mappings, which are read-only: a page that is touched again
             // has the file's bytes as before, or zeros where the mapping was covered.
             unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed)? };
@@ -129,7 +173,12 @@ impl Slab {
     /// Whether the file has gone from beneath the mappings, in part or whole. Nothing in it is believed until the
     /// next start, whatever has become of the file since.
     pub(crate) fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire) || self.load.has_failed()
+        let load_has_failed = match &self.maps {
+            Maps::Kernel { load, .. } => load.has_failed(),
+            #[cfg(test)]
+            Maps::Simulated(file) => file.has_failed(),
+        };
+        self.failed.load(Ordering::Acquire) || load_has_failed
     }
 
     /// The file was found to have gone.
@@ -140,8 +189,7 @@ impl Slab {
     /// Fails the slab if its file is no longer of full length: a look of less than a microsecond. False if it has
     /// failed, now or before.
     pub(crate) fn is_whole(&self) -> bool {
-        if !self.has_failed() && self.file.metadata().is_ok_and(|found| found.len() < self.send.len() as u64)
-        {
+        if !self.has_failed() && self.file.length_bytes().is_ok_and(|found| found < self.bytes as u64) {
             self.fail();
         }
         !self.has_failed()
@@ -151,18 +199,23 @@ impl Slab {
     /// whoever still holds slices of it and even if the file grows again. All of it is, if the file is of full length
     /// and nobody knows what was cut.
     pub(crate) fn seal(&self) -> io::Result<()> {
-        let found_bytes = self.file.metadata()?.len();
-        let whole = found_bytes >= self.send.len() as u64;
+        let send = match &self.maps {
+            Maps::Kernel { send, .. } => send,
+            #[cfg(test)]
+            Maps::Simulated(_) => return Ok(()),
+        };
+        let found_bytes = self.file.length_bytes()?;
+        let whole = found_bytes >= self.bytes as u64;
         let first = if whole { 0 } else { found_bytes as usize / PAGE_BYTES * PAGE_BYTES };
-        if first >= self.send.len() {
+        if first >= self.bytes {
             return Ok(());
         }
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
         // SAFETY: the range is the end of the SEND mapping, which lives as long as `self` and unmaps these pages with
         // its others. Only the kernel reads them, on behalf of sockets, and finds EFAULT as behind a file's end.
         let sealed = unsafe {
-            let start = self.send.as_mut_ptr().add(first).cast();
-            libc::mmap(start, self.send.len() - first, libc::PROT_NONE, flags, -1, 0)
+            let start = send.as_mut_ptr().add(first).cast();
+            libc::mmap(start, self.bytes - first, libc::PROT_NONE, flags, -1, 0)
         };
         if sealed == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
@@ -186,18 +239,22 @@ struct Lent {
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
+        let send = match &self.slab.maps {
+            Maps::Kernel { send, .. } => send,
+            #[cfg(test)]
+            Maps::Simulated(_) => unreachable!("a simulated file lends its own"),
+        };
         // SAFETY: `lend` checked the range against the mapping's length, and `slab` keeps the mapping alive.
         // The leases keep the slots from being given to anyone else, and a present block is never written
         // again in its generation, so these bytes do not change while `self` lives. Those of a file that somebody
         // cuts short go away: whoever is lent them only hands them to the kernel, which finds EFAULT.
-        unsafe { std::slice::from_raw_parts(self.slab.send.as_ptr().add(self.range.start), self.range.len()) }
+        unsafe { std::slice::from_raw_parts(send.as_ptr().add(self.range.start), self.range.len()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::FileExt;
 
     #[test]
     fn what_is_written_to_the_file_is_seen_in_both_mappings() {

@@ -39,6 +39,7 @@ impl Copy {
 pub struct Geometry {
     slots: u32,
     contents: u32,
+    slots_per_slab: u32,
 }
 
 impl Geometry {
@@ -60,7 +61,13 @@ impl Geometry {
     /// From the numbers of a header; `None` if they are out of bounds.
     pub(super) fn of(slots: u32, contents: u32) -> Option<Self> {
         let valid = (SLOTS_MIN..u32::MAX).contains(&slots) && (SLOTS_MIN..=slots).contains(&contents);
-        valid.then_some(Self { slots, contents })
+        valid.then_some(Self { slots, contents, slots_per_slab: SLOTS_PER_SLAB })
+    }
+
+    /// A store far below the bounds, in which a few steps meet each other.
+    #[cfg(test)]
+    pub(crate) fn tiny(slots: u32, contents: u32, slots_per_slab: u32) -> Self {
+        Self { slots, contents, slots_per_slab }
     }
 
     /// Number of slots.
@@ -80,12 +87,28 @@ impl Geometry {
 
     /// Number of slabs.
     pub fn slabs(self) -> u32 {
-        self.slots.div_ceil(SLOTS_PER_SLAB)
+        self.slots.div_ceil(self.slots_per_slab)
     }
 
     /// Slots of one slab: 4096, fewer in the last.
     pub fn slots_of_slab(self, slab: u32) -> u32 {
-        self.slots.saturating_sub(slab.saturating_mul(SLOTS_PER_SLAB)).min(SLOTS_PER_SLAB)
+        self.slots.saturating_sub(slab.saturating_mul(self.slots_per_slab)).min(self.slots_per_slab)
+    }
+
+    /// The slots of one slab.
+    pub fn slots_in_slab(self, slab: u32) -> std::ops::Range<u32> {
+        let first = slab.saturating_mul(self.slots_per_slab);
+        first..first + self.slots_of_slab(slab)
+    }
+
+    /// The slab that a slot is in.
+    pub fn slab_of(self, slot: u32) -> u32 {
+        slot / self.slots_per_slab
+    }
+
+    /// First byte of a slot in its slab.
+    pub fn offset_in_slab(self, slot: u32) -> u64 {
+        u64::from(slot % self.slots_per_slab) * u64::from(PIECE_BYTES)
     }
 
     /// Length of the `records` file.

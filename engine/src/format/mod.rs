@@ -14,4 +14,4 @@ pub use geometry::{Copy, Geometry};
 pub use header::{FORMAT_VERSION, HEADER_BYTES, Header, HeaderError, Session};
 pub use slot_record::{SLOT_RECORD_BYTES, SlotRecord};
 
-pub(crate) use geometry::{SESSION_OFFSET, SLOTS_PER_SLAB};
+pub(crate) use geometry::SESSION_OFFSET;

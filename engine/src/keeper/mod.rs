@@ -16,18 +16,18 @@
 mod evictor;
 mod queue;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::content::Content;
 use crate::content_id::ContentId;
-use crate::format::{SLOTS_PER_SLAB, Session, SlotRecord};
+use crate::format::{Session, SlotRecord};
 use crate::page_tables::{self, PAGE_TABLES_BYTES_MAX};
 use crate::records::Records;
 use crate::slot::{SlotIndex, SlotState};
@@ -59,57 +59,77 @@ pub(crate) struct Keeper {
     /// Set by the first record that could not be written: what is on disk stays as it is from then on.
     failed: Option<FlushError>,
     /// Nothing could be evicted a moment ago: no search before then.
-    rest_until: Option<Instant>,
+    rest_until: Option<Duration>,
     /// Slabs whose pieces were given up because they failed.
     given_up_slabs: BTreeSet<u32>,
+    committed_at: Duration,
+    expired_at: Duration,
 }
 
 impl Keeper {
     /// `releasing`: slots that the records give to contents that are not there.
     pub(crate) fn new(inner: Arc<Inner>, records: Records, releasing: Vec<SlotIndex>) -> Self {
-        Self { inner, records, releasing, failed: None, rest_until: None, given_up_slabs: BTreeSet::new() }
+        let now = clock::elapsed();
+        Self {
+            inner,
+            records,
+            releasing,
+            failed: None,
+            rest_until: None,
+            given_up_slabs: BTreeSet::new(),
+            committed_at: now,
+            expired_at: now,
+        }
     }
 
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(&mut self) {
         lower_priority();
-        let (mut committed, mut expired) = (Instant::now(), Instant::now());
         loop {
             let timeout = if self.releasing.is_empty() { COMMIT_EVERY } else { LEASED_RETRY };
-            let mut news = self.inner.keeper.wait(timeout);
-            let stop = news.stop;
-            let room_wanted = news.room_wanted.take().unwrap_or(0);
-            news.slab_failed = false;
-            let commit = stop || !news.flushes.is_empty() || committed.elapsed() >= COMMIT_EVERY;
-            let batch = commit.then(|| Batch {
-                written: std::mem::take(&mut news.written),
-                contents: std::mem::take(&mut news.contents),
-                flushes: std::mem::take(&mut news.flushes),
-            });
-            drop(news);
-            self.give_up_failed_slabs(commit);
-            let released = std::mem::take(&mut self.inner.keeper.news().released);
-            self.releasing.extend(released);
-            self.make_room(room_wanted);
-            self.make_places();
-            self.settle_released();
-            if let Some(batch) = batch {
-                self.commit(batch);
-                committed = Instant::now();
-            }
-            if expired.elapsed() >= EXPIRE_EVERY {
-                self.expire();
-                page_tables::bound(&self.inner.slabs, PAGE_TABLES_BYTES_MAX);
-                expired = Instant::now();
-            }
-            if stop {
-                return self.stop();
+            self.inner.keeper.wait(timeout);
+            if !self.pass() {
+                return;
             }
         }
     }
 
+    /// One pass over what is to be done now. False after the last one: the store is closed.
+    pub(crate) fn pass(&mut self) -> bool {
+        let mut news = self.inner.keeper.news();
+        let stop = news.stop;
+        let room_wanted = news.room_wanted.take().unwrap_or(0);
+        news.slab_failed = false;
+        let commit = stop || !news.flushes.is_empty() || is_over(self.committed_at, COMMIT_EVERY);
+        let batch = commit.then(|| Batch {
+            written: std::mem::take(&mut news.written),
+            contents: std::mem::take(&mut news.contents),
+            flushes: std::mem::take(&mut news.flushes),
+        });
+        drop(news);
+        self.give_up_failed_slabs(commit);
+        let released = std::mem::take(&mut self.inner.keeper.news().released);
+        self.releasing.extend(released);
+        self.make_room(room_wanted);
+        self.make_places();
+        self.settle_released();
+        if let Some(batch) = batch {
+            self.commit(batch);
+            self.committed_at = clock::elapsed();
+        }
+        if is_over(self.expired_at, EXPIRE_EVERY) {
+            self.expire();
+            page_tables::bound(&self.inner.slabs, PAGE_TABLES_BYTES_MAX);
+            self.expired_at = clock::elapsed();
+        }
+        if stop {
+            self.stop();
+        }
+        !stop
+    }
+
     /// Evicts until twice the low water mark, and what is wanted, is free or about to be.
     fn make_room(&mut self, wanted: usize) {
-        if self.rest_until.is_some_and(|rest_until| Instant::now() < rest_until) {
+        if self.rest_until.is_some_and(|rest_until| clock::elapsed() < rest_until) {
             return;
         }
         self.rest_until = None;
@@ -136,7 +156,7 @@ impl Keeper {
             room.queues.evict(missing.min(EVICTED_PER_LOCK), &evictor);
             let evicted = evictor.evicted.into_inner();
             if evicted.is_empty() {
-                self.rest_until = Some(Instant::now() + REST);
+                self.rest_until = Some(clock::elapsed() + REST);
                 return;
             }
             missing = missing.saturating_sub(evicted.len());
@@ -241,7 +261,7 @@ impl Keeper {
         let held = self.synced_blocks(batch);
         let places = self.inner.index.places();
         // A dropped content whose place has a new one already leaves its record to that one.
-        let mut contents: HashMap<u32, &Arc<Content>> = batch
+        let mut contents: BTreeMap<u32, &Arc<Content>> = batch
             .contents
             .iter()
             .filter(|(place, content)| {
@@ -286,16 +306,13 @@ impl Keeper {
     fn synced_blocks<'a>(&self, batch: &'a Batch) -> Vec<(SlotIndex, &'a Written)> {
         let mut by_slab: BTreeMap<u32, Vec<(SlotIndex, &Written)>> = BTreeMap::new();
         for (slot, written) in &batch.written {
-            by_slab.entry(slot / SLOTS_PER_SLAB).or_default().push((SlotIndex(*slot), written));
+            by_slab.entry(self.inner.geometry.slab_of(*slot)).or_default().push((SlotIndex(*slot), written));
         }
         let mut held = Vec::with_capacity(batch.written.len());
-        for (number, mut slots) in by_slab {
+        for (number, slots) in by_slab {
             let slab = &self.inner.slabs[number as usize];
             match slab.file().sync_data() {
-                Ok(()) if slab.in_service() => {
-                    slots.sort_unstable_by_key(|(slot, _)| *slot);
-                    held.extend(slots);
-                }
+                Ok(()) if slab.in_service() => held.extend(slots),
                 Ok(()) => {}
                 Err(error) => {
                     tracing::error!(
@@ -312,9 +329,10 @@ impl Keeper {
     fn retire_slab(&self, slab: u32, unsynced: impl Iterator<Item = SlotIndex>) {
         self.inner.slabs[slab as usize].take_out_of_service();
         let later: Vec<SlotIndex> = {
+            let geometry = self.inner.geometry;
             let mut news = self.inner.keeper.news();
             let on_it: Vec<u32> =
-                news.written.keys().copied().filter(|slot| slot / SLOTS_PER_SLAB == slab).collect();
+                news.written.keys().copied().filter(|slot| geometry.slab_of(*slot) == slab).collect();
             on_it.into_iter().filter_map(|slot| news.written.remove(&slot).map(|_| SlotIndex(slot))).collect()
         };
         unsynced.chain(later).for_each(|slot| self.inner.give_up(slot));
@@ -328,8 +346,7 @@ impl Keeper {
     }
 
     fn slots_of_slab(&self, slab: u32) -> impl Iterator<Item = SlotIndex> + use<> {
-        let first = slab * SLOTS_PER_SLAB;
-        (first..first + self.inner.geometry.slots_of_slab(slab)).map(SlotIndex)
+        self.inner.geometry.slots_in_slab(slab).map(SlotIndex)
     }
 
     /// Gives up all pieces of slabs whose files have gone from beneath them. Readers that meet one before give it up
@@ -424,13 +441,13 @@ impl Keeper {
         failed
     }
 
-    fn stop(mut self) {
+    fn stop(&mut self) {
         let left = {
             let mut news = self.inner.keeper.news();
             news.closed = true;
             std::mem::take(&mut news.flushes)
         };
-        self.commit(Batch { written: HashMap::new(), contents: HashMap::new(), flushes: left });
+        self.commit(Batch { written: BTreeMap::new(), contents: BTreeMap::new(), flushes: left });
         if self.failed.is_none() {
             let session = Session::Stopped { sequence: self.records.sequence() };
             if let Err(error) = self.records.write_session(session) {
@@ -442,9 +459,14 @@ impl Keeper {
 
 /// What one commit makes durable.
 struct Batch {
-    written: HashMap<u32, Written>,
-    contents: HashMap<u32, Arc<Content>>,
+    written: BTreeMap<u32, Written>,
+    contents: BTreeMap<u32, Arc<Content>>,
     flushes: Vec<oneshot::Sender<Result<(), FlushError>>>,
+}
+
+/// Whether so much time has passed since.
+fn is_over(since: Duration, wanted: Duration) -> bool {
+    clock::elapsed().saturating_sub(since) >= wanted
 }
 
 /// Background threads yield to the shards.

@@ -1,6 +1,6 @@
 //! What shards and other threads tell the keeper. Telling never waits for it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,9 +20,9 @@ pub(crate) struct KeeperQueue {
 
 #[derive(Debug, Default)]
 pub(super) struct News {
-    pub(super) written: HashMap<u32, Written>,
+    pub(super) written: BTreeMap<u32, Written>,
     pub(super) released: Vec<SlotIndex>,
-    pub(super) contents: HashMap<u32, Arc<Content>>,
+    pub(super) contents: BTreeMap<u32, Arc<Content>>,
     pub(super) flushes: Vec<oneshot::Sender<Result<(), FlushError>>>,
     pub(super) room_wanted: Option<usize>,
     /// A slab has failed that the keeper may not know of.
@@ -104,10 +104,12 @@ impl KeeperQueue {
     }
 
     /// Waits until something is urgent or the time is over.
-    pub(super) fn wait(&self, timeout: Duration) -> MutexGuard<'_, News> {
+    pub(super) fn wait(&self, timeout: Duration) {
         let idle = |news: &mut News| {
             news.flushes.is_empty() && news.room_wanted.is_none() && !news.slab_failed && !news.stop
         };
-        self.wake.wait_timeout_while(self.news(), timeout, idle).unwrap_or_else(PoisonError::into_inner).0
+        drop(
+            self.wake.wait_timeout_while(self.news(), timeout, idle).unwrap_or_else(PoisonError::into_inner),
+        );
     }
 }

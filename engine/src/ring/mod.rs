@@ -12,13 +12,13 @@ mod pool;
 mod uring;
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::buffer::BlockBuffer;
+use crate::device::Device;
 
 /// What does the I/O of a shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +27,9 @@ pub enum Backend {
     Ring,
     /// preadv and pwritev on tokio's blocking threads.
     Pool,
+    /// A simulated disk's own.
+    #[cfg(test)]
+    Simulated,
 }
 
 impl fmt::Display for Backend {
@@ -34,6 +37,8 @@ impl fmt::Display for Backend {
         f.write_str(match self {
             Self::Ring => "ring",
             Self::Pool => "pool",
+            #[cfg(test)]
+            Self::Simulated => "simulated",
         })
     }
 }
@@ -62,12 +67,14 @@ pub fn run_shard<F: Future>(backend: Backend, future: F) -> io::Result<F::Output
     match backend {
         Backend::Ring => uring::run(future),
         Backend::Pool => pool::run(future),
+        #[cfg(test)]
+        Backend::Simulated => pool::run(future),
     }
 }
 
 /// Bytes on their way to a file, with what must live until they are there.
 pub(crate) struct WriteOp<G> {
-    pub(crate) file: Arc<File>,
+    pub(crate) file: Arc<Device>,
     pub(crate) offset: u64,
     pub(crate) bytes: Vec<Bytes>,
     /// Dropped when the kernel is done, even if nobody waits any more.
@@ -79,12 +86,14 @@ pub(crate) async fn write<G: Send + 'static>(backend: Backend, op: WriteOp<G>) -
     match backend {
         Backend::Ring => uring::write(op).await,
         Backend::Pool => pool::write(op).await,
+        #[cfg(test)]
+        Backend::Simulated => crate::simulation::write(op).await,
     }
 }
 
 /// A read into block buffers, filled one after the other from `offset` on.
 pub(crate) struct ReadOp {
-    pub(crate) file: Arc<File>,
+    pub(crate) file: Arc<Device>,
     pub(crate) offset: u64,
     /// Bytes wanted; the buffers have room for them.
     pub(crate) bytes: usize,
@@ -96,6 +105,8 @@ pub(crate) async fn read(backend: Backend, op: ReadOp) -> io::Result<Vec<BlockBu
     match backend {
         Backend::Ring => uring::read(op).await,
         Backend::Pool => pool::read(op).await,
+        #[cfg(test)]
+        Backend::Simulated => crate::simulation::read(op).await,
     }
 }
 
@@ -110,7 +121,7 @@ mod tests {
     use crate::layout::BLOCK_BYTES;
 
     fn check_round_trip(backend: Backend) {
-        let file = Arc::new(tempfile::tempfile().unwrap());
+        let file = Arc::new(Device::from(tempfile::tempfile().unwrap()));
         let guard = Arc::new(());
         let bytes: Vec<Bytes> = (1..=5u8).map(|fill| Bytes::from(vec![fill; 50_000])).collect();
         let flat: Vec<u8> = bytes.concat();
@@ -150,7 +161,7 @@ mod tests {
             return eprintln!("SKIPPED: a ring is needed");
         }
         for _ in 0..50 {
-            let file = Arc::new(tempfile::tempfile().unwrap());
+            let file = Arc::new(Device::from(tempfile::tempfile().unwrap()));
             let guard = Arc::new(());
             run_shard(Backend::Ring, async {
                 let bytes = vec![Bytes::from(vec![1; 1 << 20])];
@@ -159,7 +170,7 @@ mod tests {
                 tokio::select! { biased; _ = &mut write => {}, () = std::future::ready(()) => {} }
             })
             .unwrap();
-            assert_eq!((Arc::strong_count(&guard), file.metadata().unwrap().len()), (1, 1 << 20));
+            assert_eq!((Arc::strong_count(&guard), file.length_bytes().unwrap()), (1, 1 << 20));
         }
     }
 
@@ -168,7 +179,7 @@ mod tests {
         if Backend::probe().is_err() {
             return eprintln!("SKIPPED: a ring is needed");
         }
-        let file = Arc::new(tempfile::tempfile().unwrap());
+        let file = Arc::new(Device::from(tempfile::tempfile().unwrap()));
         let guard = Arc::new(());
         run_shard(Backend::Ring, async {
             let bytes = vec![Bytes::from(vec![1; 1 << 20])];
@@ -181,6 +192,6 @@ mod tests {
             }
         })
         .unwrap();
-        assert_eq!(file.metadata().unwrap().len(), 1 << 20);
+        assert_eq!(file.length_bytes().unwrap(), 1 << 20);
     }
 }

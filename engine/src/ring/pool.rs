@@ -1,12 +1,12 @@
 //! The same operations with preadv and pwritev on tokio's blocking threads.
 
-use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 
 use rustix::io::{preadv, pwritev};
 
 use super::{ReadOp, WriteOp, short_read};
 use crate::buffer::BlockBuffer;
+use crate::device::Device;
 
 /// Blocking threads of one shard: writes stall for 0.6–0.8 ms, so a few suffice.
 const THREADS_MAX: usize = 8;
@@ -45,7 +45,7 @@ pub(super) async fn read(mut op: ReadOp) -> io::Result<Vec<BlockBuffer>> {
     .await
 }
 
-fn read_blocking(file: &File, buffers: &mut [BlockBuffer], bytes: usize, offset: u64) -> io::Result<()> {
+fn read_blocking(file: &Device, buffers: &mut [BlockBuffer], bytes: usize, offset: u64) -> io::Result<()> {
     let mut left = bytes;
     let mut slices: Vec<IoSliceMut<'_>> = Vec::with_capacity(buffers.len());
     for buffer in buffers {

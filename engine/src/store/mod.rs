@@ -13,6 +13,7 @@ mod write;
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -26,12 +27,12 @@ use crate::content::{Content, ContentSpec, Verification};
 use crate::content_id::{ContentId, Naming, RegistryScope};
 use crate::directory::{Directory, OpenError};
 use crate::eviction::{Resident, S3Fifo};
-use crate::format::{Geometry, SLOTS_PER_SLAB};
+use crate::format::{Geometry, Session};
 use crate::free_slots::FreeSlots;
 use crate::hasher::HasherQueue;
 use crate::index::Index;
 use crate::keeper::{Keeper, KeeperQueue};
-use crate::layout::{BlockIndex, PIECE_BYTES};
+use crate::layout::BlockIndex;
 use crate::records::Records;
 use crate::ring::Backend;
 use crate::slab::Slab;
@@ -99,16 +100,33 @@ impl Store {
     /// Opens the store of a data directory, or makes one, and starts its two threads.
     pub fn open(options: &StoreOptions) -> Result<Self, OpenError> {
         let directory = Directory::open(&options.data_dir, options.capacity_bytes)?;
+        let error = |what| move |source| OpenError::Io { what, path: options.data_dir.clone(), source };
+        let (store, mut keeper) = Self::restored(directory, options).map_err(error("write records of"))?;
+        let hashing = store.inner.clone();
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(body).map_err(error("start a thread for"))
+        };
+        let threads = vec![
+            spawn("darter-keeper", Box::new(move || keeper.run()))?,
+            spawn("darter-hasher", Box::new(move || crate::hasher::run(&hashing)))?,
+        ];
+        *store.inner.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
+        Ok(store)
+    }
+
+    /// The store of open files as their records say it is, with the keeper that is to run beside it.
+    ///
+    /// # Errors
+    /// The session cannot be noted.
+    pub(crate) fn restored(directory: Directory, options: &StoreOptions) -> io::Result<(Self, Keeper)> {
         let header = directory.header;
         let slots = SlotTable::new(header.geometry.slots());
         let index = Index::new(header.geometry);
         let mut room =
             Room { free: FreeSlots::none(slots.len()), queues: S3Fifo::new(header.geometry.slots()) };
         let mut records = Records::new(directory.records, &header);
-        let record_error =
-            |source| OpenError::Io { what: "write records of", path: options.data_dir.clone(), source };
         let orphans = restore::restore(&mut records, &slots, &index, &mut room);
-        records.write_session(crate::format::Session::InUse).map_err(record_error)?;
+        records.write_session(Session::InUse)?;
         let inner = Arc::new(Inner {
             geometry: header.geometry,
             slabs: directory.slabs,
@@ -123,25 +141,12 @@ impl Store {
             pool: BlockPool::new(options.pool_blocks),
             backend: options.backend,
             warning: directory.warning,
-            clean_start: matches!(directory.session, crate::format::Session::Stopped { .. }),
+            clean_start: matches!(directory.session, Session::Stopped { .. }),
             threads: Mutex::default(),
             _directory_lock: directory.lock,
         });
         let keeper = Keeper::new(inner.clone(), records, orphans);
-        let hashing = inner.clone();
-        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.into()).spawn(body).map_err(|source| OpenError::Io {
-                what: "start a thread for",
-                path: options.data_dir.clone(),
-                source,
-            })
-        };
-        let threads = vec![
-            spawn("darter-keeper", Box::new(move || keeper.run()))?,
-            spawn("darter-hasher", Box::new(move || crate::hasher::run(&hashing)))?,
-        ];
-        *inner.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
-        Ok(Self { inner })
+        Ok((Self { inner }, keeper))
     }
 
     /// Makes all that was written durable and stops the store's threads. Reads of other clones still work.
@@ -253,7 +258,12 @@ impl Inner {
     }
 
     pub(crate) fn slab_of(&self, slot: SlotIndex) -> &Slab {
-        &self.slabs[(slot.0 / SLOTS_PER_SLAB) as usize]
+        &self.slabs[self.geometry.slab_of(slot.0) as usize]
+    }
+
+    /// The slab of a slot, and its first byte there.
+    fn place_of(&self, slot: SlotIndex) -> (u32, usize) {
+        (self.geometry.slab_of(slot.0), self.geometry.offset_in_slab(slot.0) as usize)
     }
 
     /// The piece of a block is no longer good.
@@ -326,9 +336,4 @@ impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Store")
     }
-}
-
-/// The slab of a slot, and its first byte there.
-fn place_of(slot: SlotIndex) -> (u32, usize) {
-    (slot.0 / SLOTS_PER_SLAB, (slot.0 % SLOTS_PER_SLAB) as usize * PIECE_BYTES as usize)
 }

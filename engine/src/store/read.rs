@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::{Inner, Store, place_of};
+use super::{Inner, Store};
 use crate::buffer::BlockBuffer;
 use crate::clock;
 use crate::content::Content;
@@ -162,7 +162,7 @@ impl Inner {
             if touch == Touch::Counts {
                 self.slots.touch(slot, minute);
             }
-            let (slab, slot_offset) = place_of(slot);
+            let (slab, slot_offset) = self.place_of(slot);
             let offset = slot_offset + part.first().in_piece() as usize * BLOCK_BYTES as usize;
             let part_bytes = layout.bytes(part);
             let bytes = (part_bytes.end - part_bytes.start) as usize;
@@ -312,7 +312,6 @@ impl Inner {
 
     /// One block for the hasher or a verification, by a blocking read with its own check.
     pub(crate) fn read_blocking(&self, content: &Content, block: BlockIndex) -> Result<Bytes, Unread> {
-        use std::os::unix::fs::FileExt;
         let run = content.layout().run(block.number(), block.number() + 1).ok_or(Unread::Absent)?;
         let extent = self.extents(content, run, Touch::Ignored).ok().and_then(|mut found| found.pop());
         let extent = extent.ok_or(Unread::Absent)?;

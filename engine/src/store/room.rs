@@ -1,6 +1,6 @@
 //! Room in the store: which slots are free, who gets them, and who has them reserved.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -57,7 +57,7 @@ impl Store {
 pub struct Reservation {
     pub(super) inner: Arc<Inner>,
     pub(super) content: Arc<Content>,
-    pub(super) slots: HashMap<PieceIndex, SlotIndex>,
+    pub(super) slots: BTreeMap<PieceIndex, SlotIndex>,
     leases: Vec<Leases>,
 }
 
@@ -82,12 +82,16 @@ impl Drop for Reservation {
 }
 
 impl Inner {
-    fn try_reserve(self: &Arc<Self>, content: &Arc<Content>, run: BlockRun) -> Option<Reservation> {
+    pub(crate) fn try_reserve(
+        self: &Arc<Self>,
+        content: &Arc<Content>,
+        run: BlockRun,
+    ) -> Option<Reservation> {
         let minute = clock::process_minute();
         let mut reservation = Reservation {
             inner: self.clone(),
             content: content.clone(),
-            slots: HashMap::new(),
+            slots: BTreeMap::new(),
             leases: vec![],
         };
         let mut room = self.room();

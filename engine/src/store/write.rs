@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::{Inner, Reservation, Store, place_of};
+use super::{Inner, Reservation, Store};
 use crate::content::Content;
 use crate::content_id::{RegistryScope, Scope};
-use crate::format::SLOTS_PER_SLAB;
+use crate::format::Geometry;
 use crate::frontier::Noted;
 use crate::index::Rescoped;
 use crate::layout::{BLOCK_BYTES, BlockIndex, PIECE_BYTES};
@@ -81,9 +81,9 @@ impl Inner {
             let (crc32, blake3) = (crc32fast::hash(&bytes), blake3::hash(&bytes).into());
             wanted.push(NewBlock { block, slot, crc32, blake3, bytes, claim });
         }
-        for group in neighbours(wanted) {
+        for group in neighbours(self.geometry, wanted) {
             let written: usize = group.iter().map(|new| new.bytes.len()).sum();
-            let (slab, slot_offset) = place_of(group[0].slot);
+            let (slab, slot_offset) = self.place_of(group[0].slot);
             let op = WriteOp {
                 file: self.slabs[slab as usize].file().clone(),
                 offset: slot_offset as u64 + u64::from(group[0].block.in_piece()) * u64::from(BLOCK_BYTES),
@@ -167,12 +167,12 @@ impl NewBlock {
 }
 
 /// Groups of blocks that lie one behind the other on disk, in one slab.
-fn neighbours(blocks: Vec<NewBlock>) -> Vec<Vec<NewBlock>> {
+fn neighbours(geometry: Geometry, blocks: Vec<NewBlock>) -> Vec<Vec<NewBlock>> {
     let mut groups: Vec<Vec<NewBlock>> = Vec::new();
     for new in blocks {
         let follows = groups.last().and_then(|group| group.last()).is_some_and(|last| {
             last.position() + u64::from(BLOCK_BYTES) == new.position()
-                && last.slot.0 / SLOTS_PER_SLAB == new.slot.0 / SLOTS_PER_SLAB
+                && geometry.slab_of(last.slot.0) == geometry.slab_of(new.slot.0)
         });
         match groups.last_mut() {
             Some(group) if follows => group.push(new),

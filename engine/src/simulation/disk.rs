@@ -1,0 +1,773 @@
+//! A disk by seed, with the page cache before it.
+//!
+//! Each file is there twice: what reads find (`view`: the page cache, and the disk where a page is not in it) and what
+//! a loss of power leaves (`disk`). A write changes the view and waits among the unsynced; a sync that succeeds brings
+//! those that were there when it began to the disk. A crash brings any part of them there, sector by sector and in any
+//! order, and so it does with writes that are still in flight. After a sync that fails any part of them is there, and
+//! the rest counts as written: the next sync succeeds, and the page cache may forget it at any time.
+//!
+//! Faults are by chance. What the disk itself did to bytes at rest, or to a read, is noted exactly: that and nothing
+//! else excuses what is lost.
+//!
+//! A blocking call is where others get their turn ([`Director::interleave`]): while the keeper waits for a sync,
+//! clients go on.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Poll;
+
+use bytes::Bytes;
+
+use super::rng::Rng;
+use crate::buffer::BlockBuffer;
+use crate::ring::{ReadOp, WriteOp};
+use crate::slot::Leases;
+
+/// What is written whole or not at all.
+const SECTOR_BYTES: usize = 512;
+const PAGE_BYTES: usize = 4096;
+
+/// How often the disk does what it should not, in 1000.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Odds {
+    pub(super) sync_fails: u32,
+    pub(super) write_fails: u32,
+    pub(super) read_fails: u32,
+    pub(super) read_flips: u32,
+    pub(super) mapping_fails: u32,
+    /// Of blocking calls during which others get a turn.
+    pub(super) interleaves: u32,
+}
+
+/// Who is asked while the disk works, and told before the power goes.
+pub(super) trait Director {
+    /// Others may go on now.
+    fn interleave(&self);
+    /// The power is about to go: what is promised at this moment must be found.
+    fn before_crash(&self);
+}
+
+thread_local! {
+    static DIRECTOR: RefCell<Option<Rc<dyn Director>>> = const { RefCell::new(None) };
+}
+
+/// Who directs the disks of this thread from now on.
+pub(super) fn set_director(director: Option<Rc<dyn Director>>) {
+    DIRECTOR.set(director);
+}
+
+fn director() -> Option<Rc<dyn Director>> {
+    DIRECTOR.with_borrow(Clone::clone)
+}
+
+/// The disk; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Disk {
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    rng: Rng,
+    odds: Odds,
+    files: Vec<FileState>,
+    in_flight: Vec<InFlight>,
+    /// Tickets of operations that somebody waits for.
+    waiting: BTreeSet<u64>,
+    results: BTreeMap<u64, Outcome>,
+    next_ticket: u64,
+    /// Operations until the power goes.
+    crash_in: Option<u64>,
+    crashed: bool,
+    failed_syncs: Vec<usize>,
+    violation: Option<String>,
+    trace: Option<Vec<String>>,
+}
+
+#[derive(Debug)]
+struct FileState {
+    length: u64,
+    view: Memory,
+    disk: Memory,
+    cached: Vec<bool>,
+    unsynced: Vec<Unsynced>,
+    /// Changed at rest by the disk.
+    damaged: Vec<Range<u64>>,
+    /// Cannot be read from the disk until it is written again.
+    bad: Vec<Range<u64>>,
+    /// Read wrongly or refused once, in this life.
+    misread: Vec<Range<u64>>,
+    mapping_failed: bool,
+    lent: Vec<Weak<Range<u64>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Unsynced {
+    offset: u64,
+    bytes: Bytes,
+}
+
+struct InFlight {
+    ticket: u64,
+    file: usize,
+    offset: u64,
+    work: Work,
+}
+
+enum Work {
+    Write { bytes: Vec<Bytes>, guard: Box<dyn Any + Send> },
+    Read { bytes: usize, buffers: Vec<BlockBuffer> },
+}
+
+enum Outcome {
+    Wrote(io::Result<()>),
+    Read(io::Result<Vec<BlockBuffer>>),
+}
+
+fn eio() -> io::Error {
+    io::Error::from_raw_os_error(libc::EIO)
+}
+
+impl Disk {
+    /// Files of zeros.
+    pub(super) fn new(seed: u64, odds: Odds, lengths: &[u64], traced: bool) -> Self {
+        let files = lengths.iter().map(|length| FileState::new(*length)).collect();
+        let state = State {
+            rng: Rng::new(seed),
+            odds,
+            files,
+            in_flight: Vec::new(),
+            waiting: BTreeSet::new(),
+            results: BTreeMap::new(),
+            next_ticket: 0,
+            crash_in: None,
+            crashed: false,
+            failed_syncs: Vec::new(),
+            violation: None,
+            trace: traced.then(Vec::new),
+        };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub(super) fn file(&self, number: usize) -> SimulatedFile {
+        SimulatedFile { disk: self.clone(), number }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a line to the trace, if there is one.
+    pub(super) fn note(&self, line: impl FnOnce() -> String) {
+        self.state().note(line);
+    }
+
+    pub(super) fn take_trace(&self) -> Vec<String> {
+        self.state().trace.take().unwrap_or_default()
+    }
+
+    /// What the disk itself saw that must not be.
+    pub(super) fn violation(&self) -> Option<String> {
+        self.state().violation.clone()
+    }
+
+    pub(super) fn has_crashed(&self) -> bool {
+        self.state().crashed
+    }
+
+    /// The power goes before the `operations`th operation from now.
+    pub(super) fn crash_in(&self, operations: u64) {
+        self.state().crash_in = Some(operations);
+    }
+
+    /// Files whose syncs have failed since it was asked last.
+    pub(super) fn take_failed_syncs(&self) -> Vec<usize> {
+        std::mem::take(&mut self.state().failed_syncs)
+    }
+
+    /// The power goes now, if it has not gone. What operations do from here on reaches nothing.
+    pub(super) fn crash(&self) {
+        if self.has_crashed() {
+            return;
+        }
+        if let Some(director) = director() {
+            director.before_crash();
+        }
+        let mut state = self.state();
+        state.note(|| "power goes".into());
+        state.crashed = true;
+        let State { rng, files, in_flight, .. } = &mut *state;
+        for operation in in_flight.iter() {
+            if let Work::Write { bytes, .. } = &operation.work {
+                let mut offset = operation.offset;
+                for part in bytes {
+                    files[operation.file].unsynced.push(Unsynced { offset, bytes: part.clone() });
+                    offset += part.len() as u64;
+                }
+            }
+        }
+        for file in files {
+            let unsynced = std::mem::take(&mut file.unsynced);
+            // Often all or nothing of what is there: what lies between is the rest.
+            let luck = [0, 1000, 500, 100, 900][rng.below(5)];
+            unsynced.iter().for_each(|write| file.persist_in_part(write, luck, rng));
+        }
+    }
+
+    /// A new life on what is left. What was written in the old one is dropped before.
+    pub(super) fn restart(&self) {
+        let (in_flight, results) = {
+            let mut state = self.state();
+            state.crashed = false;
+            state.crash_in = None;
+            for file in &mut state.files {
+                file.restart();
+            }
+            (std::mem::take(&mut state.in_flight), std::mem::take(&mut state.results))
+        };
+        drop((in_flight, results));
+    }
+
+    /// A restart of the process alone: what was written is in the page cache still.
+    pub(super) fn reopen(&self) {
+        self.state().files.iter_mut().for_each(FileState::reopen);
+    }
+
+    /// Whether the disk damaged a byte of that range, or a read of it in this life.
+    pub(super) fn is_to_blame(&self, file: usize, range: &Range<u64>) -> bool {
+        let state = self.state();
+        let file = &state.files[file];
+        [&file.damaged, &file.bad, &file.misread].iter().any(|all| all.iter().any(|one| overlap(one, range)))
+    }
+
+    /// What a read would find if no fault came in between.
+    pub(super) fn peek(&self, file: usize, range: Range<u64>) -> Vec<u8> {
+        self.state().files[file].view.bytes[range.start as usize..range.end as usize].to_vec()
+    }
+
+    pub(super) fn operations_in_flight(&self) -> usize {
+        self.state().in_flight.len()
+    }
+
+    /// Ends one operation that is in flight.
+    pub(super) fn complete_one(&self) {
+        let InFlight { ticket, file, offset, work } = {
+            let state = &mut *self.state();
+            if state.in_flight.is_empty() {
+                return;
+            }
+            state.in_flight.swap_remove(state.rng.below(state.in_flight.len()))
+        };
+        self.count_operation();
+        let (outcome, guard) = match work {
+            Work::Write { bytes, guard } => {
+                (Outcome::Wrote(self.state().write_parts(file, offset, &bytes)), Some(guard))
+            }
+            Work::Read { bytes, mut buffers } => {
+                let mut left = bytes;
+                let mut at = offset;
+                let mut result = Ok(());
+                let mut state = self.state();
+                for buffer in &mut buffers {
+                    let part = left.min(buffer.as_ref().len());
+                    result = result.and_then(|()| state.read(file, at, &mut buffer.as_mut_slice()[..part]));
+                    left -= part;
+                    at += part as u64;
+                }
+                (Outcome::Read(result.map(|()| buffers)), None)
+            }
+        };
+        let unheard = {
+            let mut state = self.state();
+            if state.waiting.remove(&ticket) { state.results.insert(ticket, outcome) } else { Some(outcome) }
+        };
+        drop((unheard, guard));
+    }
+
+    fn submit(&self, file: usize, offset: u64, work: Work) -> Ticket {
+        let mut state = self.state();
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        state.in_flight.push(InFlight { ticket, file, offset, work });
+        state.waiting.insert(ticket);
+        Ticket { disk: self.clone(), number: ticket }
+    }
+
+    /// One operation begins: perhaps the power goes before it.
+    fn count_operation(&self) {
+        let crash = {
+            let mut state = self.state();
+            match &mut state.crash_in {
+                Some(0) => true,
+                Some(left) => {
+                    *left -= 1;
+                    false
+                }
+                None => false,
+            }
+        };
+        if crash {
+            self.crash();
+        }
+    }
+
+    fn maybe_interleave(&self) {
+        let turn = {
+            let state = &mut *self.state();
+            !state.crashed && state.rng.chance(state.odds.interleaves)
+        };
+        if turn && let Some(director) = director() {
+            director.interleave();
+        }
+    }
+
+    /// Pages that hold what the disk holds leave the page cache.
+    pub(super) fn forget_cached(&self, file: usize, range: Range<u64>) {
+        let mut state = self.state();
+        state.note(|| format!("the page cache lets go of file {file} {range:?}"));
+        state.files[file].forget_cached(range);
+    }
+
+    /// Flips a bit of what is on the disk there.
+    pub(super) fn flip(&self, file: usize, at: u64) {
+        let mut state = self.state();
+        let bit = state.rng.below(8);
+        state.note(|| format!("bit {bit} of byte {at} of file {file} flips"));
+        let file = &mut state.files[file];
+        file.disk.bytes[at as usize] ^= 1 << bit;
+        file.disk.touch(at..at + 1);
+        file.damaged.push(at..at + 1);
+        let page = at as usize / PAGE_BYTES;
+        if !file.cached[page] {
+            file.refresh(page);
+        }
+    }
+
+    /// That sector cannot be read any more.
+    pub(super) fn spoil(&self, file: usize, at: u64) {
+        let mut state = self.state();
+        let first = at / SECTOR_BYTES as u64 * SECTOR_BYTES as u64;
+        state.note(|| format!("the sector at {first} of file {file} goes bad"));
+        state.files[file].bad.push(first..first + SECTOR_BYTES as u64);
+    }
+
+    /// Somebody cuts the file short.
+    pub(super) fn cut(&self, file: usize, length: u64) {
+        let mut state = self.state();
+        state.note(|| format!("file {file} is cut to {length} bytes"));
+        state.files[file].cut(length);
+    }
+}
+
+impl State {
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(line());
+        }
+    }
+
+    fn write_parts(&mut self, file: usize, offset: u64, parts: &[Bytes]) -> io::Result<()> {
+        if self.crashed {
+            return Ok(());
+        }
+        let fails = self.rng.chance(self.odds.write_fails);
+        let until = if fails { self.rng.below(parts.len() + 1) } else { parts.len() };
+        let mut at = offset;
+        for bytes in &parts[..until] {
+            self.write(file, at, bytes.clone());
+            at += bytes.len() as u64;
+        }
+        let bytes: usize = parts.iter().map(Bytes::len).sum();
+        self.note(|| {
+            format!("  disk: {bytes} bytes to file {file} at {offset}{}", if fails { " FAIL" } else { "" })
+        });
+        if fails { Err(eio()) } else { Ok(()) }
+    }
+
+    fn write(&mut self, number: usize, offset: u64, bytes: Bytes) {
+        let file = &mut self.files[number];
+        let range = offset..offset + bytes.len() as u64;
+        file.lent.retain(|lent| lent.strong_count() > 0);
+        let meets = |lent: &Weak<Range<u64>>| lent.upgrade().filter(|lent| overlap(lent, &range));
+        if let Some(lent) = file.lent.iter().find_map(meets) {
+            self.violation.get_or_insert_with(|| {
+                format!("bytes {range:?} of file {number} are written while {lent:?} are lent to somebody")
+            });
+        }
+        file.length = file.length.max(range.end);
+        file.view.write(offset, &bytes);
+        file.cached[pages(&range)].fill(true);
+        file.unsynced.push(Unsynced { offset, bytes });
+    }
+
+    fn read(&mut self, number: usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let range = offset..offset + buffer.len() as u64;
+        let file = &mut self.files[number];
+        if self.crashed {
+            return Err(eio());
+        }
+        if range.end > file.length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if !file.cached[pages(&range)].iter().all(|cached| *cached) {
+            if file.bad.iter().any(|bad| overlap(bad, &range)) {
+                self.note(|| format!("  disk: {range:?} of file {number} cannot be read"));
+                return Err(eio());
+            }
+            if self.rng.chance(self.odds.read_fails) {
+                file.misread.push(range.clone());
+                self.note(|| format!("  disk: a read of {range:?} of file {number} fails once"));
+                return Err(eio());
+            }
+            if self.rng.chance(self.odds.read_flips) {
+                let at = offset + self.rng.below(buffer.len()) as u64;
+                let page = at as usize / PAGE_BYTES;
+                if !file.cached[page] {
+                    file.misread.push(at..at + 1);
+                    file.view.bytes[at as usize] ^= 1 << self.rng.below(8);
+                    file.view.touch(at..at + 1);
+                    self.note(|| format!("  disk: byte {at} of file {number} is read with a flipped bit"));
+                }
+            }
+        }
+        let file = &mut self.files[number];
+        file.cached[pages(&range)].fill(true);
+        buffer.copy_from_slice(&file.view.bytes[range.start as usize..range.end as usize]);
+        Ok(())
+    }
+
+    /// Ends a sync that found so many unsynced writes when it began.
+    fn sync(&mut self, number: usize, covered: usize) -> io::Result<()> {
+        if self.crashed {
+            return Ok(());
+        }
+        let fails = self.rng.chance(self.odds.sync_fails);
+        let file = &mut self.files[number];
+        let covered: Vec<Unsynced> = file.unsynced.drain(..covered.min(file.unsynced.len())).collect();
+        if !fails {
+            covered.iter().for_each(|write| file.persist(write));
+            self.note(|| format!("  disk: file {number} is synced, {} writes", covered.len()));
+            return Ok(());
+        }
+        let luck = [0, 500, 1000][self.rng.below(3)];
+        covered.iter().for_each(|write| file.persist_in_part(write, luck, &mut self.rng));
+        // Clean by the kernel's word: some of it is forgotten at once, some later.
+        for write in &covered {
+            let range = write.range();
+            if self.rng.chance(500) {
+                file.forget_cached(range);
+            }
+        }
+        self.failed_syncs.push(number);
+        self.note(|| format!("  disk: a sync of file {number} FAILS, {} writes", covered.len()));
+        Err(eio())
+    }
+}
+
+impl Unsynced {
+    fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.bytes.len() as u64
+    }
+}
+
+impl FileState {
+    fn new(length: u64) -> Self {
+        Self {
+            length,
+            view: Memory::new(length as usize),
+            disk: Memory::new(length as usize),
+            cached: vec![false; (length as usize).div_ceil(PAGE_BYTES)],
+            unsynced: Vec::new(),
+            damaged: Vec::new(),
+            bad: Vec::new(),
+            misread: Vec::new(),
+            mapping_failed: false,
+            lent: Vec::new(),
+        }
+    }
+
+    /// Bytes reach the disk, and what was wrong there is well again.
+    fn persist_bytes(&mut self, offset: u64, bytes: &[u8]) {
+        self.disk.write(offset, bytes);
+        let range = offset..offset + bytes.len() as u64;
+        for ranges in [&mut self.damaged, &mut self.bad] {
+            ranges.retain(|one| !(range.start <= one.start && one.end <= range.end));
+        }
+    }
+
+    fn persist(&mut self, write: &Unsynced) {
+        self.persist_bytes(write.offset, &write.bytes);
+    }
+
+    /// Each sector with that luck in 1000.
+    fn persist_in_part(&mut self, write: &Unsynced, luck: u32, rng: &mut Rng) {
+        if luck == 1000 {
+            return self.persist(write);
+        }
+        let Range { mut start, end } = write.range();
+        while luck > 0 && start < end {
+            let sector_end = end.min((start / SECTOR_BYTES as u64 + 1) * SECTOR_BYTES as u64);
+            if rng.chance(luck) {
+                let part = (start - write.offset) as usize..(sector_end - write.offset) as usize;
+                self.persist_bytes(start, &write.bytes[part]);
+            }
+            start = sector_end;
+        }
+    }
+
+    /// The view of a page becomes the disk's.
+    fn refresh(&mut self, page: usize) {
+        let range = page * PAGE_BYTES..((page + 1) * PAGE_BYTES).min(self.view.bytes.len());
+        if self.view.touched[page] || self.disk.touched[page] {
+            let (view, disk) = (&mut self.view, &self.disk);
+            view.bytes[range.clone()].copy_from_slice(&disk.bytes[range.clone()]);
+            view.touched[page] = true;
+        }
+    }
+
+    fn forget_cached(&mut self, range: Range<u64>) {
+        for page in pages(&range) {
+            let page_range = (page * PAGE_BYTES) as u64..((page + 1) * PAGE_BYTES) as u64;
+            if !self.unsynced.iter().any(|write| overlap(&write.range(), &page_range)) {
+                self.cached[page] = false;
+                self.refresh(page);
+            }
+        }
+    }
+
+    fn restart(&mut self) {
+        for page in 0..self.cached.len() {
+            self.refresh(page);
+        }
+        self.cached.fill(false);
+        self.reopen();
+    }
+
+    fn reopen(&mut self) {
+        self.length = self.view.bytes.len() as u64;
+        self.misread.clear();
+        self.mapping_failed = false;
+        self.lent.clear();
+    }
+
+    fn cut(&mut self, length: u64) {
+        let whole = self.view.bytes.len() as u64;
+        self.length = length;
+        for memory in [&mut self.view, &mut self.disk] {
+            memory.clear(length..whole);
+        }
+        for write in &mut self.unsynced {
+            write.bytes.truncate(length.saturating_sub(write.offset) as usize);
+        }
+        self.unsynced.retain(|write| !write.bytes.is_empty());
+        self.damaged.push(length..whole);
+    }
+}
+
+fn pages(range: &Range<u64>) -> Range<usize> {
+    range.start as usize / PAGE_BYTES..(range.end as usize).div_ceil(PAGE_BYTES)
+}
+
+fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
+    one.start < other.end && other.start < one.end
+}
+
+/// Zeros until they are written. A world ends soon, and the next one wants as much.
+#[derive(Debug)]
+struct Memory {
+    bytes: Vec<u8>,
+    /// By pages.
+    touched: Vec<bool>,
+}
+
+thread_local! {
+    static IDLE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Memory {
+    fn new(length: usize) -> Self {
+        let idle = IDLE.with_borrow_mut(|idle| {
+            let fits = idle.iter().position(|bytes| bytes.len() == length)?;
+            Some(idle.swap_remove(fits))
+        });
+        Self {
+            bytes: idle.unwrap_or_else(|| vec![0; length]),
+            touched: vec![false; length.div_ceil(PAGE_BYTES)],
+        }
+    }
+
+    fn touch(&mut self, range: Range<u64>) {
+        self.touched[pages(&range)].fill(true);
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        self.bytes[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
+        self.touch(offset..offset + bytes.len() as u64);
+    }
+
+    fn clear(&mut self, range: Range<u64>) {
+        for page in pages(&range).filter(|page| self.touched[*page]) {
+            let start = (page * PAGE_BYTES).max(range.start as usize);
+            let end = ((page + 1) * PAGE_BYTES).min(range.end as usize);
+            self.bytes[start..end].fill(0);
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.clear(0..self.bytes.len() as u64);
+        let bytes = std::mem::take(&mut self.bytes);
+        const IDLE_MAX: usize = 16;
+        IDLE.with_borrow_mut(|idle| {
+            if idle.len() < IDLE_MAX {
+                idle.push(bytes);
+            }
+        });
+    }
+}
+
+/// A file of a simulated disk.
+#[derive(Clone)]
+pub(crate) struct SimulatedFile {
+    disk: Disk,
+    number: usize,
+}
+
+impl fmt::Debug for SimulatedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimulatedFile({})", self.number)
+    }
+}
+
+impl SimulatedFile {
+    pub(crate) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.disk.count_operation();
+        self.disk.state().read(self.number, offset, buffer)
+    }
+
+    pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.disk.maybe_interleave();
+        self.disk.count_operation();
+        self.disk.state().write_parts(self.number, offset, &[Bytes::copy_from_slice(bytes)])
+    }
+
+    /// Covers what is written before the call, as in the kernel: others write on while it lasts.
+    pub(crate) fn sync_data(&self) -> io::Result<()> {
+        let covered = self.disk.state().files[self.number].unsynced.len();
+        self.disk.maybe_interleave();
+        self.disk.count_operation();
+        self.disk.state().sync(self.number, covered)
+    }
+
+    pub(crate) fn length_bytes(&self) -> u64 {
+        self.disk.state().files[self.number].length
+    }
+
+    pub(crate) fn resident(&self, range: Range<usize>) -> bool {
+        let state = self.disk.state();
+        let file = &state.files[self.number];
+        file.cached[pages(&wide(&range))].iter().all(|cached| *cached)
+    }
+
+    /// As through the mapping: where a page cannot be had, it is all zeros from then on.
+    pub(crate) fn crc32(&self, range: Range<usize>) -> u32 {
+        let state = &mut *self.disk.state();
+        let cut = state.files[self.number].length < range.end as u64;
+        if cut || state.rng.chance(state.odds.mapping_fails) {
+            state.files[self.number].mapping_failed = true;
+            state.note(|| format!("  disk: a page of {range:?} cannot be mapped"));
+            return crc32fast::hash(&vec![0; range.len()]);
+        }
+        crc32fast::hash(&state.files[self.number].view.bytes[range])
+    }
+
+    pub(crate) fn lend(&self, range: Range<usize>, leases: Leases) -> Bytes {
+        let state = &mut *self.disk.state();
+        let file = &mut state.files[self.number];
+        let lent = Arc::new(wide(&range));
+        file.lent.push(Arc::downgrade(&lent));
+        Bytes::from_owner(Lent { bytes: file.view.bytes[range].to_vec(), _leases: leases, _range: lent })
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.disk.state().files[self.number].mapping_failed
+    }
+}
+
+fn wide(range: &Range<usize>) -> Range<u64> {
+    range.start as u64..range.end as u64
+}
+
+/// As long as it lives nothing may be written there.
+struct Lent {
+    bytes: Vec<u8>,
+    _leases: Leases,
+    _range: Arc<Range<u64>>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Whoever waits for an operation. It goes on without.
+struct Ticket {
+    disk: Disk,
+    number: u64,
+}
+
+impl Ticket {
+    async fn outcome(&self) -> Outcome {
+        poll_fn(|_| match self.disk.state().results.remove(&self.number) {
+            Some(outcome) => Poll::Ready(outcome),
+            None => Poll::Pending,
+        })
+        .await
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let unheard = {
+            let mut state = self.disk.state();
+            state.waiting.remove(&self.number);
+            state.results.remove(&self.number)
+        };
+        drop(unheard);
+    }
+}
+
+fn simulated(device: &crate::device::Device) -> &SimulatedFile {
+    match device {
+        crate::device::Device::Simulated(file) => file,
+        crate::device::Device::File(_) => unreachable!("the simulated backend is for simulated files"),
+    }
+}
+
+/// Begins a write, which ends when the simulation lets it.
+pub(crate) async fn write<G: Send + 'static>(op: WriteOp<G>) -> io::Result<()> {
+    let file = simulated(&op.file).clone();
+    let work = Work::Write { bytes: op.bytes, guard: Box::new(op.guard) };
+    match file.disk.submit(file.number, op.offset, work).outcome().await {
+        Outcome::Wrote(result) => result,
+        Outcome::Read(_) => unreachable!("a write ends as one"),
+    }
+}
+
+/// Begins a read, which ends when the simulation lets it.
+pub(crate) async fn read(op: ReadOp) -> io::Result<Vec<BlockBuffer>> {
+    let file = simulated(&op.file).clone();
+    let work = Work::Read { bytes: op.bytes, buffers: op.buffers };
+    match file.disk.submit(file.number, op.offset, work).outcome().await {
+        Outcome::Read(result) => result,
+        Outcome::Wrote(_) => unreachable!("a read ends as one"),
+    }
+}
