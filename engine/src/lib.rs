@@ -28,6 +28,7 @@ pub mod layout;
 mod page_tables;
 mod records;
 pub mod ring;
+mod scrub;
 #[cfg(test)]
 mod simulation;
 mod slab;

@@ -4,6 +4,7 @@ use super::{CONTENT_RECORD_BYTES, HEADER_BYTES, SLOT_RECORD_BYTES};
 use crate::layout::PIECE_BYTES;
 
 pub(crate) const SESSION_OFFSET: u64 = 2 * HEADER_BYTES as u64;
+pub(crate) const SCRUB_OFFSET: u64 = 3 * HEADER_BYTES as u64;
 /// First byte of the content table's copy A.
 pub(crate) const TABLES_OFFSET: u64 = 4 * HEADER_BYTES as u64;
 /// Slots of a full slab: 1 GiB.

@@ -7,11 +7,13 @@ mod content_record;
 mod fields;
 mod geometry;
 mod header;
+mod scrub_page;
 mod slot_record;
 
 pub use content_record::{CONTENT_RECORD_BYTES, ContentRecord};
 pub use geometry::{Copy, Geometry};
 pub use header::{FORMAT_VERSION, HEADER_BYTES, Header, HeaderError, Session};
+pub use scrub_page::{ScrubPage, ScrubPosition, ScrubRound};
 pub use slot_record::{SLOT_RECORD_BYTES, SlotRecord};
 
-pub(crate) use geometry::SESSION_OFFSET;
+pub(crate) use geometry::{SCRUB_OFFSET, SESSION_OFFSET};

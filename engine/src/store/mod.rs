@@ -7,8 +7,8 @@
 mod read;
 mod restore;
 mod room;
+mod scrub;
 mod stats;
-mod verify;
 mod write;
 
 use std::fmt;
@@ -35,13 +35,14 @@ use crate::keeper::{Keeper, KeeperQueue};
 use crate::layout::BlockIndex;
 use crate::records::Records;
 use crate::ring::Backend;
+use crate::scrub::ScrubQueue;
 use crate::slab::Slab;
 use crate::slot::{SlotIndex, SlotState, SlotTable};
 
 pub use read::ReadError;
 pub use room::{NoRoom, Reservation};
 pub use stats::{ContentStat, StoreStats};
-pub use verify::Verified;
+pub use crate::scrub::{ScrubOptions, ScrubStatus, Verified};
 pub use write::WriteError;
 
 pub(crate) use room::{Room, piece_key};
@@ -68,7 +69,7 @@ pub struct StoreOptions {
 /// The piece store of a node; cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 pub(crate) struct Inner {
@@ -80,12 +81,15 @@ pub(crate) struct Inner {
     pub(crate) room_made: Notify,
     pub(crate) keeper: KeeperQueue,
     pub(crate) hasher: HasherQueue,
+    pub(crate) scrub: ScrubQueue,
     pub(crate) counters: Counters,
     pub(crate) ttl: Option<Duration>,
     pool: BlockPool,
     backend: Backend,
     warning: Option<&'static str>,
-    clean_start: bool,
+    pub(crate) clean_start: bool,
+    pub(crate) store_id: u64,
+    records_path: PathBuf,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// No second daemon may write while anyone here still can.
     _directory_lock: File,
@@ -136,12 +140,15 @@ impl Store {
             room_made: Notify::new(),
             keeper: KeeperQueue::default(),
             hasher: HasherQueue::default(),
+            scrub: ScrubQueue::default(),
             counters: Counters::default(),
             ttl: options.ttl,
             pool: BlockPool::new(options.pool_blocks),
             backend: options.backend,
             warning: directory.warning,
             clean_start: matches!(directory.session, Session::Stopped { .. }),
+            store_id: header.store_id,
+            records_path: options.data_dir.join("store/records"),
             threads: Mutex::default(),
             _directory_lock: directory.lock,
         });
@@ -151,6 +158,7 @@ impl Store {
 
     /// Makes all that was written durable and stops the store's threads. Reads of other clones still work.
     pub fn close(&self) {
+        self.inner.scrub.stop();
         self.inner.hasher.stop();
         self.inner.keeper.stop();
         let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
@@ -262,12 +270,12 @@ impl Inner {
     }
 
     /// The slab of a slot, and its first byte there.
-    fn place_of(&self, slot: SlotIndex) -> (u32, usize) {
+    pub(crate) fn place_of(&self, slot: SlotIndex) -> (u32, usize) {
         (self.geometry.slab_of(slot.0), self.geometry.offset_in_slab(slot.0) as usize)
     }
 
     /// The piece of a block is no longer good.
-    fn lose(&self, content: &Content, block: BlockIndex, slot: SlotIndex) {
+    pub(crate) fn lose(&self, content: &Content, block: BlockIndex, slot: SlotIndex) {
         if content.clear_slot(block.piece().number(), slot) && self.slots.release(slot) {
             self.keeper.released(slot);
         }

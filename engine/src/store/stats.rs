@@ -17,6 +17,9 @@ pub(crate) struct Counters {
     pub(crate) cold_reads: AtomicU64,
     pub(crate) refused_reservations: AtomicU64,
     pub(crate) written_bytes: AtomicU64,
+    pub(crate) scrubbed_blocks: AtomicU64,
+    pub(crate) scrubbed_bad_blocks: AtomicU64,
+    pub(crate) scrubbed_wrong_digests: AtomicU64,
 }
 
 /// What the store says of itself.
@@ -48,6 +51,12 @@ pub struct StoreStats {
     pub written_bytes: u64,
     /// Slabs that take no new pieces until the next start: a sync failed, or the file has gone from beneath.
     pub slabs_out_of_service: u64,
+    /// Blocks that the scrub, or a verification, compared with their checksums since start.
+    pub scrubbed_blocks: u64,
+    /// Those of them that were bad on the disk, since start.
+    pub scrubbed_bad_blocks: u64,
+    /// Whole contents that these found to be others than their digests say, since start.
+    pub scrubbed_wrong_digests: u64,
 }
 
 /// What one content says of itself.
@@ -131,6 +140,9 @@ impl Store {
             refused_reservations: count(&counters.refused_reservations),
             written_bytes: count(&counters.written_bytes),
             slabs_out_of_service: self.inner.slabs.iter().filter(|slab| !slab.in_service()).count() as u64,
+            scrubbed_blocks: count(&counters.scrubbed_blocks),
+            scrubbed_bad_blocks: count(&counters.scrubbed_bad_blocks),
+            scrubbed_wrong_digests: count(&counters.scrubbed_wrong_digests),
         }
     }
 }
