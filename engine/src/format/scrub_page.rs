@@ -96,7 +96,8 @@ impl ScrubPage {
             return Self::default();
         }
         let flags = u32_at(page, FLAGS);
-        let position = |place, piece| ScrubPosition { place: u32_at(page, place), piece: u32_at(page, piece) };
+        let position =
+            |place, piece| ScrubPosition { place: u32_at(page, place), piece: u32_at(page, piece) };
         let round = ScrubRound {
             next: position(NEXT_PLACE, NEXT_PIECE),
             from: position(FROM_PLACE, FROM_PIECE),

@@ -107,9 +107,9 @@ mod tests {
 
     impl Table {
         fn pieces(&self, from: ScrubPosition, until: Option<ScrubPosition>) -> Vec<ScrubPosition> {
-            let all = (0u32..).zip(&self.0).flat_map(|(place, pieces)| {
-                (0..pieces.unwrap_or(0)).map(move |piece| at(place, piece))
-            });
+            let all = (0u32..)
+                .zip(&self.0)
+                .flat_map(|(place, pieces)| (0..pieces.unwrap_or(0)).map(move |piece| at(place, piece)));
             all.filter(|piece| *piece >= from && until.is_none_or(|until| *piece < until)).collect()
         }
     }

@@ -9,11 +9,15 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 
 use rustix::fs::{Advice, fadvise};
 
+use super::record_pages::RecordPages;
+use crate::format::{Geometry, SlotRecord};
 use crate::layout::{BLOCK_BYTES, PIECE_BYTES};
 use crate::slab::Slab;
+use crate::slot::SlotIndex;
 
 /// Alignment of the buffer in memory; no block device wants more. Places and lengths are multiples of a block, which is
 /// more than any logical block.
@@ -30,21 +34,51 @@ pub(crate) enum Way {
     Cached,
 }
 
-/// A buffer for one piece, and the slab that it was read from last.
+/// A buffer as direct reads want it.
+#[derive(Debug)]
+pub(super) struct Aligned {
+    buffer: Box<[u8]>,
+    first: usize,
+}
+
+impl Aligned {
+    pub(super) fn new(bytes: usize) -> Self {
+        let buffer = vec![0; bytes + ALIGN].into_boxed_slice();
+        // A bound on the place in the buffer, whatever `align_offset` says.
+        let first = buffer.as_ptr().align_offset(ALIGN).min(ALIGN);
+        Self { buffer, first }
+    }
+
+    /// Its first `bytes` bytes.
+    pub(super) fn bytes(&mut self, bytes: usize) -> &mut [u8] {
+        &mut self.buffer[self.first..][..bytes]
+    }
+}
+
+/// A buffer for one piece, and what it was read from last.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    buffer: Box<[u8]>,
-    aligned: usize,
+    buffer: Aligned,
+    records: Option<RecordPages>,
     /// Number of a slab, with a descriptor for direct reads if its file system has them.
     open: Option<(u32, Option<File>)>,
 }
 
 impl Disk {
-    pub(crate) fn new() -> Self {
-        let buffer = vec![0; PIECE + ALIGN].into_boxed_slice();
-        // A bound on the place in the buffer, whatever `align_offset` says.
-        let aligned = buffer.as_ptr().align_offset(ALIGN).min(ALIGN);
-        Self { buffer, aligned, open: None }
+    /// `records`: path of the file that the slots' records are in.
+    pub(crate) fn new(records: &Path) -> Self {
+        Self { buffer: Aligned::new(PIECE), records: RecordPages::open(records), open: None }
+    }
+
+    /// The record of a slot in that generation, if there is a durable one at hand.
+    pub(super) fn record(
+        &mut self,
+        geometry: Geometry,
+        store_id: u64,
+        slot: SlotIndex,
+        generation: u32,
+    ) -> Option<SlotRecord> {
+        self.records.as_mut()?.of_slot(geometry, store_id, slot.0, generation)
     }
 
     /// Bytes of one piece in a slab, from the beginning of one of its blocks on.
@@ -57,10 +91,10 @@ impl Disk {
     ) -> io::Result<&[u8]> {
         debug_assert!(range.start.is_multiple_of(BLOCK) && range.len() <= PIECE);
         let whole_blocks = range.len().next_multiple_of(BLOCK);
-        let into = &mut self.buffer[self.aligned..][..whole_blocks];
+        let into = self.buffer.bytes(whole_blocks);
         if way == Way::Cached {
             slab.file().read_exact_at(into, range.start as u64)?;
-            return Ok(&self.buffer[self.aligned..][..range.len()]);
+            return Ok(&into[..range.len()]);
         }
         if self.open.as_ref().is_none_or(|(open, _)| *open != number) {
             self.open = Some((number, open_direct(slab.file())));
@@ -71,7 +105,7 @@ impl Disk {
             match file.read_exact_at(into, range.start as u64) {
                 // Some file systems refuse the read and not the opening.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => *direct = None,
-                read => return read.map(|()| &self.buffer[self.aligned..][..range.len()]),
+                read => return read.map(|()| &into[..range.len()]),
             }
         }
         let was_cached = slab.resident(range.clone());
@@ -81,12 +115,15 @@ impl Disk {
             // Only costs memory when it fails, which the kernel takes back.
             let _ = fadvise(&**slab.file(), range.start as u64, length, Advice::DontNeed);
         }
-        Ok(&self.buffer[self.aligned..][..range.len()])
+        Ok(&into[..range.len()])
     }
 
-    /// Lets go of the slab that was read last.
+    /// Lets go of what was read last.
     pub(crate) fn close(&mut self) {
         self.open = None;
+        if let Some(records) = &mut self.records {
+            records.forget();
+        }
     }
 }
 
@@ -108,7 +145,7 @@ mod tests {
         slab.file().sync_all().unwrap();
         // Its name may be gone, and another file have it.
         std::fs::rename(&path, directory.join("renamed")).unwrap();
-        let mut disk = Disk::new();
+        let mut disk = Disk::new(&directory.join("records"));
         for way in [Way::Direct, Way::Cached] {
             for range in [0..PIECE, BLOCK..BLOCK + 1, 2 * BLOCK..PIECE - 5] {
                 let place = PIECE + range.start..PIECE + range.end;

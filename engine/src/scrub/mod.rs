@@ -16,6 +16,7 @@ mod disk;
 mod pace;
 mod queue;
 mod reading;
+mod record_pages;
 #[cfg(test)]
 mod tests;
 
@@ -77,8 +78,8 @@ impl Scrub {
         if !inner.clean_start {
             course.after_unclean_stop(clock::unix_s());
         }
-        let scrub =
-            Self { inner, records, course, saved_at: Instant::now(), disk: Disk::new(), pace: Pace::default() };
+        let disk = Disk::new(&inner.records_path);
+        let scrub = Self { inner, records, course, saved_at: Instant::now(), disk, pace: Pace::default() };
         scrub.save();
         scrub
     }
@@ -87,20 +88,26 @@ impl Scrub {
         crate::keeper::lower_priority();
         self.warm_up();
         while let Some(options) = self.inner.scrub.options() {
-            if options.bytes_per_s == 0 {
-                self.inner.scrub.rest(Duration::MAX);
-                continue;
-            }
-            match self.course.due(clock::unix_s(), options.interval) {
-                Due::Pieces { from, until } => {
-                    if self.stretch(from, until) == Left::AtItsEnd {
-                        self.end_stretch();
-                    }
-                }
-                Due::Rest(time) => self.inner.scrub.rest(time),
-            }
+            let rest = self.turn(options);
+            self.inner.scrub.rest(rest);
         }
         self.save();
+    }
+
+    /// Does what is due. Returns for how long nothing is.
+    fn turn(&mut self, options: ScrubOptions) -> Duration {
+        if options.bytes_per_s == 0 {
+            return Duration::MAX;
+        }
+        match self.course.due(clock::unix_s(), options.interval) {
+            Due::Pieces { from, until } => {
+                if self.stretch(from, until) == Left::AtItsEnd {
+                    self.end_stretch();
+                }
+                Duration::ZERO
+            }
+            Due::Rest(time) => time,
+        }
     }
 
     /// Reads the pieces from one place up to another.
@@ -176,7 +183,8 @@ impl Scrub {
     /// The first content from a place on that has something before `until`.
     fn content_from(&self, place: u32, until: Option<ScrubPosition>) -> Option<Arc<Content>> {
         let table = self.inner.geometry.contents() as usize;
-        let end = until.map_or(table, |until| (until.place as usize).saturating_add(usize::from(until.piece > 0)));
+        let end =
+            until.map_or(table, |until| (until.place as usize).saturating_add(usize::from(until.piece > 0)));
         let end = end.min(table);
         (place as usize..end).step_by(PLACES_AT_ONCE).find_map(|first| {
             let last = first.saturating_add(PLACES_AT_ONCE).min(end);
@@ -199,7 +207,10 @@ impl Scrub {
             for number in 0..reading.content().layout().piece_count() {
                 let Some(piece) = reading.content().layout().piece(number) else { break };
                 if left < u64::from(crate::layout::PIECE_BYTES) {
-                    tracing::info!(warm_up_bytes_max, "more is pinned than memory is free: the rest is read from disk");
+                    tracing::info!(
+                        warm_up_bytes_max,
+                        "more is pinned than memory is free: the rest is read from disk"
+                    );
                     return;
                 }
                 let begun = Instant::now();
@@ -220,7 +231,9 @@ impl Scrub {
     fn save(&self) {
         self.inner.scrub.note(*self.course.page());
         let Some(records) = &self.records else { return };
-        if let Err(error) = records.write_all_at(&self.course.page().encode(self.inner.store_id), SCRUB_OFFSET) {
+        if let Err(error) =
+            records.write_all_at(&self.course.page().encode(self.inner.store_id), SCRUB_OFFSET)
+        {
             tracing::debug!(%error, "how far the scrub is could not be noted");
         }
     }

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::disk::{Disk, Way};
 use crate::content::{Content, Verification};
 use crate::content_id::Naming;
+use crate::format::SlotRecord;
 use crate::layout::{BLOCK_BYTES, BLOCKS_PER_PIECE, BlockIndex, PieceIndex};
 use crate::slot::{Leases, SlotIndex};
 use crate::store::{Inner, place_of};
@@ -80,8 +81,9 @@ impl Reading {
     pub(crate) fn piece(&mut self, inner: &Inner, disk: &mut Disk, piece: PieceIndex) -> u64 {
         let layout = self.content.layout();
         let first = piece.number() * BLOCKS_PER_PIECE;
-        let blocks: Vec<BlockIndex> =
-            (first..first.saturating_add(BLOCKS_PER_PIECE)).map_while(|number| layout.block(number)).collect();
+        let blocks: Vec<BlockIndex> = (first..first.saturating_add(BLOCKS_PER_PIECE))
+            .map_while(|number| layout.block(number))
+            .collect();
         let before = self.found;
         let read_bytes = match self.lease(inner, piece, &blocks) {
             Some(leased) => self.look_at(inner, disk, &leased),
@@ -154,8 +156,20 @@ impl Reading {
         if way == Way::Cached && slab.resident(all.clone()) {
             return 0;
         }
-        let is_right =
-            |block: &BlockIndex, bytes: &[u8]| crc32fast::hash(bytes) == inner.slots.crc32(leased.slot, *block);
+        let word = inner.slots.word(leased.slot);
+        let record = disk.record(inner.geometry, inner.store_id, leased.slot, word.generation);
+        let is_right = |block: &BlockIndex, bytes: &[u8]| {
+            let (wanted, in_piece) = (inner.slots.crc32(leased.slot, *block), block.in_piece() as usize);
+            // A record of other blocks, or of an older state of these, says nothing.
+            let speaks = |record: &&SlotRecord| {
+                record.presence & 1 << in_piece != 0 && record.crc32[in_piece] == wanted
+            };
+            crc32fast::hash(bytes) == wanted
+                && record
+                    .as_ref()
+                    .filter(speaks)
+                    .is_none_or(|record| blake3::hash(bytes) == record.blake3[in_piece])
+        };
         let mut read_bytes = all.len() as u64;
         if let Ok(bytes) = disk.read(number, slab, all.clone(), way) {
             let part = |block: BlockIndex| {

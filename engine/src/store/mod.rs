@@ -39,10 +39,10 @@ use crate::scrub::ScrubQueue;
 use crate::slab::Slab;
 use crate::slot::{SlotIndex, SlotState, SlotTable};
 
+pub use crate::scrub::{ScrubOptions, ScrubStatus, Verified};
 pub use read::ReadError;
 pub use room::{NoRoom, Reservation};
 pub use stats::{ContentStat, StoreStats};
-pub use crate::scrub::{ScrubOptions, ScrubStatus, Verified};
 pub use write::WriteError;
 
 pub(crate) use room::{Room, piece_key};
@@ -89,7 +89,7 @@ pub(crate) struct Inner {
     warning: Option<&'static str>,
     pub(crate) clean_start: bool,
     pub(crate) store_id: u64,
-    records_path: PathBuf,
+    pub(crate) records_path: PathBuf,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// No second daemon may write while anyone here still can.
     _directory_lock: File,

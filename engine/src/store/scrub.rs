@@ -40,7 +40,7 @@ impl Store {
     pub fn verify(&self, content: &Arc<Content>, keep_going: impl Fn() -> bool) -> Verified {
         crate::keeper::lower_priority();
         let layout = content.layout();
-        let mut disk = Disk::new();
+        let mut disk = Disk::new(&self.inner.records_path);
         let mut reading = Reading::new(content.clone(), For::Command, true);
         for piece in layout.whole().into_iter().flat_map(|run| run.pieces()) {
             if !keep_going() {
