@@ -16,6 +16,18 @@ pub(crate) fn memory_limit() -> Option<u64> {
     limits.min()
 }
 
+/// What this machine can give without pushing out anything that is in use, in bytes.
+pub(crate) fn free_memory() -> Option<u64> {
+    available_of(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+/// `MemAvailable` of a text like `/proc/meminfo`.
+fn available_of(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 /// The files that hold the limits of the cgroups in a text like `/proc/self/cgroup`, and of those above them. In a
 /// container the innermost may be seen as the outermost, so all are looked at.
 fn files_of(cgroups: &str) -> impl Iterator<Item = PathBuf> {
@@ -66,6 +78,15 @@ mod tests {
         assert_eq!(limit_of("268435456\n"), Some(256 << 20));
         assert_eq!(limit_of("max\n"), None);
         assert_eq!(limit_of("9223372036854771712\n"), None);
+    }
+
+    #[test]
+    fn what_is_available_is_found() {
+        let meminfo = "MemTotal:       8119264 kB\nMemFree:  1 kB\nMemAvailable:    7000000 kB\n";
+        assert_eq!(available_of(meminfo), Some(7_000_000 << 10));
+        for other in ["", "MemAvailable:", "MemAvailable: 1 MB", "MemAvailable: 18446744073709551615 kB"] {
+            assert_eq!(available_of(other), None, "{other}");
+        }
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use darter_engine::Store;
-use darter_engine::store::StoreStats;
+use darter_engine::store::{ScrubStatus, StoreStats};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -111,6 +111,11 @@ struct StoreGauges {
     cold: Counter,
     refused: Counter,
     written: Counter,
+    scrubbed: Counter,
+    scrubbed_bad: Counter,
+    scrubbed_wrong: Counter,
+    scrub_running: Gauge,
+    scrub_ended: Gauge,
 }
 
 impl Metrics {
@@ -179,9 +184,27 @@ impl Metrics {
             ("cache_hot_reads", "Runs of blocks served from the mapping", &store.hot),
             ("cache_cold_reads", "Runs of blocks read from disk", &store.cold),
             ("cache_refused", "Fetches that found no room in the store", &store.refused),
+            ("scrub_blocks", "Blocks that the scrub or a verification read from the disk", &store.scrubbed),
+            ("scrub_bad_blocks", "Those of them that were bad and were dropped", &store.scrubbed_bad),
+            (
+                "scrub_wrong_digests",
+                "Whole contents that these found wrong and removed",
+                &store.scrubbed_wrong,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }
+        registry.register(
+            "scrub_running",
+            "1 while a round of the scrub is under way",
+            store.scrub_running.clone(),
+        );
+        registry.register_with_unit(
+            "scrub_ended_timestamp",
+            "When the last whole round of the scrub ended, in Unix time; 0 if none has",
+            Unit::Seconds,
+            store.scrub_ended.clone(),
+        );
         registry.register_with_unit(
             "cache_written",
             "Bytes written to slots",
@@ -250,7 +273,7 @@ impl Metrics {
 
     /// The OpenMetrics text, with the store's numbers of this moment.
     pub(crate) fn text(&self, store: &Store) -> String {
-        self.store.take_over(&store.stats());
+        self.store.take_over(&store.stats(), &store.scrub_status());
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
             // Formatting into a string does not fail; an empty answer would look like a healthy one.
@@ -261,7 +284,7 @@ impl Metrics {
 }
 
 impl StoreGauges {
-    fn take_over(&self, stats: &StoreStats) {
+    fn take_over(&self, stats: &StoreStats, scrub: &ScrubStatus) {
         let set = |gauge: &Gauge<i64, AtomicI64>, value: u64| {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         };
@@ -282,5 +305,10 @@ impl StoreGauges {
         raise(&self.cold, stats.cold_reads);
         raise(&self.refused, stats.refused_reservations);
         raise(&self.written, stats.written_bytes);
+        raise(&self.scrubbed, stats.scrubbed_blocks);
+        raise(&self.scrubbed_bad, stats.scrubbed_bad_blocks);
+        raise(&self.scrubbed_wrong, stats.scrubbed_wrong_digests);
+        set(&self.scrub_running, u64::from(scrub.on && scrub.round.is_some()));
+        set(&self.scrub_ended, scrub.ended_at_s);
     }
 }

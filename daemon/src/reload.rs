@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use darter_engine::Store;
 use tokio::sync::{Mutex, watch};
 
 use crate::access::Access;
@@ -19,6 +20,7 @@ pub(crate) struct Live {
     pub(crate) prefetch_pace: Arc<Pace>,
     /// To each shard its own.
     policies: Vec<watch::Sender<Policy>>,
+    store: Store,
     verbosity: Verbosity,
 }
 
@@ -118,20 +120,21 @@ fn prepare(inputs: &Inputs, running: &Resolved, shards: usize) -> Result<Prepare
 }
 
 impl Live {
-    /// As a daemon of so many shards starts with them; and where each shard finds its policy.
+    /// As a daemon of so many shards on that store starts with them; and where each shard finds its policy.
     ///
     /// # Errors
     /// There is no client of registries.
     pub(crate) fn new(
         settings: &Settings,
         shards: usize,
+        store: &Store,
         verbosity: Verbosity,
     ) -> Result<(Self, Vec<watch::Receiver<Policy>>), NoClient> {
         let policies = Policy::for_shards(settings, shards)?;
         let (policies, followed) = policies.into_iter().map(watch::channel).unzip();
         let access = Access::new(settings.access);
         let prefetch_pace = Arc::new(Pace::new(settings.prefetch_bytes_per_s));
-        Ok((Self { access, prefetch_pace, policies, verbosity }, followed))
+        Ok((Self { access, prefetch_pace, policies, store: store.clone(), verbosity }, followed))
     }
 
     /// False if the verbosity is not the configuration's to say.
@@ -142,6 +145,7 @@ impl Live {
         }
         self.access.set_lasting(settings.access);
         self.prefetch_pace.set_rate(settings.prefetch_bytes_per_s);
+        self.store.set_scrub(settings.scrub);
         self.verbosity.set(settings.log.verbose)
     }
 }

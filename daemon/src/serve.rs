@@ -19,7 +19,7 @@ use crate::config::{Inputs, IoChoice, Resolved};
 use crate::fetch::Fetches;
 use crate::front::connection;
 use crate::logs::Verbosity;
-use crate::memory_limit::memory_limit;
+use crate::memory_limit::{free_memory, memory_limit};
 use crate::metrics::Metrics;
 use crate::origin::proxies::Proxies;
 use crate::policy::NoClient;
@@ -137,7 +137,7 @@ impl Daemon {
         let settings = &self.resolved.settings;
         let count = settings.shards.map_or_else(shard::default_count, std::num::NonZero::get);
         let metrics = Metrics::new(&self.store.backend().to_string());
-        let (live, policies) = Live::new(settings, count, self.verbosity.clone())?;
+        let (live, policies) = Live::new(settings, count, &self.store, self.verbosity.clone())?;
         let access = live.access.clone();
         let access_file = settings.data_dir.join("access");
         access.recall(&access_file);
@@ -165,6 +165,8 @@ impl Daemon {
         let front = tokio::net::TcpListener::from_std(front).map_err(system("use the front's socket"))?;
         let admin = tokio::net::TcpListener::from_std(admin).map_err(system("use the admin socket"))?;
         self.greet(&front, &admin, shards.len());
+        let warm_up_bytes_max = warm_up_bytes_max(free_memory(), memory_limit());
+        self.store.start_scrub(settings.scrub, warm_up_bytes_max).map_err(system("start a thread"))?;
         let metrics_served = settings.metrics.then(|| metrics.clone());
         let answering = Admin::new(self.store.clone(), metrics_served, reload.clone());
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
@@ -227,7 +229,10 @@ impl Daemon {
             tracing::warn!("{warning}");
         }
         if !self.store.clean_start() {
-            tracing::info!("the last run did not stop cleanly: cached blocks are checked as they are served");
+            tracing::info!(
+                "the last run did not stop cleanly: cached blocks are checked as they are served, and all of them \
+                 in the background unless storage.scrub.rate is 0"
+            );
         }
         if let Some(warning) = self.store.warning() {
             tracing::warn!("{warning}");
@@ -299,6 +304,11 @@ fn connections_max(files_max: Option<u64>, memory_max: Option<u64>) -> usize {
     let by_files = files_max.map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES) / 2);
     let by_memory = memory_max.map_or(u64::MAX, |memory| memory / 4 / CONNECTION_BYTES);
     usize::try_from(by_files.min(by_memory)).unwrap_or(usize::MAX).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)
+}
+
+/// Pinned contents are brought into a quarter of the memory that is free, and of what the cgroup may have.
+fn warm_up_bytes_max(free: Option<u64>, memory_max: Option<u64>) -> u64 {
+    free.unwrap_or(0).min(memory_max.unwrap_or(u64::MAX)) / 4
 }
 
 /// Block buffers get a quarter of the memory.

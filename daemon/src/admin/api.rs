@@ -33,6 +33,47 @@ pub(crate) struct StoreInfo {
     pub(crate) cold_reads: u64,
     pub(crate) refused_reservations: u64,
     pub(crate) written_bytes: u64,
+    /// By the scrub, and by verifications.
+    pub(crate) scrubbed_blocks: u64,
+    /// Bad on the disk; their pieces were dropped.
+    pub(crate) scrubbed_bad_blocks: u64,
+    /// Whole contents that were others than their digests say, and are removed.
+    pub(crate) scrubbed_wrong_digests: u64,
+    pub(crate) scrub: ScrubInfo,
+}
+
+/// How far the scrub is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ScrubInfo {
+    /// False where `storage.scrub.rate` is 0.
+    pub(crate) on: bool,
+    /// Under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) round: Option<ScrubRoundInfo>,
+    /// The last whole round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last: Option<ScrubEndInfo>,
+}
+
+/// A round under way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ScrubRoundInfo {
+    pub(crate) begun_at: u64,
+    /// Because the daemon had not been stopped in order.
+    pub(crate) after_unclean_stop: bool,
+    /// Where it is: the content's place in the table of records, and the piece.
+    pub(crate) place: u32,
+    pub(crate) piece: u32,
+    pub(crate) checked_blocks: u64,
+    pub(crate) bad_blocks: u64,
+}
+
+/// A round that has ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ScrubEndInfo {
+    pub(crate) ended_at: u64,
+    pub(crate) checked_blocks: u64,
+    pub(crate) bad_blocks: u64,
 }
 
 /// `GET /api/v1/contents`, in the order of the ids.

@@ -5,13 +5,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use darter_engine::store::ContentStat;
+use darter_engine::store::{ContentStat, ScrubStatus};
 use darter_engine::{Content, ContentId, Store, Verification};
 use tokio::sync::oneshot;
 
 use super::api::{
-    Code, ContentInfo, DigestInfo, PAGE_MAX, Page, Problem, Removed, StoreInfo, VerificationInfo,
-    VerifiedInfo,
+    Code, ContentInfo, DigestInfo, PAGE_MAX, Page, Problem, Removed, ScrubEndInfo, ScrubInfo, ScrubRoundInfo,
+    StoreInfo, VerificationInfo, VerifiedInfo,
 };
 use super::reference::{ContentRef, full};
 
@@ -43,7 +43,28 @@ pub(super) fn store_info(store: &Store) -> StoreInfo {
         cold_reads: stats.cold_reads,
         refused_reservations: stats.refused_reservations,
         written_bytes: stats.written_bytes,
+        scrubbed_blocks: stats.scrubbed_blocks,
+        scrubbed_bad_blocks: stats.scrubbed_bad_blocks,
+        scrubbed_wrong_digests: stats.scrubbed_wrong_digests,
+        scrub: scrub_info(&store.scrub_status()),
     }
+}
+
+fn scrub_info(status: &ScrubStatus) -> ScrubInfo {
+    let round = status.round.map(|round| ScrubRoundInfo {
+        begun_at: round.begun_at_s,
+        after_unclean_stop: round.urgent,
+        place: round.next.place,
+        piece: round.next.piece,
+        checked_blocks: round.checked_blocks,
+        bad_blocks: round.bad_blocks,
+    });
+    let last = (status.ended_at_s > 0).then_some(ScrubEndInfo {
+        ended_at: status.ended_at_s,
+        checked_blocks: status.last_checked_blocks,
+        bad_blocks: status.last_bad_blocks,
+    });
+    ScrubInfo { on: status.on, round, last }
 }
 
 /// The contents behind `after` in the order of their ids, about `limit` of them: the copies of one id, held under
@@ -146,7 +167,7 @@ async fn flushed(store: &Store) -> Result<(), Problem> {
     store.flush().await.map_err(|error| Problem::new(Code::Failed, error.to_string()))
 }
 
-/// Reads it through, on a thread of its own. Dropped, it stops at the next block.
+/// Reads it through, on a thread of its own. Dropped, it stops at the next piece.
 pub(super) async fn verify(store: &Store, content: Arc<Content>) -> Result<VerifiedInfo, Problem> {
     struct StopOnDrop(Arc<AtomicBool>);
     impl Drop for StopOnDrop {

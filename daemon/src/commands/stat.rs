@@ -5,7 +5,7 @@ use http::Method;
 
 use super::admin_client::{AdminClient, content_path};
 use super::{AdminArgs, CommandError, ls, output, text};
-use crate::admin::api::{ContentInfo, StoreInfo};
+use crate::admin::api::{ContentInfo, ScrubInfo, StoreInfo};
 use crate::admin::reference::ContentRef;
 
 /// The flags of `darter stat`.
@@ -57,7 +57,37 @@ fn of_store(store: &StoreInfo) -> String {
         ("blocks checked", store.blocks_checked.to_string()),
         ("bad blocks found", store.checks_failed.to_string()),
         ("no room found", store.refused_reservations.to_string()),
+        ("blocks scrubbed", store.scrubbed_blocks.to_string()),
+        ("bad on the disk", store.scrubbed_bad_blocks.to_string()),
+        ("wrong digests", store.scrubbed_wrong_digests.to_string()),
+        ("scrub", of_scrub(&store.scrub)),
     ])
+}
+
+fn of_scrub(scrub: &ScrubInfo) -> String {
+    let now = match &scrub.round {
+        _ if !scrub.on => "off".to_owned(),
+        None => "resting".to_owned(),
+        Some(round) => {
+            let why = if round.after_unclean_stop { " after an unclean stop" } else { "" };
+            format!(
+                "a round{why}, begun {}, {} blocks checked, {} bad",
+                text::ago(round.begun_at),
+                round.checked_blocks,
+                round.bad_blocks
+            )
+        }
+    };
+    let before = match &scrub.last {
+        None => "no whole round yet".to_owned(),
+        Some(last) => format!(
+            "last round ended {}, {} blocks checked, {} bad",
+            text::ago(last.ended_at),
+            last.checked_blocks,
+            last.bad_blocks
+        ),
+    };
+    format!("{now}; {before}")
 }
 
 fn of_content(content: &ContentInfo) -> String {

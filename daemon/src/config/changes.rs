@@ -188,6 +188,8 @@ mod tests {
             "storage.capacity" => "1GiB",
             "storage.taskExpireTime" => "6h",
             "storage.io" => "pool",
+            "storage.scrub.rate" => "1MiB",
+            "storage.scrub.interval" => "1d",
             "proxy.tcpListen.listen" | "health.tcpListen.listen" => "127.0.0.2",
             "proxy.tcpListen.port" | "health.tcpListen.port" | "pprofPort" => "7",
             "proxy.registryMirror.url" => "https://other.example",

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use darter_engine::store::ScrubOptions;
+
 use super::age::Age;
 use super::error::{ConfigError, Problem, quoted};
 use super::keys::{self, Fallback, Key, Known};
@@ -48,6 +50,7 @@ pub struct Effective {
 const CAPACITY_BYTES: std::ops::RangeInclusive<u64> = 4 << 20..=64 << 40;
 /// Bytes per second: from one block, below which nothing would be fetched.
 const PREFETCH_BYTES_PER_S: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 40;
+const SCRUB_BYTES_PER_S: std::ops::RangeInclusive<u64> = 64 << 10..=1 << 40;
 const TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3650 * 86_400);
 /// A proof that lasts longer would let a revoked credential read for longer.
 const PROOF: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
@@ -94,6 +97,10 @@ impl Pass<'_> {
         let capacity = self.optional_if(&keys::CAPACITY, |size: &ByteSize| CAPACITY_BYTES.contains(&size.0));
         let ttl = self.optional_if(&keys::TASK_EXPIRE_TIME, |age: &Age| TTL.contains(&age.0));
         let io: IoChoice = self.value(&keys::IO);
+        let scrub_rate = self.value_if(&keys::SCRUB_RATE, |rate: &ByteSize| {
+            rate.0 == 0 || SCRUB_BYTES_PER_S.contains(&rate.0)
+        });
+        let scrub_interval: Age = self.value_if(&keys::SCRUB_INTERVAL, |age: &Age| TTL.contains(&age.0));
         let front = self.address(&keys::FRONT_IP, &keys::FRONT_PORT);
         let admin = self.address(&keys::ADMIN_IP, &keys::ADMIN_PORT);
         let registry: Registry = self.value(&keys::REGISTRY);
@@ -132,6 +139,7 @@ impl Pass<'_> {
             prefetch_bytes_per_s: prefetch_rate.0,
             shards,
             io,
+            scrub: ScrubOptions { bytes_per_s: scrub_rate.0, interval: scrub_interval.0 },
             log: LogSettings { format, verbose },
             metrics,
             pprof_port: u16::try_from(pprof_port).ok(),

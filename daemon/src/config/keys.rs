@@ -58,6 +58,18 @@ pub(super) const TASK_EXPIRE_TIME: Key = Key {
 };
 pub(super) const IO: Key =
     Key { path: "storage.io", takes: "auto, ring or pool", fallback: Text("auto"), taken_up: Restart };
+pub(super) const SCRUB_RATE: Key = Key {
+    path: "storage.scrub.rate",
+    takes: "a size per second from 64KiB to 1TiB, such as 32MiB, or 0 to check nothing ahead of its readers",
+    fallback: Text("32MiB"),
+    taken_up: AtOnce,
+};
+pub(super) const SCRUB_INTERVAL: Key = Key {
+    path: "storage.scrub.interval",
+    takes: "a time from 1s to 3650d, such as 7d",
+    fallback: Text("7d"),
+    taken_up: AtOnce,
+};
 pub(super) const FRONT_IP: Key =
     Key { path: "proxy.tcpListen.listen", takes: IP, fallback: Text("127.0.0.1"), taken_up: Restart };
 pub(super) const FRONT_PORT: Key =
@@ -170,11 +182,13 @@ pub(super) const PPROF_PORT: Key = Key {
 };
 
 /// All of them, in the order in which `config show` prints them.
-pub(super) const KEYS: [&Key; 29] = [
+pub(super) const KEYS: [&Key; 31] = [
     &DATA_DIR,
     &CAPACITY,
     &TASK_EXPIRE_TIME,
     &IO,
+    &SCRUB_RATE,
+    &SCRUB_INTERVAL,
     &FRONT_IP,
     &FRONT_PORT,
     &ADMIN_IP,

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use darter_engine::store::ScrubOptions;
+
 use super::listed::ListedRegistry;
 use super::registry::{Registry, RegistryHost};
 use super::rules::Rules;
@@ -49,6 +51,8 @@ pub struct Settings {
     pub shards: Option<NonZeroUsize>,
     /// Which I/O the engine uses.
     pub io: IoChoice,
+    /// How what is kept is checked ahead of its readers.
+    pub scrub: ScrubOptions,
     /// How the daemon reports what it does.
     pub log: LogSettings,
     /// Whether `/metrics` is served.

@@ -84,9 +84,9 @@ impl Scrub {
         scrub
     }
 
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(mut self, warm_up_bytes_max: u64) {
         crate::keeper::lower_priority();
-        self.warm_up();
+        self.warm_up(warm_up_bytes_max);
         while let Some(options) = self.inner.scrub.options() {
             let rest = self.turn(options);
             self.inner.scrub.rest(rest);
@@ -194,9 +194,8 @@ impl Scrub {
     }
 
     /// Brings pinned contents into the page cache, for the readers that will come for them.
-    fn warm_up(&mut self) {
-        let Some(ScrubOptions { warm_up_bytes_max, .. }) = self.inner.scrub.options() else { return };
-        let mut left = warm_up_bytes_max;
+    fn warm_up(&mut self, bytes_max: u64) {
+        let mut left = bytes_max;
         let mut place = 0;
         while let Some(content) = self.content_from(place, None) {
             place = content.place.saturating_add(1);
@@ -208,7 +207,7 @@ impl Scrub {
                 let Some(piece) = reading.content().layout().piece(number) else { break };
                 if left < u64::from(crate::layout::PIECE_BYTES) {
                     tracing::info!(
-                        warm_up_bytes_max,
+                        bytes_max,
                         "more is pinned than memory is free: the rest is read from disk"
                     );
                     return;

@@ -12,8 +12,6 @@ pub struct ScrubOptions {
     pub bytes_per_s: u64,
     /// From the end of one round to the start of the next.
     pub interval: Duration,
-    /// How many bytes of pinned contents are brought into memory at a start.
-    pub warm_up_bytes_max: u64,
 }
 
 /// How far the scrub is.
@@ -52,13 +50,12 @@ impl ScrubQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Other options from now on. True if there were none before.
-    pub(crate) fn set(&self, options: ScrubOptions) -> bool {
+    /// Other options from now on.
+    pub(crate) fn set(&self, options: ScrubOptions) {
         let mut state = self.state();
         state.changed = true;
-        let is_first = state.options.replace(options).is_none();
+        state.options = Some(options);
         self.wake.notify_one();
-        is_first
     }
 
     pub(crate) fn stop(&self) {

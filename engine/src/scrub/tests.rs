@@ -25,7 +25,7 @@ const PIECE: usize = 4 * BLOCK;
 const TMPFS: i64 = 0x0102_1994;
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 /// As fast as it goes.
-const QUICK: ScrubOptions = ScrubOptions { bytes_per_s: 1 << 40, interval: WEEK, warm_up_bytes_max: 0 };
+const QUICK: ScrubOptions = ScrubOptions { bytes_per_s: 1 << 40, interval: WEEK };
 
 /// A store in a directory of its own, and no thread that scrubs it.
 struct Node {
@@ -118,7 +118,7 @@ impl Node {
     /// One round, to its end.
     fn round(&self) {
         let mut scrub = self.scrub();
-        while scrub.turn(ScrubOptions { interval: WEEK, ..QUICK }).is_zero() {}
+        while scrub.turn(QUICK).is_zero() {}
     }
 
     fn slab(&self) -> File {
@@ -262,8 +262,7 @@ fn pinned_contents_are_brought_into_memory_as_far_as_is_allowed() {
         for (allowed_bytes, expected) in [(0, 0), (3 << 18, 3), (64 << 20, 8)] {
             node.leave_memory();
             let mut scrub = node.scrub();
-            node.store.inner.scrub.set(ScrubOptions { warm_up_bytes_max: allowed_bytes, ..QUICK });
-            scrub.warm_up();
+            scrub.warm_up(allowed_bytes);
             assert_eq!((hot_pieces(&pinned), hot_pieces(&other)), (expected, 0), "{allowed_bytes}");
         }
     });
@@ -308,7 +307,7 @@ fn a_stop_in_a_round_is_gone_on_from() {
         let content = node.held(10, 8 << 20);
         // Slow enough that it cannot be through before it is stopped: half a minute for all.
         let slow = ScrubOptions { bytes_per_s: 256 << 10, ..QUICK };
-        node.store.scrub(slow).unwrap();
+        node.store.start_scrub(slow, 0).unwrap();
         let round = || node.store.scrub_status().round;
         let reached = |piece: u32| round().is_some_and(|round| round.next.piece >= piece);
         while !reached(2) {
@@ -321,17 +320,17 @@ fn a_stop_in_a_round_is_gone_on_from() {
         let directory = tempfile::tempdir().unwrap();
         copy(node.directory.path(), directory.path());
         let again = open(directory.path(), node.backend);
-        again.scrub(ScrubOptions { bytes_per_s: 0, ..slow }).unwrap();
+        again.start_scrub(ScrubOptions { bytes_per_s: 0, ..slow }, 0).unwrap();
         assert_eq!(again.scrub_status().round, Some(before));
         // Of a store whose daemon was not stopped, everything is checked, from there on.
         let crashed = tempfile::tempdir().unwrap();
         copy(directory.path(), crashed.path());
         let after = open(crashed.path(), node.backend);
         assert!(!after.clean_start());
-        after.scrub(ScrubOptions { bytes_per_s: 0, ..slow }).unwrap();
+        after.start_scrub(ScrubOptions { bytes_per_s: 0, ..slow }, 0).unwrap();
         let urgent = after.scrub_status().round.unwrap();
         assert_eq!((urgent.urgent, urgent.from, urgent.next), (true, before.next, before.next));
-        after.scrub(QUICK).unwrap();
+        after.set_scrub(QUICK);
         while after.scrub_status().ended_at_s == 0 {
             std::thread::sleep(Duration::from_millis(5));
         }

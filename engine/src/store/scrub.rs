@@ -9,22 +9,28 @@ use crate::content::Content;
 use crate::scrub::{Disk, For, Reading, Scrub, ScrubOptions, ScrubStatus, Verified};
 
 impl Store {
-    /// Lets a thread of the lowest priority look after what is on the disk, or look after it in another way from now on.
+    /// Starts a thread of low priority that looks after what is on the disk: once for a store. First it brings pinned
+    /// contents into memory, at most so many bytes.
     ///
     /// # Errors
     /// There is no thread for it.
-    pub fn scrub(&self, options: ScrubOptions) -> io::Result<()> {
-        if !self.inner.scrub.set(options) {
-            return Ok(());
-        }
+    pub fn start_scrub(&self, options: ScrubOptions, warm_up_bytes_max: u64) -> io::Result<()> {
+        self.inner.scrub.set(options);
         let records = OpenOptions::new().read(true).write(true).open(&self.inner.records_path);
         let records = records.inspect_err(|error| {
             tracing::warn!(%error, "how far the scrub is cannot be noted: each start begins it anew");
         });
         let scrub = Scrub::new(self.inner.clone(), records.ok());
-        let thread = std::thread::Builder::new().name("darter-scrub".into()).spawn(move || scrub.run())?;
+        let thread = std::thread::Builder::new()
+            .name("darter-scrub".into())
+            .spawn(move || scrub.run(warm_up_bytes_max))?;
         self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
+    }
+
+    /// The scrub goes on in another way from now on.
+    pub fn set_scrub(&self, options: ScrubOptions) {
+        self.inner.scrub.set(options);
     }
 
     /// How far the scrub is.
