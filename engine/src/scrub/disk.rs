@@ -97,7 +97,7 @@ impl Disk {
             return Ok(&into[..range.len()]);
         }
         if self.open.as_ref().is_none_or(|(open, _)| *open != number) {
-            self.open = Some((number, open_direct(slab.file())));
+            self.open = Some((number, open_direct(slab.file().file())));
         }
         if let Some((_, direct)) = &mut self.open
             && let Some(file) = direct
@@ -142,7 +142,7 @@ mod tests {
         let slab = Slab::open(&path, 64).unwrap();
         let bytes: Vec<u8> = (0..PIECE).map(|at| (at / 7) as u8).collect();
         slab.file().write_all_at(&bytes, PIECE as u64).unwrap();
-        slab.file().sync_all().unwrap();
+        slab.file().sync_data().unwrap();
         // Its name may be gone, and another file have it.
         std::fs::rename(&path, directory.join("renamed")).unwrap();
         let mut disk = Disk::new(&directory.join("records"));
@@ -153,7 +153,7 @@ mod tests {
             }
         }
         disk.close();
-        slab.file().set_len(PIECE as u64).unwrap();
+        slab.file().file().set_len(PIECE as u64).unwrap();
         let error = disk.read(0, &slab, PIECE..PIECE + 1, Way::Direct).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }

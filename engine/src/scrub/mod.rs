@@ -23,7 +23,7 @@ mod tests;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::clock;
 use crate::content::Content;
@@ -56,7 +56,7 @@ pub(crate) struct Scrub {
     /// told to the keeper's syncs, nor the other way round.
     records: Option<File>,
     course: Course,
-    saved_at: Instant,
+    saved_at: Duration,
     disk: Disk,
     pace: Pace,
 }
@@ -79,7 +79,7 @@ impl Scrub {
             course.after_unclean_stop(clock::unix_s());
         }
         let disk = Disk::new(&inner.records_path);
-        let scrub = Self { inner, records, course, saved_at: Instant::now(), disk, pace: Pace::default() };
+        let scrub = Self { inner, records, course, saved_at: clock::elapsed(), disk, pace: Pace::default() };
         scrub.save();
         scrub
     }
@@ -121,7 +121,7 @@ impl Scrub {
             let mut reading = Reading::new(content, For::Scrub, first == 0);
             for number in first..end.min(pieces) {
                 let Some(piece) = reading.content().layout().piece(number) else { break };
-                let (begun, before) = (Instant::now(), reading.found());
+                let (begun, before) = (clock::elapsed(), reading.found());
                 let read_bytes = reading.piece(&self.inner, &mut self.disk, piece);
                 let found = reading.found();
                 self.course.passed(
@@ -143,8 +143,8 @@ impl Scrub {
     }
 
     /// Tells how far it is, and waits for the next read's turn. False if there is none.
-    fn pause(&mut self, read_bytes: u64, begun: Instant) -> bool {
-        let ended = Instant::now();
+    fn pause(&mut self, read_bytes: u64, begun: Duration) -> bool {
+        let ended = clock::elapsed();
         if ended - self.saved_at >= SAVE_EVERY {
             self.saved_at = ended;
             self.save();
@@ -212,11 +212,11 @@ impl Scrub {
                     );
                     return;
                 }
-                let begun = Instant::now();
+                let begun = clock::elapsed();
                 let read_bytes = reading.piece(&self.inner, &mut self.disk, piece);
                 left = left.saturating_sub(read_bytes);
                 if read_bytes > 0 {
-                    let rest = self.pace.rest_after(read_bytes, WARM_UP_BYTES_PER_S, begun, Instant::now());
+                    let rest = self.pace.rest_after(read_bytes, WARM_UP_BYTES_PER_S, begun, clock::elapsed());
                     self.inner.scrub.rest(rest);
                 }
                 if self.inner.scrub.options().is_none() {

@@ -15,7 +15,7 @@ use crate::content_id::Naming;
 use crate::format::SlotRecord;
 use crate::layout::{BLOCK_BYTES, BLOCKS_PER_PIECE, BlockIndex, PieceIndex};
 use crate::slot::{Leases, SlotIndex};
-use crate::store::{Inner, place_of};
+use crate::store::Inner;
 
 /// What was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -140,7 +140,7 @@ impl Reading {
     /// Compares the blocks of one piece, up to the first bad one, which costs the piece.
     fn look_at(&mut self, inner: &Inner, disk: &mut Disk, leased: &Leased) -> u64 {
         let layout = self.content.layout();
-        let (number, slot_offset) = place_of(leased.slot);
+        let (number, slot_offset) = inner.place_of(leased.slot);
         let slab = inner.slab_of(leased.slot);
         let place = |first: BlockIndex, last: BlockIndex| {
             let start = slot_offset + first.in_piece() as usize * BLOCK_BYTES as usize;

@@ -17,7 +17,7 @@ use crate::content_id::{ContentId, Naming, RegistryScope};
 use crate::layout::{BLOCK_BYTES, Layout};
 use crate::ring::{Backend, run_shard};
 use crate::slot::SlotIndex;
-use crate::store::{Store, StoreOptions, place_of};
+use crate::store::{Store, StoreOptions};
 
 const REGISTRY: &str = "https://registry.example:443";
 const BLOCK: usize = BLOCK_BYTES as usize;
@@ -129,7 +129,7 @@ impl Node {
     /// Changes a block on the disk, and leaves no page of the slab in memory.
     fn change(&self, content: &Content, block: u32, change: impl Fn(&mut [u8])) {
         let block = content.layout().block(block).unwrap();
-        let (_, at) = place_of(content.slot_of(block.piece()).unwrap());
+        let (_, at) = self.store.inner.place_of(content.slot_of(block.piece()).unwrap());
         let at = (at + block.in_piece() as usize * BLOCK) as u64;
         let slab = self.slab();
         let mut bytes = vec![0; content.layout().block_bytes(block) as usize];
