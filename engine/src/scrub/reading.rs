@@ -121,7 +121,7 @@ impl Reading {
     }
 
     /// Takes a lease on the piece's slot, if there is something to look at.
-    fn lease(&self, inner: &Inner, piece: PieceIndex, blocks: &[BlockIndex]) -> Option<Leased> {
+    pub(super) fn lease(&self, inner: &Inner, piece: PieceIndex, blocks: &[BlockIndex]) -> Option<Leased> {
         let slot = self.content.slot_of(piece)?;
         let lease = inner.slots.lease(slot)?;
         // The lease counts only if the piece is still in this slot.
@@ -223,7 +223,7 @@ impl Reading {
 }
 
 /// Blocks of one piece that are looked at, in a slot that stays theirs meanwhile.
-struct Leased {
+pub(super) struct Leased {
     slot: SlotIndex,
     /// In order; at least one.
     blocks: Vec<BlockIndex>,

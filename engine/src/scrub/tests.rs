@@ -11,12 +11,12 @@ use bytes::Bytes;
 use rustix::fs::{Advice, fadvise, statfs};
 use sha2::{Digest, Sha256};
 
-use super::{Scrub, ScrubOptions};
+use super::{For, Reading, Scrub, ScrubOptions};
 use crate::content::{Content, ContentSpec, Verification};
 use crate::content_id::{ContentId, Naming, RegistryScope};
 use crate::layout::{BLOCK_BYTES, Layout};
 use crate::ring::{Backend, run_shard};
-use crate::slot::SlotIndex;
+use crate::slot::{SlotIndex, SlotState};
 use crate::store::{Store, StoreOptions};
 
 const REGISTRY: &str = "https://registry.example:443";
@@ -264,6 +264,29 @@ fn pinned_contents_are_brought_into_memory_as_far_as_is_allowed() {
             let mut scrub = node.scrub();
             scrub.warm_up(allowed_bytes);
             assert_eq!((hot_pieces(&pinned), hot_pieces(&other)), (expected, 0), "{allowed_bytes}");
+        }
+    });
+}
+
+/// While a piece is read its slot is nobody else's, whatever becomes of its content.
+#[test]
+fn a_piece_that_is_read_keeps_its_slot() {
+    check(|node| {
+        let content = node.held(11, 1 << 18);
+        let inner = &node.store.inner;
+        let layout = content.layout();
+        let (piece, slot) = (layout.piece(0).unwrap(), content.slots().next().unwrap().1);
+        let blocks: Vec<_> = layout.whole().unwrap().blocks().collect();
+        let reading = Reading::new(content.clone(), For::Scrub, true);
+        let leased = reading.lease(inner, piece, &blocks).unwrap();
+        node.store.remove(&content);
+        assert!(reading.lease(inner, piece, &blocks).is_none(), "a slot that is being released");
+        run_shard(node.backend, node.store.flush()).unwrap().unwrap();
+        let word = inner.slots.word(slot);
+        assert_eq!((word.state, word.leases), (SlotState::Releasing, 1), "given away while it was read");
+        drop(leased);
+        while inner.slots.word(slot).state != SlotState::Free {
+            std::thread::sleep(Duration::from_millis(1));
         }
     });
 }
