@@ -286,7 +286,7 @@ fn a_piece_that_is_read_keeps_its_slot() {
         assert_eq!((word.state, word.leases), (SlotState::Releasing, 1), "given away while it was read");
         drop(leased);
         while inner.slots.word(slot).state != SlotState::Free {
-            std::thread::sleep(Duration::from_millis(1));
+            pause();
         }
     });
 }
@@ -336,7 +336,7 @@ fn a_stop_in_a_round_is_gone_on_from() {
         let round = || node.store.scrub_status().round;
         let reached = |piece: u32| round().is_some_and(|round| round.next.piece >= piece);
         while !reached(2) {
-            std::thread::sleep(Duration::from_millis(5));
+            pause();
         }
         node.store.close();
         let before = round().unwrap();
@@ -357,12 +357,18 @@ fn a_stop_in_a_round_is_gone_on_from() {
         assert_eq!((urgent.urgent, urgent.from, urgent.next), (true, before.next, before.next));
         after.set_scrub(QUICK);
         while after.scrub_status().ended_at_s == 0 {
-            std::thread::sleep(Duration::from_millis(5));
+            pause();
         }
         assert_eq!(after.scrub_status().last_checked_blocks, 128);
         after.close();
         again.close();
     });
+}
+
+/// Until another thread has got on.
+#[expect(clippy::disallowed_methods, reason = "a test has a thread of its own")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(2));
 }
 
 /// A data directory as it stands on the disk now.
