@@ -76,7 +76,7 @@ verbose: true
 pprofPort: 1
 log: {format: json}
 metrics: {enable: false}
-storage: {capacity: 1GiB, taskExpireTime: 6h, io: pool}
+storage: {capacity: 1GiB, taskExpireTime: 6h, io: pool, scrub: {rate: 0, interval: 1h}}
 download: {prefetch: true, prefetchRateLimit: 1MB}
 health: {tcpListen: {listen: '::1', port: 2}}
 proxy:
