@@ -107,10 +107,10 @@ impl Keeper {
         });
         drop(news);
         self.give_up_failed_slabs(commit);
+        self.make_places();
         let released = std::mem::take(&mut self.inner.keeper.news().released);
         self.releasing.extend(released);
         self.make_room(room_wanted);
-        self.make_places();
         self.settle_released();
         if let Some(batch) = batch {
             self.commit(batch);
@@ -260,21 +260,25 @@ impl Keeper {
     fn write_batch(&mut self, batch: &Batch) -> std::io::Result<()> {
         let held = self.synced_blocks(batch);
         let places = self.inner.index.places();
-        // A dropped content whose place has a new one already leaves its record to that one.
-        let mut contents: BTreeMap<u32, &Arc<Content>> = batch
-            .contents
-            .iter()
-            .filter(|(place, content)| {
-                places.content(**place).is_none_or(|current| current.tenure == content.tenure)
-            })
-            .map(|(place, content)| (*place, content))
-            .collect();
+        let mut contents: BTreeMap<u32, Arc<Content>> = BTreeMap::new();
+        for (place, content) in &batch.contents {
+            match places.content(*place).filter(|current| current.tenure != content.tenure) {
+                None => contents.insert(*place, content.clone()),
+                // The place of a dropped content has a new one already, whose record is to stand where the old one's
+                // does. Now, though it has nothing to say yet: what is gone would come back after a crash, and be in
+                // the way of a later content of its name.
+                Some(current) if !current.recorded.load(Ordering::Relaxed) => {
+                    contents.insert(*place, current.clone())
+                }
+                Some(_) => None,
+            };
+        }
         let tenants: Vec<Arc<Content>> = held
             .iter()
             .filter_map(|(slot, _)| places.content(self.inner.slots.tenant(*slot).content).cloned())
             .collect();
         drop(places);
-        for content in &tenants {
+        for content in tenants {
             if !content.recorded.load(Ordering::Relaxed) {
                 contents.entry(content.place).or_insert(content);
             }

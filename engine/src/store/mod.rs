@@ -68,7 +68,7 @@ pub struct StoreOptions {
 /// The piece store of a node; cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 pub(crate) struct Inner {
