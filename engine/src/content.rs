@@ -247,6 +247,12 @@ impl Content {
         }
     }
 
+    /// Whether its digest was right once and has to be proved again.
+    pub(crate) fn has_lost_its_verdict(&self) -> bool {
+        self.passed_at_s.load(Ordering::Relaxed) != 0
+            && matches!(self.verification(), Verification::Pending { .. })
+    }
+
     /// Completes when the verification moved, stalled or ended after this call.
     pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()

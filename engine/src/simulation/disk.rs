@@ -398,8 +398,15 @@ impl State {
         let until = if fails { self.rng.below(parts.len() + 1) } else { parts.len() };
         let mut at = offset;
         for bytes in &parts[..until] {
+            let range = at..at + bytes.len() as u64;
+            if self.files[file].needs_what_cannot_be_read(&range) {
+                self.note(|| {
+                    format!("  disk: a page of {range:?} of file {file} cannot be read for a write")
+                });
+                return Err(eio());
+            }
             self.write(file, at, bytes.clone());
-            at += bytes.len() as u64;
+            at = range.end;
         }
         let bytes: usize = parts.iter().map(Bytes::len).sum();
         self.note(|| {
@@ -435,6 +442,9 @@ impl State {
         }
         if !file.cached[pages(&range)].iter().all(|cached| *cached) {
             if file.bad.iter().any(|bad| overlap(bad, &range)) {
+                if buffer.len() <= PAGE_BYTES {
+                    file.misread.push(range.clone());
+                }
                 self.note(|| format!("  disk: {range:?} of file {number} cannot be read"));
                 return Err(eio());
             }
@@ -518,9 +528,18 @@ impl FileState {
     fn persist_bytes(&mut self, offset: u64, bytes: &[u8]) {
         self.disk.write(offset, bytes);
         let range = offset..offset + bytes.len() as u64;
-        for ranges in [&mut self.damaged, &mut self.bad] {
-            ranges.retain(|one| !(range.start <= one.start && one.end <= range.end));
-        }
+        self.damaged.retain(|one| !(range.start <= one.start && one.end <= range.end));
+        // Pages are written as a whole, from the page cache.
+        let pages = pages(&range);
+        self.bad.retain(|bad| !pages.contains(&(bad.start as usize / PAGE_BYTES)));
+    }
+
+    /// Whether a write of a part of a page would have to read the rest, and cannot.
+    fn needs_what_cannot_be_read(&self, range: &Range<u64>) -> bool {
+        self.bad.iter().any(|bad| {
+            let covered = range.start <= bad.start && bad.end <= range.end;
+            overlap(bad, range) && !covered && !self.cached[bad.start as usize / PAGE_BYTES]
+        })
     }
 
     fn persist(&mut self, write: &Unsynced) {
@@ -569,6 +588,7 @@ impl FileState {
         }
         self.cached.fill(false);
         self.reopen();
+        self.misread.clear();
     }
 
     fn reopen(&mut self) {
@@ -577,7 +597,6 @@ impl FileState {
         if self.keeps_misreads {
             self.damaged.append(&mut self.misread);
         }
-        self.misread.clear();
         self.mapping_failed = false;
         self.lent.clear();
     }

@@ -236,7 +236,11 @@ impl World {
         }
         let Ok((store, mut keeper)) = self.open() else {
             // Refused; the next start finds what was there before.
-            self.disk.restart();
+            if self.disk.has_crashed() {
+                self.disk.restart();
+            } else {
+                self.disk.reopen();
+            }
             return Ok(promises.clone());
         };
         if self.disk.has_crashed() {
