@@ -311,6 +311,8 @@ impl Disk {
     fn submit(&self, file: usize, offset: u64, work: Work) -> Ticket {
         let mut state = self.state();
         let ticket = state.next_ticket;
+        let what = if matches!(work, Work::Write { .. }) { "write" } else { "read" };
+        state.note(|| format!("  {what} {ticket} begins at {offset} of file {file}"));
         state.next_ticket += 1;
         state.in_flight.push(InFlight { ticket, file, offset, work });
         state.waiting.insert(ticket);
@@ -740,6 +742,7 @@ impl SimulatedFile {
 
     pub(crate) fn lend(&self, range: Range<usize>, leases: Leases) -> Bytes {
         let state = &mut *self.disk.state();
+        state.note(|| format!("  {range:?} of file {} are lent", self.number));
         let file = &mut state.files[self.number];
         let lent = Arc::new(wide(&range));
         file.lent.push(Arc::downgrade(&lent));
