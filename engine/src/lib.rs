@@ -26,6 +26,7 @@ mod index;
 mod keeper;
 pub mod layout;
 mod page_tables;
+mod piece_table;
 mod records;
 pub mod ring;
 #[cfg(test)]
@@ -33,6 +34,7 @@ mod simulation;
 mod slab;
 mod slot;
 pub mod store;
+mod sync;
 
 pub use content::{Content, ContentSpec, Verification};
 pub use content_id::{ContentId, Naming, RegistryScope, Scope};

@@ -13,10 +13,10 @@
 //! the slot cannot have changed hands before, and the lease keeps it from doing so.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::layout::{BLOCKS_PER_PIECE, BlockIndex};
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Arc, IS_PLAIN};
 
 /// Number of a slot in its store.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -83,7 +83,7 @@ struct Slot {
     touched_minute: AtomicU16,
 }
 
-const _: () = assert!(size_of::<Slot>() == 40, "the index is bounded to 256 MB per TB");
+const _: () = assert!(!IS_PLAIN || size_of::<Slot>() == 40, "the index is bounded to 256 MB per TB");
 const _: () = assert!(BLOCKS_PER_PIECE == 4, "presence and durability share one byte");
 
 const HEAT_MAX: u8 = 3;
