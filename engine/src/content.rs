@@ -1,6 +1,6 @@
 //! A content in memory: what it is, which slots hold its pieces, and how far its digest has been checked.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -10,11 +10,11 @@ use crate::content_id::{ContentId, Naming, RegistryScope, Scope};
 use crate::format::ContentRecord;
 use crate::frontier::Frontier;
 use crate::layout::{BlockIndex, Layout, PieceIndex};
-use crate::slot::SlotIndex;
+use crate::piece_table::PieceTable;
+use crate::slot::{Leases, SlotIndex, SlotTable};
 
 /// How coarse "last used" is on disk: a record is not rewritten for every read.
 const USED_AT_STEP_S: u64 = 300;
-const NO_SLOT: u32 = u32::MAX;
 
 /// What a content is created with.
 #[derive(Clone, Debug)]
@@ -70,8 +70,7 @@ pub struct Content {
     created_at_s: u64,
     pub(crate) place: u32,
     pub(crate) tenure: u64,
-    pieces: Box<[AtomicU32]>,
-    pub(crate) held_slots: AtomicU32,
+    pieces: PieceTable,
     pinned: AtomicBool,
     gone: AtomicBool,
     /// A record of it is on disk.
@@ -99,8 +98,7 @@ impl Content {
             created_at_s: now,
             place,
             tenure,
-            pieces: no_pieces(spec.layout),
-            held_slots: AtomicU32::new(0),
+            pieces: PieceTable::new(spec.layout.piece_count()),
             pinned: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             recorded: AtomicBool::new(false),
@@ -127,8 +125,7 @@ impl Content {
             created_at_s: record.created_at_s,
             place: record.index,
             tenure: record.tenure,
-            pieces: no_pieces(layout),
-            held_slots: AtomicU32::new(0),
+            pieces: PieceTable::new(layout.piece_count()),
             pinned: AtomicBool::new(record.pinned),
             gone: AtomicBool::new(false),
             recorded: AtomicBool::new(true),
@@ -236,7 +233,7 @@ impl Content {
 
     /// Pieces of which at least one block is here.
     pub fn held_pieces(&self) -> u32 {
-        self.held_slots.load(Ordering::Relaxed)
+        self.pieces.held()
     }
 
     /// How far the digest is checked.
@@ -245,6 +242,12 @@ impl Content {
             Naming::Url => Verification::Unprovable,
             Naming::Digest => self.frontier.verification(self.layout),
         }
+    }
+
+    /// Whether its digest was right once and has to be proved again.
+    pub(crate) fn has_lost_its_verdict(&self) -> bool {
+        self.passed_at_s.load(Ordering::Relaxed) != 0
+            && matches!(self.verification(), Verification::Pending { .. })
     }
 
     /// Completes when the verification moved, stalled or ended after this call.
@@ -291,32 +294,27 @@ impl Content {
     }
 
     pub(crate) fn slot_of(&self, piece: PieceIndex) -> Option<SlotIndex> {
-        let slot = self.pieces[piece.number() as usize].load(Ordering::Acquire);
-        (slot != NO_SLOT).then_some(SlotIndex(slot))
+        self.pieces.slot_of(piece)
     }
 
     /// Gives the piece its slot. The caller holds the store's room, so nobody else gives it one now.
     pub(crate) fn set_slot(&self, piece: PieceIndex, slot: SlotIndex) {
-        let before = self.pieces[piece.number() as usize].swap(slot.0, Ordering::AcqRel);
-        self.held_slots.fetch_add(u32::from(before == NO_SLOT), Ordering::Relaxed);
+        self.pieces.set(piece, slot);
+    }
+
+    /// A lease on the slot in which the piece was seen: `None` if it has left it.
+    pub(crate) fn lease(&self, piece: PieceIndex, slot: SlotIndex, slots: &SlotTable) -> Option<Leases> {
+        self.pieces.lease(piece, slot, slots)
     }
 
     /// The piece no longer lives in that slot. False if it did not.
     pub(crate) fn clear_slot(&self, piece: u32, slot: SlotIndex) -> bool {
-        let Some(entry) = self.pieces.get(piece as usize) else { return false };
-        let cleared = entry.compare_exchange(slot.0, NO_SLOT, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if cleared {
-            self.held_slots.fetch_sub(1, Ordering::Relaxed);
-        }
-        cleared
+        self.pieces.clear(piece, slot)
     }
 
     /// The slots that hold pieces now.
     pub(crate) fn slots(&self) -> impl Iterator<Item = (u32, SlotIndex)> {
-        (0u32..).zip(self.pieces.iter()).filter_map(|(piece, slot)| {
-            let slot = slot.load(Ordering::Acquire);
-            (slot != NO_SLOT).then_some((piece, SlotIndex(slot)))
-        })
+        self.pieces.all()
     }
 
     /// The scope under which it may be served now.
@@ -339,8 +337,4 @@ impl Content {
     pub(crate) fn takes_bytes_of(&self, registry: RegistryScope) -> bool {
         self.scope_tag.load(Ordering::Acquire) == Scope::Registry(registry).tag()
     }
-}
-
-fn no_pieces(layout: Layout) -> Box<[AtomicU32]> {
-    (0..layout.piece_count()).map(|_| AtomicU32::new(NO_SLOT)).collect()
 }

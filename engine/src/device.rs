@@ -9,6 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
+use rustix::fs::{Advice, fadvise};
+
 #[cfg(test)]
 use crate::simulation::SimulatedFile;
 
@@ -46,6 +48,20 @@ impl Device {
             Self::File(file) => file.sync_data(),
             #[cfg(test)]
             Self::Simulated(file) => file.sync_data(),
+        }
+    }
+
+    /// After a failed sync the kernel takes what it could not write for written. It is to forget it, so that whoever
+    /// opens the file next reads what is on the disk.
+    pub(crate) fn forget_cached(&self) {
+        match self {
+            Self::File(file) => {
+                if let Err(error) = fadvise(file, 0, None, Advice::DontNeed) {
+                    tracing::warn!(%error, "the page cache may have records that the disk has not");
+                }
+            }
+            #[cfg(test)]
+            Self::Simulated(file) => file.forget_cached(),
         }
     }
 

@@ -26,6 +26,7 @@ mod index;
 mod keeper;
 pub mod layout;
 mod page_tables;
+mod piece_table;
 mod records;
 pub mod ring;
 mod scrub;
@@ -34,6 +35,7 @@ mod simulation;
 mod slab;
 mod slot;
 pub mod store;
+mod sync;
 
 pub use content::{Content, ContentSpec, Verification};
 pub use content_id::{ContentId, Naming, RegistryScope, Scope};

@@ -126,13 +126,15 @@ impl Records {
         Ok(SlotRecord::decode(&bytes, index, self.store_id))
     }
 
+    /// After an error the page cache is not believed either: a daemon that is started again, with the power still on,
+    /// would take for durable what no later sync writes.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.device.sync_data()
+        self.device.sync_data().inspect_err(|_| self.device.forget_cached())
     }
 
     pub(crate) fn write_session(&self, session: Session) -> io::Result<()> {
         self.device.write_all_at(&session.encode(self.store_id), SESSION_OFFSET)?;
-        self.device.sync_data()
+        self.sync()
     }
 
     pub(crate) fn sequence(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! The store's slots as the eviction queues see them.
 
+use std::collections::BTreeSet;
 use std::sync::MutexGuard;
 
 use crate::eviction::{Candidate, Resident, Residents};
@@ -11,8 +12,8 @@ use crate::store::{Inner, piece_key};
 pub(super) struct Evictor<'a> {
     pub(super) inner: &'a Inner,
     pub(super) places: MutexGuard<'a, Places>,
-    /// Records cannot be written: a slot that has one must keep its tenant.
-    pub(super) records_failed: bool,
+    /// Records cannot be written: a slot that has one must keep its tenant, and so must these, which may have one.
+    pub(super) bound: Option<&'a BTreeSet<SlotIndex>>,
     pub(super) evicted: std::cell::RefCell<Vec<SlotIndex>>,
 }
 
@@ -24,7 +25,10 @@ impl Residents for Evictor<'_> {
         }
         let tenant = self.inner.slots.tenant(resident.slot);
         let content = self.places.content(tenant.content);
-        let unreleasable = self.records_failed && self.inner.slots.durable(resident.slot) != 0;
+        let bound = |unsure: &BTreeSet<SlotIndex>| {
+            self.inner.slots.durable(resident.slot) != 0 || unsure.contains(&resident.slot)
+        };
+        let unreleasable = self.bound.is_some_and(bound);
         if word.leases > 0 || unreleasable || content.is_some_and(|content| content.pinned()) {
             return Candidate::Kept;
         }

@@ -58,6 +58,8 @@ pub(crate) struct Keeper {
     releasing: Vec<SlotIndex>,
     /// Set by the first record that could not be written: what is on disk stays as it is from then on.
     failed: Option<FlushError>,
+    /// Slots whose records were written and not synced: they may be on disk, and may not.
+    unsure: BTreeSet<SlotIndex>,
     /// Nothing could be evicted a moment ago: no search before then.
     rest_until: Option<Duration>,
     /// Slabs whose pieces were given up because they failed.
@@ -75,6 +77,7 @@ impl Keeper {
             records,
             releasing,
             failed: None,
+            unsure: BTreeSet::new(),
             rest_until: None,
             given_up_slabs: BTreeSet::new(),
             committed_at: now,
@@ -107,10 +110,10 @@ impl Keeper {
         });
         drop(news);
         self.give_up_failed_slabs(commit);
+        self.make_places();
         let released = std::mem::take(&mut self.inner.keeper.news().released);
         self.releasing.extend(released);
         self.make_room(room_wanted);
-        self.make_places();
         self.settle_released();
         if let Some(batch) = batch {
             self.commit(batch);
@@ -149,7 +152,7 @@ impl Keeper {
             let evictor = Evictor {
                 inner,
                 places: inner.index.places(),
-                records_failed: self.failed.is_some(),
+                bound: self.failed.is_some().then_some(&self.unsure),
                 evicted: Default::default(),
             };
             // Readers and fetches meet these locks: they are held for a few pieces at a time.
@@ -191,16 +194,17 @@ impl Keeper {
         if self.releasing.is_empty() {
             return;
         }
+        if self.failed.is_some() {
+            // Slots that keep their tenants on disk must not be reused, nor those that perhaps do.
+            self.releasing.retain(|slot| self.inner.slots.durable(*slot) == 0 && !self.unsure.contains(slot));
+        }
         let recorded: Vec<SlotIndex> =
             self.releasing.iter().copied().filter(|slot| self.inner.slots.durable(*slot) != 0).collect();
-        if !recorded.is_empty() {
-            if self.failed.is_some() {
-                // Those slots keep their tenants on disk and must not be reused.
-                self.releasing.retain(|slot| self.inner.slots.durable(*slot) == 0);
-            } else if let Err(error) = self.write_releases(&recorded) {
-                self.fail(&error);
-                return;
-            }
+        if !recorded.is_empty()
+            && let Err(error) = self.write_releases(&recorded)
+        {
+            self.fail(&error);
+            return;
         }
         let inner = &self.inner;
         let mut room = inner.room();
@@ -260,46 +264,63 @@ impl Keeper {
     fn write_batch(&mut self, batch: &Batch) -> std::io::Result<()> {
         let held = self.synced_blocks(batch);
         let places = self.inner.index.places();
-        // A dropped content whose place has a new one already leaves its record to that one.
-        let mut contents: BTreeMap<u32, &Arc<Content>> = batch
-            .contents
-            .iter()
-            .filter(|(place, content)| {
-                places.content(**place).is_none_or(|current| current.tenure == content.tenure)
-            })
-            .map(|(place, content)| (*place, content))
-            .collect();
+        let mut contents: BTreeMap<u32, Arc<Content>> = BTreeMap::new();
+        for (place, content) in &batch.contents {
+            match places.content(*place).filter(|current| current.tenure != content.tenure) {
+                None => contents.insert(*place, content.clone()),
+                // The place of a dropped content has a new one already, whose record is to stand where the old one's
+                // does. Now, though it has nothing to say yet: what is gone would come back after a crash, and be in
+                // the way of a later content of its name.
+                Some(current) if !current.recorded.load(Ordering::Relaxed) => {
+                    contents.insert(*place, current.clone())
+                }
+                Some(_) => None,
+            };
+        }
         let tenants: Vec<Arc<Content>> = held
             .iter()
             .filter_map(|(slot, _)| places.content(self.inner.slots.tenant(*slot).content).cloned())
             .collect();
         drop(places);
-        for content in &tenants {
+        for content in tenants {
             if !content.recorded.load(Ordering::Relaxed) {
                 contents.entry(content.place).or_insert(content);
             }
         }
-        // A verdict that was taken back must be on disk before the bytes that took it back.
-        if !contents.is_empty() {
-            for content in contents.values() {
-                self.records.write_content(|sequence| content.record(sequence))?;
-                content.recorded.store(true, Ordering::Relaxed);
-            }
-            self.records.sync()?;
+        // A verdict that was taken back must be on disk before the bytes that took it back: in both places, so that no
+        // damage to one of them gives it back.
+        let fell: Vec<_> =
+            contents.values().filter(|content| content.has_lost_its_verdict()).cloned().collect();
+        let all: Vec<_> = contents.into_values().collect();
+        for contents in [all, fell] {
+            self.write_contents(&contents)?;
         }
         let mut durable = Vec::with_capacity(held.len());
         for (slot, written) in held {
             if let Some(record) = self.slot_record(slot, written) {
-                durable.push((slot, record.generation, record.presence));
+                durable.push((slot, record.presence));
+                self.unsure.insert(slot);
                 self.records.write_slot(record)?;
             }
         }
         self.records.sync()?;
-        for (slot, _, presence) in durable {
+        self.unsure.clear();
+        for (slot, presence) in durable {
             // Only this thread vacates slots, so the generation is still the record's.
             self.inner.slots.mark_durable(slot, presence);
         }
         Ok(())
+    }
+
+    fn write_contents(&mut self, contents: &[Arc<Content>]) -> std::io::Result<()> {
+        if contents.is_empty() {
+            return Ok(());
+        }
+        for content in contents {
+            self.records.write_content(|sequence| content.record(sequence))?;
+            content.recorded.store(true, Ordering::Relaxed);
+        }
+        self.records.sync()
     }
 
     /// Syncs the slabs of a batch. A slab whose sync fails loses every slot of the batch that is on it.

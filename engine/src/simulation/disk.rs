@@ -85,7 +85,8 @@ struct State {
     /// Operations until the power goes.
     crash_in: Option<u64>,
     crashed: bool,
-    failed_syncs: Vec<usize>,
+    /// Files, and what was not synced by then.
+    failed_syncs: Vec<(usize, Vec<Range<u64>>)>,
     violation: Option<String>,
     trace: Option<Vec<String>>,
 }
@@ -103,6 +104,8 @@ struct FileState {
     bad: Vec<Range<u64>>,
     /// Read wrongly or refused once, in this life.
     misread: Vec<Range<u64>>,
+    /// Of a file that is read once, at a start.
+    keeps_misreads: bool,
     mapping_failed: bool,
     lent: Vec<Weak<Range<u64>>>,
 }
@@ -135,9 +138,10 @@ fn eio() -> io::Error {
 }
 
 impl Disk {
-    /// Files of zeros.
+    /// Files of zeros; the first is read at starts only.
     pub(super) fn new(seed: u64, odds: Odds, lengths: &[u64], traced: bool) -> Self {
-        let files = lengths.iter().map(|length| FileState::new(*length)).collect();
+        let file = |(number, length): (usize, &u64)| FileState::new(*length, number == 0);
+        let files = lengths.iter().enumerate().map(file).collect();
         let state = State {
             rng: Rng::new(seed),
             odds,
@@ -187,7 +191,7 @@ impl Disk {
     }
 
     /// Files whose syncs have failed since it was asked last.
-    pub(super) fn take_failed_syncs(&self) -> Vec<usize> {
+    pub(super) fn take_failed_syncs(&self) -> Vec<(usize, Vec<Range<u64>>)> {
         std::mem::take(&mut self.state().failed_syncs)
     }
 
@@ -234,9 +238,16 @@ impl Disk {
         drop((in_flight, results));
     }
 
-    /// A restart of the process alone: what was written is in the page cache still.
+    /// A restart of the process alone: what was written is in the page cache still. What is in flight is not: a process
+    /// ends, and its lock with it, when the kernel is done with its operations.
     pub(super) fn reopen(&self) {
-        self.state().files.iter_mut().for_each(FileState::reopen);
+        let left = {
+            let state = &mut *self.state();
+            state.crash_in = None;
+            state.files.iter_mut().for_each(FileState::reopen);
+            (std::mem::take(&mut state.in_flight), std::mem::take(&mut state.results))
+        };
+        drop(left);
     }
 
     /// Whether the disk damaged a byte of that range, or a read of it in this life.
@@ -244,6 +255,13 @@ impl Disk {
         let state = self.state();
         let file = &state.files[file];
         [&file.damaged, &file.bad, &file.misread].iter().any(|all| all.iter().any(|one| overlap(one, range)))
+    }
+
+    /// Whether the disk damaged nothing in that file, and read all of it.
+    pub(super) fn is_well(&self, file: usize) -> bool {
+        let state = self.state();
+        let file = &state.files[file];
+        file.damaged.is_empty() && file.bad.is_empty() && file.misread.is_empty()
     }
 
     /// What a read would find if no fault came in between.
@@ -293,6 +311,8 @@ impl Disk {
     fn submit(&self, file: usize, offset: u64, work: Work) -> Ticket {
         let mut state = self.state();
         let ticket = state.next_ticket;
+        let what = if matches!(work, Work::Write { .. }) { "write" } else { "read" };
+        state.note(|| format!("  {what} {ticket} begins at {offset} of file {file}"));
         state.next_ticket += 1;
         state.in_flight.push(InFlight { ticket, file, offset, work });
         state.waiting.insert(ticket);
@@ -349,12 +369,12 @@ impl Disk {
         }
     }
 
-    /// That sector cannot be read any more.
+    /// That page cannot be read any more, until it is written as a whole.
     pub(super) fn spoil(&self, file: usize, at: u64) {
         let mut state = self.state();
-        let first = at / SECTOR_BYTES as u64 * SECTOR_BYTES as u64;
-        state.note(|| format!("the sector at {first} of file {file} goes bad"));
-        state.files[file].bad.push(first..first + SECTOR_BYTES as u64);
+        let first = at / PAGE_BYTES as u64 * PAGE_BYTES as u64;
+        state.note(|| format!("the page at {first} of file {file} goes bad"));
+        state.files[file].bad.push(first..first + PAGE_BYTES as u64);
     }
 
     /// Somebody cuts the file short.
@@ -380,8 +400,15 @@ impl State {
         let until = if fails { self.rng.below(parts.len() + 1) } else { parts.len() };
         let mut at = offset;
         for bytes in &parts[..until] {
+            let range = at..at + bytes.len() as u64;
+            if self.files[file].needs_what_cannot_be_read(&range) {
+                self.note(|| {
+                    format!("  disk: a page of {range:?} of file {file} cannot be read for a write")
+                });
+                return Err(eio());
+            }
             self.write(file, at, bytes.clone());
-            at += bytes.len() as u64;
+            at = range.end;
         }
         let bytes: usize = parts.iter().map(Bytes::len).sum();
         self.note(|| {
@@ -417,11 +444,17 @@ impl State {
         }
         if !file.cached[pages(&range)].iter().all(|cached| *cached) {
             if file.bad.iter().any(|bad| overlap(bad, &range)) {
+                if buffer.len() <= PAGE_BYTES {
+                    file.misread.push(range.clone());
+                }
                 self.note(|| format!("  disk: {range:?} of file {number} cannot be read"));
                 return Err(eio());
             }
             if self.rng.chance(self.odds.read_fails) {
-                file.misread.push(range.clone());
+                // What is longer is asked for again, page by page.
+                if buffer.len() <= PAGE_BYTES {
+                    file.misread.push(range.clone());
+                }
                 self.note(|| format!("  disk: a read of {range:?} of file {number} fails once"));
                 return Err(eio());
             }
@@ -464,7 +497,7 @@ impl State {
                 file.forget_cached(range);
             }
         }
-        self.failed_syncs.push(number);
+        self.failed_syncs.push((number, covered.iter().map(Unsynced::range).collect()));
         self.note(|| format!("  disk: a sync of file {number} FAILS, {} writes", covered.len()));
         Err(eio())
     }
@@ -477,7 +510,7 @@ impl Unsynced {
 }
 
 impl FileState {
-    fn new(length: u64) -> Self {
+    fn new(length: u64, keeps_misreads: bool) -> Self {
         Self {
             length,
             view: Memory::new(length as usize),
@@ -487,6 +520,7 @@ impl FileState {
             damaged: Vec::new(),
             bad: Vec::new(),
             misread: Vec::new(),
+            keeps_misreads,
             mapping_failed: false,
             lent: Vec::new(),
         }
@@ -496,9 +530,18 @@ impl FileState {
     fn persist_bytes(&mut self, offset: u64, bytes: &[u8]) {
         self.disk.write(offset, bytes);
         let range = offset..offset + bytes.len() as u64;
-        for ranges in [&mut self.damaged, &mut self.bad] {
-            ranges.retain(|one| !(range.start <= one.start && one.end <= range.end));
-        }
+        self.damaged.retain(|one| !(range.start <= one.start && one.end <= range.end));
+        // Pages are written as a whole, from the page cache.
+        let pages = pages(&range);
+        self.bad.retain(|bad| !pages.contains(&(bad.start as usize / PAGE_BYTES)));
+    }
+
+    /// Whether a write of a part of a page would have to read the rest, and cannot.
+    fn needs_what_cannot_be_read(&self, range: &Range<u64>) -> bool {
+        self.bad.iter().any(|bad| {
+            let covered = range.start <= bad.start && bad.end <= range.end;
+            overlap(bad, range) && !covered && !self.cached[bad.start as usize / PAGE_BYTES]
+        })
     }
 
     fn persist(&mut self, write: &Unsynced) {
@@ -547,11 +590,15 @@ impl FileState {
         }
         self.cached.fill(false);
         self.reopen();
+        self.misread.clear();
     }
 
     fn reopen(&mut self) {
         self.length = self.view.bytes.len() as u64;
-        self.misread.clear();
+        // What was read wrongly is believed from then on: until it is written again it is as good as damaged.
+        if self.keeps_misreads {
+            self.damaged.append(&mut self.misread);
+        }
         self.mapping_failed = false;
         self.lent.clear();
     }
@@ -666,6 +713,11 @@ impl SimulatedFile {
         self.disk.state().sync(self.number, covered)
     }
 
+    pub(crate) fn forget_cached(&self) {
+        let whole = self.disk.state().files[self.number].view.bytes.len() as u64;
+        self.disk.forget_cached(self.number, 0..whole);
+    }
+
     pub(crate) fn length_bytes(&self) -> u64 {
         self.disk.state().files[self.number].length
     }
@@ -690,6 +742,7 @@ impl SimulatedFile {
 
     pub(crate) fn lend(&self, range: Range<usize>, leases: Leases) -> Bytes {
         let state = &mut *self.disk.state();
+        state.note(|| format!("  {range:?} of file {} are lent", self.number));
         let file = &mut state.files[self.number];
         let lent = Arc::new(wide(&range));
         file.lent.push(Arc::downgrade(&lent));

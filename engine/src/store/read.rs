@@ -150,11 +150,7 @@ impl Inner {
                 self.lose(content, part.first(), slot);
                 return Err(absent());
             }
-            let leases = self.slots.lease(slot).ok_or_else(absent)?;
-            // The lease counts only if the piece is still in this slot.
-            if content.slot_of(piece) != Some(slot) {
-                return Err(absent());
-            }
+            let leases = content.lease(piece, slot, &self.slots).ok_or_else(absent)?;
             let presence = self.slots.presence(slot);
             if let Some(missing) = part.blocks().find(|block| presence & 1 << block.in_piece() == 0) {
                 return Err(ReadError::Absent(missing));

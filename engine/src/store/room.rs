@@ -100,10 +100,9 @@ impl Inner {
         }
         let mut wanted = Vec::new();
         for piece in run.pieces() {
-            let held = content.slot_of(piece).and_then(|slot| Some((slot, self.slots.lease(slot)?)));
-            let usable =
-                |slot: SlotIndex| content.slot_of(piece) == Some(slot) && !self.slab_of(slot).has_failed();
-            match held.filter(|(slot, _)| usable(*slot)) {
+            let seen = content.slot_of(piece).filter(|slot| !self.slab_of(*slot).has_failed());
+            let held = seen.and_then(|slot| Some((slot, content.lease(piece, slot, &self.slots)?)));
+            match held {
                 Some((slot, lease)) => {
                     reservation.slots.insert(piece, slot);
                     reservation.leases.push(lease);
