@@ -188,9 +188,11 @@ impl<'a> Transfer<'a> {
             self.enter_window(block).await;
         }
         let Some(window) = &mut self.window else { return };
-        let kept = window.reservation.is_some();
+        let kept = window.reservation.is_some() && !self.active.owner.store.is_behind();
         let handed = self.active.deliver(block, &bytes, kept);
         if !kept {
+            // What is gathered is written as one run of neighbours, and this block would be missing in it.
+            self.flush();
             self.active.owner.metrics.unkept(bytes.len());
             if let Some(bytes) = handed {
                 self.active.owner.store.feed(self.active.content(), block, bytes);
