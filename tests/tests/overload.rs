@@ -3,7 +3,7 @@
 //! The daemon sheds what is too much with a 4xx or a 503, takes no more memory than it may, and serves who means
 //! well: during the flood where that is possible, after it in every case.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -159,7 +159,7 @@ fn a_flood_in_256_mib_is_shed() {
         over.store(true, Ordering::Relaxed);
     });
     let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    let (peak, anonymous) = (status_kib(&daemon, "VmHWM"), status_kib(&daemon, "RssAnon"));
+    let (peak, anonymous) = (daemon.memory_kib("VmHWM"), daemon.memory_kib("RssAnon"));
     eprintln!(
         "{} served, {} refused, {} broken off; at most {} MiB resident, {} MiB of memory now",
         count(&served),
@@ -257,14 +257,4 @@ fn until(over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
         pause(Duration::from_millis(50));
     }
-}
-
-/// A size of the daemon's, in KiB, as the kernel counts it.
-fn status_kib(daemon: &Daemon, name: &str) -> u64 {
-    let mut status = String::new();
-    let file = std::fs::File::open(format!("/proc/{}/status", daemon.pid()));
-    file.and_then(|mut file| file.read_to_string(&mut status)).expect("a child's status can be read");
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let size = line.and_then(|size| size.trim().trim_end_matches(" kB").parse().ok());
-    size.unwrap_or_else(|| panic!("no {name} in {status}"))
 }
