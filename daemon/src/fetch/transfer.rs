@@ -203,7 +203,8 @@ impl<'a> Transfer<'a> {
         self.kept_any = true;
         window.first.get_or_insert(block);
         window.batch.push(bytes);
-        if window.batch.len() >= WRITE_BLOCKS {
+        // When buffers are short, those that are gathered here may be what everyone waits for.
+        if window.batch.len() >= WRITE_BLOCKS || !self.active.owner.has_buffers_to_spare() {
             self.flush();
         }
     }
