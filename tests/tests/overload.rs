@@ -8,10 +8,10 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use darter_tests::need::{Need, need};
-use darter_tests::{Blob, Daemon, MemoryCgroup, Origin, Raw, Request, pause, wait_until};
+use darter_tests::{Blob, Daemon, MemoryCgroup, Origin, Raw, Request, p99, pause, wait_until};
 
 /// Files of this process for the connections of the largest flood.
 const FILES: Need = Need::OpenFiles(8000);
@@ -187,21 +187,6 @@ fn a_flood_in_256_mib_is_shed() {
 }
 
 const PRLIMIT: Need = Need::Program { name: "prlimit", package: "util-linux" };
-
-/// How long 99 of 100 reads of 128 KiB take at most, each over a connection of its own.
-fn p99(daemon: &Daemon, blob: &Blob) -> Duration {
-    let mut random = fastrand::Rng::with_seed(3);
-    let mut times: Vec<Duration> = (0..2000)
-        .map(|_| {
-            let start = random.u64(..blob.len() - (128 << 10));
-            let asked = Instant::now();
-            blob.read(&mut daemon.client(), start..start + (128 << 10)).expect("a good client is served");
-            asked.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    times[times.len() * 99 / 100]
-}
 
 /// Begins so many requests, and goes on with each of them byte by byte without ever coming to an end.
 fn drip_heads(daemon: &Daemon, count: usize, over: &AtomicBool) {
