@@ -209,6 +209,8 @@ impl Frontier {
             }
             let Some(hashed) = hashed else {
                 ledger.stalled = true;
+                // Their turn may never come, and they hold buffers that fetches need.
+                drop(ledger.fed.split_off(&(block.number() + 1)));
                 return Advance::Pending;
             };
             *running = hashed;
@@ -249,12 +251,24 @@ mod tests {
         frontier.feed(at(1), bytes[1].clone());
         assert_eq!(frontier.advance(layout, &id, 64, |_| None), Advance::Pending);
         assert_eq!(frontier.verification(layout), Verification::Pending { next: at(0), stalled: true });
+        frontier.feed(at(1), bytes[1].clone());
         frontier.feed(at(0), bytes[0].clone());
         frontier.advance(layout, &id, 64, |_| None);
         assert_eq!(frontier.verification(layout), Verification::Pending { next: at(2), stalled: true });
         let from_store = |block: BlockIndex| Some(bytes[block.number() as usize].clone());
         assert_eq!(frontier.advance(layout, &id, 64, from_store), Advance::Passed);
         assert_eq!(frontier.verification(layout), Verification::Passed);
+    }
+
+    /// Blocks that were read here and there of many contents once kept their buffers for good.
+    #[test]
+    fn behind_a_missing_block_no_bytes_are_kept() {
+        let (layout, bytes, id) = content(5);
+        let frontier = Frontier::new(layout, &id);
+        frontier.feed(layout.block(3).unwrap(), bytes[3].clone());
+        assert!(!bytes[3].is_unique());
+        frontier.advance(layout, &id, 64, |_| None);
+        assert!(bytes[3].is_unique());
     }
 
     /// A daemon once spent a core on a content that had passed and came to the queue once more.

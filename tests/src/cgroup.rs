@@ -28,12 +28,12 @@ impl MemoryCgroup {
     pub fn make(bytes: u64) -> Result<MemoryCgroup, String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("darter-test-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let v2 = fs::read_to_string(Path::new(V2).join("cgroup.controllers"))
-            .is_ok_and(|controllers| controllers.split_whitespace().any(|name| name == "memory"));
+        let v2 = MemoryCgroup::has_controller("memory");
         let (root, limit) = if v2 { (V2, "memory.max") } else { (V1, "memory.limit_in_bytes") };
         if v2 {
-            // Enabled for its children already, or by this.
+            // Enabled for its children already, or by this. The second is for a throttle.
             let _ = fs::write(Path::new(V2).join("cgroup.subtree_control"), "+memory");
+            let _ = fs::write(Path::new(V2).join("cgroup.subtree_control"), "+io");
         }
         let directory = Path::new(root).join(name);
         fs::create_dir(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
@@ -41,6 +41,17 @@ impl MemoryCgroup {
         let limited = fs::write(cgroup.directory.join(limit), bytes.to_string());
         limited.map_err(|error| format!("{}: {error}", cgroup.directory.join(limit).display()))?;
         Ok(cgroup)
+    }
+
+    /// Whether version 2 has that controller.
+    pub(crate) fn has_controller(name: &str) -> bool {
+        fs::read_to_string(Path::new(V2).join("cgroup.controllers"))
+            .is_ok_and(|controllers| controllers.split_whitespace().any(|known| known == name))
+    }
+
+    /// Where its settings are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The file that takes the ids of processes.

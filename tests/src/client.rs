@@ -81,6 +81,11 @@ impl Request {
         Request { method: "POST", ..Request::get(target) }.header("Content-Length", "0")
     }
 
+    /// `DELETE target`.
+    pub fn delete(target: impl Into<String>) -> Request {
+        Request { method: "DELETE", ..Request::get(target) }
+    }
+
     /// `PUT target` with this body.
     pub fn put(target: impl Into<String>, body: Vec<u8>) -> Request {
         let length = body.len().to_string();

@@ -290,6 +290,19 @@ impl Daemon {
         self.child.id()
     }
 
+    /// A size of it in KiB, as the kernel counts and names it: `VmHWM`, the most that was ever resident, or `RssAnon`,
+    /// what is resident now and no file's.
+    ///
+    /// # Panics
+    /// When it does not run, or the kernel has no such size.
+    pub fn memory_kib(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("a child's status can be read");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let size = line.and_then(|size| size.trim().trim_end_matches(" kB").parse().ok());
+        size.unwrap_or_else(|| panic!("no {name} in {status}"))
+    }
+
     /// What it has open now: files by their paths, and other things as `/proc` names them.
     ///
     /// # Panics

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::MemoryCgroup;
+use crate::{MemoryCgroup, Throttle};
 
 /// The variable under which a missing requirement fails the test.
 pub const REQUIRE: &str = "DARTER_TEST_REQUIRE";
@@ -30,6 +30,8 @@ pub enum Need {
     OpenFiles(u64),
     /// A memory controller in which this user may make cgroups.
     MemoryCgroup,
+    /// A throttle of block devices.
+    Throttle,
     /// A program on the path, and the Debian package that brings it.
     Program {
         /// What is executed.
@@ -89,6 +91,9 @@ impl Need {
             Need::MemoryCgroup => MemoryCgroup::available()
                 .err()
                 .map(|what| (what, "run as root where the memory controller of cgroups is mounted".into())),
+            Need::Throttle => Throttle::available().err().map(|what| {
+                (what, "run as root on Linux 6.2 or newer, where the blkio controller is mounted".into())
+            }),
             Need::Program { name, package } => match program(name) {
                 Some(_) => None,
                 None => Some((format!("{name} is not here"), format!("apt-get install {package}"))),

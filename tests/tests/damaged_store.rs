@@ -5,15 +5,18 @@
 //! lost is fetched again; nothing else is.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use darter_tests::{BLOCK_BYTES, Blob, Daemon, Io, Origin, on_both_io};
+use darter_tests::{BLOCK_BYTES, Blob, Daemon, Holdings, Io, Origin, on_both_io, pause, wait_until};
 use rustix::fs::{Advice, fadvise, statfs};
 
 on_both_io!(
     what_is_not_in_memory_is_read_from_the_disk,
     flipped_bytes_are_fetched_again,
+    a_byte_changed_beneath_a_running_daemon_costs_its_piece,
     records_with_wrong_bytes_cost_what_they_held,
     a_slab_that_was_cut_short_is_filled_again,
 );
@@ -97,6 +100,76 @@ fn flipped_bytes_are_fetched_again(io: Io) {
         // The blob takes half of the store, wherever its pieces lie.
         assert!((1..=32 * PIECE_BYTES).contains(&cost), "{cost} bytes for at most 32 damaged pieces");
     }
+}
+
+fn a_byte_changed_beneath_a_running_daemon_costs_its_piece(io: Io) {
+    for change in [change_in_memory, change_on_disk] {
+        let origin = Origin::start();
+        let blob = origin.blob(1, 8 * MIB + 123);
+        let builder = Daemon::builder().over(io).registry(&origin.url()).capacity("32MiB");
+        let daemon = builder.prefetch(false).start();
+        let mut client = daemon.client();
+        blob.read(&mut client, blob.whole()).expect("a whole answer");
+        let durable = || Holdings::now(&daemon).durable_pieces(&blob.digest()) == 33;
+        wait_until(Duration::from_secs(30), durable, || "the blob is not on the disk".to_owned());
+        let slab = daemon.data_dir().join("store/slab-00000");
+        let mut bill_of_reading = |changed: u64, range: Range<u64>| {
+            change(&slab, place_of(&blob, changed, &slab) + 1234);
+            // What was found right within this second is not looked at again.
+            pause(Duration::from_millis(1100));
+            origin.forget();
+            blob.read(&mut client, range).expect("a whole answer");
+            let bill = origin.bytes_by_block(&blob);
+            (0..).zip(bill).filter(|(_, bytes)| *bytes > 0).collect::<Vec<(u64, u64)>>()
+        };
+        let within_a_block = 42 * BLOCK_BYTES + 100..42 * BLOCK_BYTES + 2000;
+        assert_eq!(bill_of_reading(42, within_a_block), [(42, BLOCK_BYTES)], "its block alone");
+        // The piece of that block has gone with it, and is fetched with the piece that is damaged now.
+        let pieces = [40, 41, 43, 96, 97, 98, 99].map(|block| (block, BLOCK_BYTES));
+        assert_eq!(bill_of_reading(97, blob.whole()), pieces, "whole pieces and no more");
+        // The running digest may have met the second one at the same time as the reader.
+        assert!((2.0..=3.0).contains(&daemon.metrics().sum("darter_cache_checks_failed_total")));
+        origin.forget();
+        blob.read(&mut client, blob.whole()).expect("a whole answer");
+        assert_eq!(origin.blob_bytes(), 0, "what was fetched again is kept");
+    }
+}
+
+/// Where a block lies in the slab.
+fn place_of(blob: &Blob, block: u64, slab: &Path) -> u64 {
+    let slab = File::open(slab).expect("the slab is there");
+    let wanted = blob.bytes(block * BLOCK_BYTES..block * BLOCK_BYTES + 64);
+    let mut found = [0; 64];
+    let mut places = (0..).step_by(BLOCK_BYTES as usize);
+    let place = places.find(|place| {
+        slab.read_exact_at(&mut found, *place).expect("the block is in the slab");
+        found[..] == wanted
+    });
+    place.expect("the search has no end")
+}
+
+/// As another process's write does: the page is changed where the daemon has it mapped.
+fn change_in_memory(slab: &Path, at: u64) {
+    let slab = File::options().read(true).write(true).open(slab).expect("the slab is there");
+    let mut byte = [0];
+    slab.read_exact_at(&mut byte, at).expect("the slab can be read");
+    slab.write_all_at(&[!byte[0]], at).expect("the slab can be written");
+}
+
+/// Beneath the page, which leaves memory by that.
+fn change_on_disk(slab: &Path, at: u64) {
+    const PAGE_BYTES: usize = 4096;
+    let mut direct = File::options();
+    direct.read(true).write(true).custom_flags(libc::O_DIRECT);
+    let slab = direct.open(slab).expect("the file system takes O_DIRECT");
+    // Such I/O wants memory that is aligned like the disk.
+    let mut memory = vec![0; 2 * PAGE_BYTES];
+    let start = memory.as_ptr().align_offset(PAGE_BYTES);
+    let page = &mut memory[start..start + PAGE_BYTES];
+    let (first, within) = (at / PAGE_BYTES as u64 * PAGE_BYTES as u64, at as usize % PAGE_BYTES);
+    slab.read_exact_at(page, first).expect("the slab can be read");
+    page[within] ^= 0xff;
+    slab.write_all_at(page, first).expect("the slab can be written");
 }
 
 fn records_with_wrong_bytes_cost_what_they_held(io: Io) {

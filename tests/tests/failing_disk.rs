@@ -7,13 +7,12 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use darter_tests::need::{Need, need};
-use darter_tests::{Blob, Client, Daemon, Io, Origin, on_both_io, pause, wait_until};
+use darter_tests::need::need;
+use darter_tests::{Blob, Client, DISK, Daemon, Disk, FileSystem, Io, Origin, on_both_io, pause, wait_until};
 use rustix::fs::{Advice, fadvise};
 
 on_both_io!(
@@ -230,12 +229,11 @@ fn a_slab_that_is_removed_is_read_on_and_made_anew_by_the_next_start(io: Io) {
 }
 
 fn what_the_disk_cannot_read_is_fetched_again(io: Io) {
-    let mkfs = Need::Program { name: "mkfs.ext4", package: "e2fsprogs" };
-    let losetup = Need::Program { name: "losetup", package: "mount" };
-    if !need("what_the_disk_cannot_read_is_fetched_again", &[Need::Root, mkfs, losetup]) {
+    if !need("what_the_disk_cannot_read_is_fetched_again", &DISK) {
         return;
     }
-    let disk = Disk::new(100 * MIB);
+    // Without a journal nothing but the daemon's own writes makes the image longer again.
+    let disk = Disk::new(FileSystem::Ext4WithoutJournal, 100 * MIB);
     let mut warm = Warm::at(io, ONE_SLAB, Some(&disk.directory()));
     warm.daemon.stop();
     let slab = File::open(warm.slab(0)).expect("the slab is there");
@@ -253,49 +251,4 @@ fn what_the_disk_cannot_read_is_fetched_again(io: Io) {
     // Until nothing is left that cannot be read: pieces fetched again get other slots.
     let read_on = || warm.cost_of_reading() == 0;
     wait_until(PATIENCE, read_on, || "what was lost is never kept".to_owned());
-}
-
-/// A file system on a disk of which a part can be taken away: what lies there is EIO to read. The disk is a loop
-/// device, and the file beneath it is cut.
-struct Disk {
-    home: tempfile::TempDir,
-}
-
-impl Disk {
-    fn new(bytes: u64) -> Disk {
-        let disk = Disk { home: tempfile::tempdir().expect("a temporary directory can be made") };
-        File::create(disk.image()).and_then(|image| image.set_len(bytes)).expect("an image can be made");
-        fs::create_dir(disk.directory()).expect("a directory can be made");
-        // Without a journal nothing but the daemon's own writes makes the image longer again.
-        let options = ["-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=0"];
-        run(Command::new("mkfs.ext4").args(options).arg(disk.image()));
-        run(Command::new("mount").args(["-o", "loop"]).arg(disk.image()).arg(disk.directory()));
-        disk
-    }
-
-    fn directory(&self) -> PathBuf {
-        self.home.path().join("disk")
-    }
-
-    fn image(&self) -> PathBuf {
-        self.home.path().join("image")
-    }
-
-    fn cut(&self, bytes: u64) {
-        let image = File::options().write(true).open(self.image()).expect("the image is there");
-        image.sync_all().expect("the image can be synced");
-        image.set_len(bytes).expect("the image can be cut");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Lazily: the daemon of a test that failed may still have it open.
-        run(Command::new("umount").arg("--lazy").arg(self.directory()));
-    }
-}
-
-fn run(command: &mut Command) {
-    let ran = command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().expect("the program is there");
-    assert!(ran.status.success(), "{command:?}: {}", String::from_utf8_lossy(&ran.stderr));
 }

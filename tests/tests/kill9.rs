@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use darter_tests::{Blob, Client, Daemon, Io, Origin, on_both_io, pause};
+use darter_tests::{Blob, Client, Crashes, Daemon, Io, Origin, on_both_io, pause};
 
-on_both_io!(twenty_crashes_and_no_wrong_byte);
+on_both_io!(forty_crashes_lose_nothing_that_was_durable, twenty_crashes_and_no_wrong_byte);
 
 const CRASHES: u64 = 20;
 const READERS: u64 = 4;
@@ -20,6 +20,12 @@ const BLOBS: usize = 7;
 /// crash comes. The load changes from crash to crash.
 const BLOBS_THAT_FIT: usize = 3;
 const BLOB_BYTES: u64 = (12 << 20) + 4_321;
+
+fn forty_crashes_lose_nothing_that_was_durable(io: Io) {
+    let mut crashes = Crashes::begin(io, None);
+    (0..40).for_each(|seed| crashes.crash(seed, Daemon::kill9));
+    crashes.end();
+}
 
 fn twenty_crashes_and_no_wrong_byte(io: Io) {
     let origin = Origin::start();

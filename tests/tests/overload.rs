@@ -3,15 +3,15 @@
 //! The daemon sheds what is too much with a 4xx or a 503, takes no more memory than it may, and serves who means
 //! well: during the flood where that is possible, after it in every case.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use darter_tests::need::{Need, need};
-use darter_tests::{Blob, Daemon, MemoryCgroup, Origin, Raw, Request, pause, wait_until};
+use darter_tests::{Blob, Daemon, MemoryCgroup, Origin, Raw, Request, p99, pause, wait_until};
 
 /// Files of this process for the connections of the largest flood.
 const FILES: Need = Need::OpenFiles(8000);
@@ -159,7 +159,7 @@ fn a_flood_in_256_mib_is_shed() {
         over.store(true, Ordering::Relaxed);
     });
     let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    let (peak, anonymous) = (status_kib(&daemon, "VmHWM"), status_kib(&daemon, "RssAnon"));
+    let (peak, anonymous) = (daemon.memory_kib("VmHWM"), daemon.memory_kib("RssAnon"));
     eprintln!(
         "{} served, {} refused, {} broken off; at most {} MiB resident, {} MiB of memory now",
         count(&served),
@@ -187,21 +187,6 @@ fn a_flood_in_256_mib_is_shed() {
 }
 
 const PRLIMIT: Need = Need::Program { name: "prlimit", package: "util-linux" };
-
-/// How long 99 of 100 reads of 128 KiB take at most, each over a connection of its own.
-fn p99(daemon: &Daemon, blob: &Blob) -> Duration {
-    let mut random = fastrand::Rng::with_seed(3);
-    let mut times: Vec<Duration> = (0..2000)
-        .map(|_| {
-            let start = random.u64(..blob.len() - (128 << 10));
-            let asked = Instant::now();
-            blob.read(&mut daemon.client(), start..start + (128 << 10)).expect("a good client is served");
-            asked.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    times[times.len() * 99 / 100]
-}
 
 /// Begins so many requests, and goes on with each of them byte by byte without ever coming to an end.
 fn drip_heads(daemon: &Daemon, count: usize, over: &AtomicBool) {
@@ -257,14 +242,4 @@ fn until(over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
         pause(Duration::from_millis(50));
     }
-}
-
-/// A size of the daemon's, in KiB, as the kernel counts it.
-fn status_kib(daemon: &Daemon, name: &str) -> u64 {
-    let mut status = String::new();
-    let file = std::fs::File::open(format!("/proc/{}/status", daemon.pid()));
-    file.and_then(|mut file| file.read_to_string(&mut status)).expect("a child's status can be read");
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let size = line.and_then(|size| size.trim().trim_end_matches(" kB").parse().ok());
-    size.unwrap_or_else(|| panic!("no {name} in {status}"))
 }

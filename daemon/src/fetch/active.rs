@@ -22,6 +22,8 @@ use crate::origin::{Ask, BlobAnswer, BlobStream, OriginError, Place, Target};
 const REQUESTS_MAX: u32 = 4;
 /// How long a store that had no room is taken to have none: the wait for room is paid once in this time.
 const NO_ROOM_FOR: Duration = Duration::from_secs(1);
+/// How often a prefetch looks whether a disk that did not keep up takes more.
+const BEHIND_RETRY: Duration = Duration::from_millis(100);
 /// A part of the store that prefetch may fill with one content: more would push out its own beginning.
 const PREFETCH_SHARE: f64 = 0.75;
 
@@ -146,6 +148,10 @@ impl Active {
             self.owner.prefetch_pace.take(bytes.end - bytes.start).await;
             while self.requests.get() > 0 {
                 self.quiet.notified().await;
+            }
+            // Nobody waits for these: they come as fast as the disk takes them.
+            while self.owner.store.is_behind() && !self.owner.closing.get() {
+                tokio::time::sleep(BEHIND_RETRY).await;
             }
             if self.owner.closing.get() {
                 return false;
@@ -299,8 +305,10 @@ impl Active {
         reserved.ok().map(Arc::new)
     }
 
+    /// Nothing can be kept now: no slot is free, or the disk does not keep up.
     fn is_without_room(&self) -> bool {
-        self.no_room_since.get().is_some_and(|since| since.elapsed() < NO_ROOM_FOR)
+        let no_slots = self.no_room_since.get().is_some_and(|since| since.elapsed() < NO_ROOM_FOR);
+        no_slots || self.owner.store.is_behind()
     }
 
     /// Gives a block to those who wait for it; the bytes that they got. A slow client pins what it got, so when

@@ -188,9 +188,11 @@ impl<'a> Transfer<'a> {
             self.enter_window(block).await;
         }
         let Some(window) = &mut self.window else { return };
-        let kept = window.reservation.is_some();
+        let kept = window.reservation.is_some() && !self.active.owner.store.is_behind();
         let handed = self.active.deliver(block, &bytes, kept);
         if !kept {
+            // What is gathered is written as one run of neighbours, and this block would be missing in it.
+            self.flush();
             self.active.owner.metrics.unkept(bytes.len());
             if let Some(bytes) = handed {
                 self.active.owner.store.feed(self.active.content(), block, bytes);
@@ -201,7 +203,8 @@ impl<'a> Transfer<'a> {
         self.kept_any = true;
         window.first.get_or_insert(block);
         window.batch.push(bytes);
-        if window.batch.len() >= WRITE_BLOCKS {
+        // When buffers are short, those that are gathered here may be what everyone waits for.
+        if window.batch.len() >= WRITE_BLOCKS || !self.active.owner.has_buffers_to_spare() {
             self.flush();
         }
     }

@@ -312,8 +312,11 @@ impl Reader {
         let mut blocks = self.sources.fetches.bring(&self.content, self.key, target, run, None)?;
         for block in run.blocks() {
             let arrival = tokio::time::timeout(BLOCK_TIMEOUT, blocks.block(block)).await;
-            if let Arrival::Failed(_, error) = arrival.map_err(|_| Trouble::Late)? {
-                return Err(error.into());
+            match arrival.map_err(|_| Trouble::Late)? {
+                // Not to be kept, or still on its way to the disk, which the digest need not wait for.
+                Arrival::Bytes(block, bytes) => self.sources.store.feed(&self.content, block, bytes),
+                Arrival::InStore(_) => {}
+                Arrival::Failed(_, error) => return Err(error.into()),
             }
         }
         self.sources.store.advance(&self.content);

@@ -7,9 +7,11 @@ use crate::content::{Content, Verification};
 use crate::content_id::{ContentId, Naming, Scope};
 use crate::layout::{BLOCK_BYTES, PIECE_BYTES};
 
-/// Counted since start.
+/// Counted since start, but for what is under way.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
+    /// Blocks on their way to the disk now.
+    pub(crate) writing_blocks: AtomicU64,
     pub(crate) evicted_pieces: AtomicU64,
     pub(crate) checks_failed: AtomicU64,
     pub(crate) blocks_checked: AtomicU64,

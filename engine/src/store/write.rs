@@ -16,6 +16,10 @@ use crate::layout::{BLOCK_BYTES, BlockIndex, PIECE_BYTES};
 use crate::ring::{self, WriteOp};
 use crate::slot::SlotIndex;
 
+/// Part of the block buffers that may be on their way to the disk: a quarter. A disk that is slower than the network
+/// would else take them all, and what comes would wait for the disk.
+const WRITING_SHARE: u64 = 4;
+
 /// Why blocks cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -31,6 +35,12 @@ pub enum WriteError {
 }
 
 impl Store {
+    /// Whether so much is on its way to the disk that what comes is to be served and not kept.
+    pub fn is_behind(&self) -> bool {
+        let writing = self.inner.counters.writing_blocks.load(Ordering::Relaxed);
+        writing >= self.inner.pool.limit() as u64 / WRITING_SHARE
+    }
+
     /// Writes whole blocks, in order from `first` on, to the reserved slots, publishes them and lets the running
     /// digest go on. Blocks that are present already, or are just being written by someone else, are passed over.
     /// `registry` is where the bytes came from (`scheme://host:port`).
@@ -136,8 +146,11 @@ struct Claim {
 
 impl Claim {
     fn take(reservation: &Arc<Reservation>, slot: SlotIndex, block: BlockIndex) -> Option<Arc<Self>> {
-        let claimed = reservation.inner.slots.claim(slot, block);
-        claimed.then(|| Arc::new(Self { reservation: reservation.clone(), slot, block }))
+        if !reservation.inner.slots.claim(slot, block) {
+            return None;
+        }
+        reservation.inner.counters.writing_blocks.fetch_add(1, Ordering::Relaxed);
+        Some(Arc::new(Self { reservation: reservation.clone(), slot, block }))
     }
 }
 
@@ -145,6 +158,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         // While the reservation's lease still lives.
         self.reservation.inner.slots.disclaim(self.slot, self.block);
+        self.reservation.inner.counters.writing_blocks.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -180,4 +194,53 @@ fn neighbours(geometry: Geometry, blocks: Vec<NewBlock>) -> Vec<Vec<NewBlock>> {
         }
     }
     groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::ContentSpec;
+    use crate::content_id::{ContentId, Naming};
+    use crate::layout::Layout;
+    use crate::ring::Backend;
+    use crate::store::StoreOptions;
+
+    /// A disk at 1 MiB/s once had all block buffers, and the network waited for it.
+    #[test]
+    fn a_quarter_of_the_buffers_may_be_on_their_way_to_the_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreOptions {
+            data_dir: directory.path().into(),
+            capacity_bytes: Some(16 << 20),
+            backend: Backend::Pool,
+            pool_blocks: 16,
+            ttl: None,
+        })
+        .unwrap();
+        let layout = Layout::new(1 << 20).unwrap();
+        let spec = ContentSpec {
+            id: ContentId::of_name("x"),
+            naming: Naming::Digest,
+            layout,
+            registry: "http://a".into(),
+            media_type: String::new(),
+            validator: String::new(),
+        };
+        let content = store.create(&spec).unwrap();
+        let run = layout.whole().unwrap();
+        let reserved = ring::run_shard(Backend::Pool, store.reserve(&content, run)).unwrap();
+        let reservation = Arc::new(reserved.unwrap());
+        let mut writing: Vec<_> = (0..4)
+            .map(|number| {
+                assert!(!store.is_behind());
+                let block = layout.block(number).unwrap();
+                Claim::take(&reservation, reservation.slots[&block.piece()], block).unwrap()
+            })
+            .collect();
+        assert!(store.is_behind());
+        writing.pop();
+        assert!(!store.is_behind());
+        drop((writing, reservation));
+        store.close();
+    }
 }
