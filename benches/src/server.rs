@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use serde::Serialize;
+
+use crate::measure::Measure;
+use crate::rounds::Round;
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const STOPPED_WITHIN: Duration = Duration::from_secs(30);
@@ -24,12 +26,30 @@ pub(crate) struct Server {
 }
 
 /// Memory of a server with its workers.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory {
     /// Its own: heap, stacks, buffers.
     pub(crate) anonymous_bytes: u64,
     /// Mapped files, which are page cache that it shares: slabs, its own binary.
     pub(crate) file_bytes: u64,
+    /// What maps them.
+    pub(crate) page_tables_bytes: u64,
+}
+
+impl Memory {
+    /// What it costs the machine: page cache would be there without it.
+    pub(crate) fn counted(self) -> u64 {
+        self.anonymous_bytes + self.page_tables_bytes
+    }
+
+    /// As measures of a turn.
+    pub(crate) fn round(self) -> Round {
+        Round::default()
+            .with(Measure::OwnAndPageTablesBytes, self.counted() as f64)
+            .with(Measure::OwnBytes, self.anonymous_bytes as f64)
+            .with(Measure::PageTablesBytes, self.page_tables_bytes as f64)
+            .with(Measure::MappedBytes, self.file_bytes as f64)
+    }
 }
 
 impl Server {
@@ -57,6 +77,13 @@ impl Server {
         self.address
     }
 
+    /// Kills it at once, and waits until it is gone.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// CPU time of the server and its workers so far, user and system, to 10 ms.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         let ticks_per_s = rustix::param::clock_ticks_per_second();
@@ -76,6 +103,7 @@ impl Server {
             memory.anonymous_bytes += kib("RssAnon:").unwrap_or_default() << 10;
             memory.file_bytes +=
                 (kib("RssFile:").unwrap_or_default() + kib("RssShmem:").unwrap_or_default()) << 10;
+            memory.page_tables_bytes += kib("VmPTE:").unwrap_or_default() << 10;
         }
         Ok(memory)
     }
