@@ -13,6 +13,8 @@ use crate::report::{Report, Table};
 use crate::setting::Setting;
 use crate::suites::{beside, boots, cold, eviction, hits, remote, start};
 
+const QUICK_BLOB_MIB: u64 = 64;
+
 /// How to compare.
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
@@ -66,7 +68,7 @@ impl CompareArgs {
             cores: Cores::choose()?,
             rounds: self.rounds.unwrap_or(rounds),
             turn: Duration::try_from_secs_f64(self.seconds.unwrap_or(seconds)).context("--seconds")?,
-            blob_bytes: self.blob << 20,
+            blob_bytes: if self.quick { self.blob.min(QUICK_BLOB_MIB) } else { self.blob } << 20,
             quick: self.quick,
         })
     }

@@ -126,6 +126,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            // Its id may be another's by now.
+            return;
+        }
         let deadline = Instant::now() + STOPPED_WITHIN;
         let asked = Pid::from_raw(self.child.id().cast_signed()).map(|id| kill_process(id, Signal::TERM));
         while matches!(asked, Some(Ok(()))) && Instant::now() < deadline {

@@ -49,6 +49,10 @@ pub(crate) fn run(setting: &Setting) -> anyhow::Result<Vec<Table>> {
         let subjects: Vec<Subject> =
             blobs.iter().map(|blob| subject(&registry, blob.digest(), blob.len())).collect();
         for (place, directory) in [("disk", std::env::temp_dir()), ("memory", IN_MEMORY.into())] {
+            if !has_room(&directory, 2 * bytes) {
+                eprintln!("SKIPPED: {} has no {} MiB free", directory.display(), 2 * mib);
+                continue;
+            }
             let case = format!("{text}, {place}");
             eprintln!("  {case}");
             let home = TempDir::with_prefix_in("darter-bench-", directory)?;
@@ -81,6 +85,10 @@ pub(crate) fn run(setting: &Setting) -> anyhow::Result<Vec<Table>> {
         }
     }
     Ok(vec![table])
+}
+
+fn has_room(directory: &std::path::Path, bytes: u64) -> bool {
+    rustix::fs::statvfs(directory).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= bytes)
 }
 
 /// Each blob by a client of its own, all at once.
