@@ -83,10 +83,12 @@ impl<S: Read + Write> Connection<S> {
                     }
                     false
                 }
+                // A small body has come with its head; to read nothing would be to wait.
+                Some(0) => true,
                 Some(left) => {
                     let wanted = buffer.len().min(*left as usize);
                     match self.stream.read(&mut buffer[..wanted]) {
-                        Ok(0) if wanted > 0 => bail!("the server ended an answer early"),
+                        Ok(0) => bail!("the server ended an answer early"),
                         Ok(bytes) => *left -= bytes as u64,
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                         Err(error) => return Err(error.into()),

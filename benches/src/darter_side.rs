@@ -46,7 +46,7 @@ impl<'a> DarterOptions<'a> {
 }
 
 impl Darter {
-    /// Returns when its front accepts connections.
+    /// Returns when it answers its ping: sockets are bound before the store is open.
     pub(crate) fn start(options: &DarterOptions<'_>) -> anyhow::Result<Self> {
         let home = TempDir::with_prefix("darter-bench-")?;
         let (front, admin) = (free_address()?, free_address()?);
@@ -60,8 +60,10 @@ impl Darter {
         command.args(["--capacity", &format!("{}MiB", (options.capacity_bytes >> 20).max(64))]);
         // No configuration, proxy or state of the person who measures.
         command.env("HOME", home.path()).env_remove("XDG_STATE_HOME").env("NO_PROXY", "*");
-        let server = Server::start(command, front, &home.path().join("log"))?;
-        Ok(Self { server, admin, data_dir, _home: home })
+        let server = Server::start(command, admin, front, &home.path().join("log"))?;
+        let darter = Self { server, admin, data_dir, _home: home };
+        darter.ask_admin("GET", "/server/ping")?;
+        Ok(darter)
     }
 
     /// The running server.

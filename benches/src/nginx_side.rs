@@ -101,7 +101,7 @@ http {{
         fs::write(&configuration, text)?;
         let mut command = Command::new("nginx");
         command.arg("-p").arg(home.path()).arg("-c").arg(&configuration).args(["-e", "stderr"]);
-        let server = Server::start(command, address, &home.path().join("log"));
+        let server = Server::start(command, address, address, &home.path().join("log"));
         Ok(Self { server: server.context("nginx is needed: apt-get install nginx-light")?, _home: home })
     }
 

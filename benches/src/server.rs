@@ -53,15 +53,21 @@ impl Memory {
 }
 
 impl Server {
-    /// Starts a command whose output goes to `log`, and waits until it accepts connections at `address`.
-    pub(crate) fn start(mut command: Command, address: SocketAddr, log: &Path) -> anyhow::Result<Self> {
+    /// Starts a command that serves at `address` and whose output goes to `log`, and waits until it accepts connections
+    /// at `ready`.
+    pub(crate) fn start(
+        mut command: Command,
+        ready: SocketAddr,
+        address: SocketAddr,
+        log: &Path,
+    ) -> anyhow::Result<Self> {
         let program = PathBuf::from(command.get_program());
         let output = File::create(log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         let mut server = Self { child, address };
         let deadline = Instant::now() + READY_WITHIN;
-        while TcpStream::connect(address).is_err() {
+        while TcpStream::connect(ready).is_err() {
             let ended = server.child.try_wait()?;
             if ended.is_some() || Instant::now() > deadline {
                 let said = fs::read_to_string(log).unwrap_or_default();

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use darter_engine::ring::{Backend, run_shard};
-use darter_engine::{BLOCK_BYTES, ContentId, ContentSpec, Layout, Naming, RegistryScope, Store, StoreOptions};
+use darter_engine::{
+    BLOCK_BYTES, ContentId, ContentSpec, Layout, Naming, RegistryScope, Store, StoreOptions,
+};
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
