@@ -36,7 +36,7 @@ struct Reader {
     since: Option<Instant>,
 }
 
-/// Replays a trace on new connections. With `right`, every byte is compared.
+/// Replays a trace on new connections.
 pub(crate) fn replay(server: SocketAddr, subject: &Subject, trace: &Trace) -> anyhow::Result<Burst> {
     let readers = (0..trace.connections()).map(|_| Reader::default()).collect();
     let mut replay = Replay { subject, server, away: None, poll: Poll::new()?, readers };

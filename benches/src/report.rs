@@ -57,7 +57,11 @@ impl Table {
         let sides = &mut self.cases[at].sides;
         match sides.iter_mut().find(|measured| measured.side == side) {
             Some(measured) => measured.rounds.push(round),
-            None => sides.push(Measured { side, rounds: vec![round] }),
+            None => {
+                sides.push(Measured { side, rounds: vec![round] });
+                // Who had the first turn says nothing.
+                sides.sort_by_key(|measured| measured.side);
+            }
         }
     }
 
@@ -103,7 +107,7 @@ impl Case {
         Spread::of(&measured.rounds, measure).map(|spread| spread.median)
     }
 
-    /// A row for each side. The ratio is the first side's over this one's, of the first measure.
+    /// A row for each side, those of Darter first. The ratio is the first side's over this one's, of the first measure.
     fn write(&self, measures: &[Measure], text: &mut String) {
         for (number, Measured { side, rounds }) in self.sides.iter().enumerate() {
             let _ = write!(text, "| {} | {side} |", if number == 0 { &*self.name } else { "" });
@@ -167,7 +171,10 @@ impl Report {
 
     /// Markdown, as it stands in docs/performance.md.
     pub(crate) fn text(&self) -> String {
-        let mut text = format!("{}\n\n", self.machine);
+        let mut text = format!(
+            "{}\n\nMedians. The ratio is the first line's first figure over this line's.\n\n",
+            self.machine
+        );
         self.tables.iter().for_each(|table| table.write(&mut text));
         text
     }
@@ -181,10 +188,10 @@ mod tests {
     fn table() -> Table {
         let measures = [Measure::AnswersPerS, Measure::CpuSPerGb];
         let mut table = Table::new("Hits", "By hand.".into(), &measures);
+        table.add("a", Side::NginxCache, Round::default().with(Measure::AnswersPerS, 1e3));
         for answers_per_s in [3e3, 1e3, 2e3] {
             table.add("a", Side::Darter, Round::default().with(Measure::AnswersPerS, answers_per_s));
         }
-        table.add("a", Side::NginxCache, Round::default().with(Measure::AnswersPerS, 1e3));
         let over = (Side::Darter, &[Side::NginxCache][..]);
         table.want(Goal::ratio("a", over, Measure::AnswersPerS, Bound::AtLeast(1.3)));
         table
