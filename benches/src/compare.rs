@@ -1,30 +1,27 @@
-//! The comparison: both servers up, every byte checked once, then bursts of load in turn.
+//! The comparisons: suites in turn, and one report of them all.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use clap::Args;
-use darter::demo::registry::{Blob, Registry, RegistryOptions};
+use anyhow::Context;
+use clap::{Args, ValueEnum};
 
 use crate::cores::Cores;
-use crate::darter_side::{self, Darter};
-use crate::load;
+use crate::darter_side;
 use crate::machine::Machine;
-use crate::nginx_side::Nginx;
-use crate::report::{Method, Report, Round, Side};
-use crate::server::Server;
-use crate::workload::{self, Subject, Workload};
+use crate::report::{Report, Table};
+use crate::setting::Setting;
+use crate::suites::{beside, boots, cold, eviction, hits, remote, start};
 
-const REPOSITORY: &str = "bench/app";
-const SEED: u64 = 1;
-/// Ranges of each length whose bytes are compared before the measurement.
-const CHECKED_RANGES: usize = 32;
+const QUICK_BLOB_MIB: u64 = 64;
 
 /// How to compare.
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
-    /// Half a second and one round for each; shows that it works, and no more
+    /// What to compare [default: all]
+    #[arg(value_enum, value_name = "SUITE")]
+    suites: Vec<Suite>,
+    /// Everything briefly; shows that it works, and no more
     #[arg(long)]
     quick: bool,
     /// Print JSON
@@ -33,111 +30,75 @@ pub(crate) struct CompareArgs {
     /// Measure this darter [default: the workspace's, which is built]
     #[arg(long, value_name = "FILE")]
     darter: Option<PathBuf>,
-    /// Length of the blob in MiB; it stays in the page cache
+    /// Length of the blob of the hits in MiB; it stays in the page cache
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(8..=4096))]
     blob: u64,
-    /// How often each side has its turn [default: 7]
+    /// How often each side has its turn, a third of it where a turn is long [default: 7]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
-    /// How long a turn lasts [default: 3]
+    /// How long a turn of load lasts [default: 3]
     #[arg(long, value_name = "S")]
     seconds: Option<f64>,
 }
 
+/// A comparison with its servers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Suite {
+    /// Cached ranges on one core: darter, nginx with a static file, nginx with a cache
+    Hits,
+    /// Recorded boots of nydusd, hot and cold, on loopback: darter and nginx with a cache
+    Boots,
+    /// The same boots, cold, with a registry 20 ms away: through darter and straight
+    Remote,
+    /// A cold pull of a large blob from a loopback origin
+    Cold,
+    /// Hits beside a cold pull, and the longest poll of a shard
+    Beside,
+    /// A start with the records of a full cache of 100 GiB, and memory; as root
+    Start,
+    /// Hit ratios of the eviction beside LRU and the best choice
+    Eviction,
+}
+
 impl CompareArgs {
-    fn method(&self) -> anyhow::Result<Method> {
-        let (rounds, seconds) = if self.quick { (1, 0.5) } else { (7, 3.0) };
-        Ok(Method {
+    fn setting(&self) -> anyhow::Result<Setting> {
+        let (rounds, seconds) = if self.quick { (1, 0.3) } else { (7, 3.0) };
+        Ok(Setting {
+            binary: self.darter.clone().map_or_else(darter_side::built, Ok)?,
+            cores: Cores::choose()?,
             rounds: self.rounds.unwrap_or(rounds),
             turn: Duration::try_from_secs_f64(self.seconds.unwrap_or(seconds)).context("--seconds")?,
-            connections: load::CONNECTIONS,
-            blob_bytes: self.blob << 20,
-            seed: SEED,
+            blob_bytes: if self.quick { self.blob.min(QUICK_BLOB_MIB) } else { self.blob } << 20,
+            quick: self.quick,
         })
     }
 }
 
-/// Runs the comparison and prints its report.
+impl Suite {
+    fn run(self, setting: &Setting) -> anyhow::Result<Vec<Table>> {
+        match self {
+            Self::Hits => hits::run(setting),
+            Self::Boots => boots::run(setting),
+            Self::Remote => remote::run(setting),
+            Self::Cold => cold::run(setting),
+            Self::Beside => beside::run(setting),
+            Self::Start => start::run(setting),
+            Self::Eviction => eviction::run(setting),
+        }
+    }
+}
+
+/// Runs the suites and prints their report.
 pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<()> {
-    let method = args.method()?;
-    let machine = Machine::here();
-    let binary = args.darter.clone().map_or_else(darter_side::built, Ok)?;
-    let cores = Cores::choose()?;
-    let registry = Registry::start(RegistryOptions::default())?;
-    let blob = Blob::synthetic(SEED, method.blob_bytes);
-    let digest = registry.add_blob(REPOSITORY, blob.clone());
-    let subject = Subject {
-        path: format!("/v2/{REPOSITORY}/blobs/{digest}"),
-        bytes: blob.len(),
-        registry: registry.url(),
-    };
-    let darter = Darter::start(&cores, &binary, &registry.url(), blob.len())?;
-    let nginx = Nginx::start(&cores, &subject, &blob)?;
-    let sides = [(Side::Darter, darter.server()), (Side::Nginx, nginx.server())];
-
-    for (side, server) in sides {
-        eprintln!("checking {side}");
-        check(server, &subject, &blob)?;
+    // Before anything is started: its load is that of others.
+    let mut report = Report::new(Machine::here());
+    let setting = args.setting()?;
+    let suites = if args.suites.is_empty() { Suite::value_variants() } else { &args.suites };
+    for suite in suites {
+        let name = suite.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        eprintln!("{name}");
+        report.add(suite.run(&setting).with_context(|| format!("the suite {name}"))?);
     }
-    registry.reset_counts();
-    let mut report = Report::new(machine, method);
-    for workload in workload::ALL {
-        // Once unmeasured: files and sockets are warm, blocks are checked.
-        for (_, server) in sides {
-            turn(&cores, server, &subject, workload, method.turn / 4, 0)?;
-        }
-        for round in 0..method.rounds {
-            eprintln!("{workload}, round {} of {}", round + 1, method.rounds);
-            // The one that was first is second in the next round.
-            let turns = if round % 2 == 0 { sides } else { [sides[1], sides[0]] };
-            for (side, server) in turns {
-                let measured = turn(&cores, server, &subject, workload, method.turn, u64::from(round) + 1)?;
-                report.add(workload, side, measured);
-            }
-        }
-    }
-    for (side, server) in sides {
-        report.set_memory(side, server.memory()?);
-    }
-    // A long run renews its proof of access with a HEAD.
-    let asked = registry.counts().blob_get.requests;
-    ensure!(
-        asked == 0,
-        "the blob was not all cached: its origin was asked {asked} times while Darter was measured"
-    );
-    println!("{}", if args.json { report.json()? } else { report.table() });
+    println!("{}", if args.json { report.json()? } else { report.text() });
     Ok(())
-}
-
-/// The whole blob and some ranges of each length. For Darter the first of them is what fills the cache.
-fn check(server: &Server, subject: &Subject, blob: &Blob) -> anyhow::Result<()> {
-    let mut random = fastrand::Rng::with_seed(SEED);
-    let right = |start, buffer: &mut [u8]| blob.read_exact_at(buffer, start);
-    load::check(server.address(), subject.request(Workload::Whole, &mut random), right)?;
-    for workload in workload::ALL {
-        let checks = if workload == Workload::Whole { 1 } else { CHECKED_RANGES };
-        for _ in 0..checks {
-            load::check(server.address(), subject.request(workload, &mut random), right)?;
-        }
-    }
-    Ok(())
-}
-
-fn turn(
-    cores: &Cores,
-    server: &Server,
-    subject: &Subject,
-    workload: Workload,
-    duration: Duration,
-    seed: u64,
-) -> anyhow::Result<Round> {
-    let before = server.cpu()?;
-    let burst = cores.on_generator(|| load::burst(server.address(), subject, workload, duration, seed))??;
-    Ok(Round {
-        answers_per_s: burst.answers as f64 / burst.elapsed.as_secs_f64(),
-        bytes_per_s: burst.bytes as f64 / burst.elapsed.as_secs_f64(),
-        latency_p50_s: burst.latency(0.5).as_secs_f64(),
-        latency_p99_s: burst.latency(0.99).as_secs_f64(),
-        cpu_part: (server.cpu()? - before).as_secs_f64() / burst.elapsed.as_secs_f64(),
-    })
 }

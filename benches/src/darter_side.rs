@@ -1,47 +1,108 @@
-//! `darter serve` with one shard, in front of the demo's registry.
+//! `darter serve` in front of a registry.
 
 use std::env;
+use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
-use crate::cores::Cores;
+use crate::connection::{Connection, connect};
 use crate::server::{Server, free_address};
+use crate::workload::Request;
+
+/// How to start it.
+#[derive(Clone, Debug)]
+pub(crate) struct DarterOptions<'a> {
+    pub(crate) binary: &'a Path,
+    /// Of requests that name none.
+    pub(crate) registry: String,
+    /// Where else it may ask: hosts with ports.
+    pub(crate) allowed: Vec<String>,
+    /// `None`: as many as there are cores.
+    pub(crate) shards: Option<u32>,
+    pub(crate) capacity_bytes: u64,
+    /// `None`: one of its own.
+    pub(crate) data_dir: Option<PathBuf>,
+}
 
 /// Darter and its directory; the server goes first.
 #[derive(Debug)]
 pub(crate) struct Darter {
     server: Server,
+    admin: SocketAddr,
+    data_dir: PathBuf,
     _home: TempDir,
 }
 
+impl<'a> DarterOptions<'a> {
+    /// One shard, with room for contents of so many bytes.
+    pub(crate) fn one_shard(binary: &'a Path, registry: String, capacity_bytes: u64) -> Self {
+        let allowed = Vec::new();
+        Self { binary, registry, allowed, shards: Some(1), capacity_bytes, data_dir: None }
+    }
+}
+
 impl Darter {
-    /// Starts `binary` with room for `content_bytes` and as much again.
-    pub(crate) fn start(
-        cores: &Cores,
-        binary: &Path,
-        registry: &str,
-        content_bytes: u64,
-    ) -> anyhow::Result<Self> {
+    /// Returns when it answers its ping: sockets are bound before the store is open.
+    pub(crate) fn start(options: &DarterOptions<'_>) -> anyhow::Result<Self> {
         let home = TempDir::with_prefix("darter-bench-")?;
         let (front, admin) = (free_address()?, free_address()?);
-        let mut command = Command::new(binary);
-        command.arg("serve").arg("--data-dir").arg(home.path().join("data"));
+        let data_dir = options.data_dir.clone().unwrap_or_else(|| home.path().join("data"));
+        let mut command = Command::new(options.binary);
+        command.arg("serve").arg("--data-dir").arg(&data_dir);
         command.args(["--front", &front.to_string(), "--admin", &admin.to_string()]);
-        command.args(["--registry", registry, "--shards", "1"]);
-        command.args(["--capacity", &format!("{}MiB", ((2 * content_bytes) >> 20).max(64))]);
+        command.args(["--registry", &options.registry]);
+        command.args(options.allowed.iter().flat_map(|host| ["--allow-registry", host]));
+        command.args(options.shards.iter().flat_map(|shards| ["--shards".into(), shards.to_string()]));
+        command.args(["--capacity", &format!("{}MiB", (options.capacity_bytes >> 20).max(64))]);
         // No configuration, proxy or state of the person who measures.
         command.env("HOME", home.path()).env_remove("XDG_STATE_HOME").env("NO_PROXY", "*");
-        let log = home.path().join("log");
-        let server = cores.on_server(|| Server::start(command, front, &log))??;
-        Ok(Self { server, _home: home })
+        let server = Server::start(command, admin, front, &home.path().join("log"))?;
+        let darter = Self { server, admin, data_dir, _home: home };
+        darter.ask_admin("GET", "/server/ping")?;
+        Ok(darter)
     }
 
     /// The running server.
     pub(crate) fn server(&self) -> &Server {
         &self.server
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        self.server.kill()
+    }
+
+    /// Its metrics, as text.
+    pub(crate) fn metrics(&self) -> anyhow::Result<String> {
+        let body = self.ask_admin("GET", "/metrics")?;
+        String::from_utf8(body).context("the metrics are no text")
+    }
+
+    /// Removes a content, so that its slots are free and their pages warm.
+    pub(crate) fn remove(&self, digest: &str) -> anyhow::Result<()> {
+        self.ask_admin("DELETE", &format!("/api/v1/contents/{digest}")).map(drop)
+    }
+
+    /// Takes the slabs' pages out of memory, those that are clean and that no read has mapped.
+    pub(crate) fn drop_page_cache(&self) -> anyhow::Result<()> {
+        for entry in fs::read_dir(self.data_dir.join("store"))? {
+            let file = fs::File::open(entry?.path())?;
+            file.sync_data()?;
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+        }
+        Ok(())
+    }
+
+    fn ask_admin(&self, method: &str, path: &str) -> anyhow::Result<Vec<u8>> {
+        let admin = self.admin;
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
+        let mut connection = Connection::new(connect(admin)?);
+        connection.send(Request { head, status: 200, start: 0, bytes: 0 })?;
+        connection.body_of_any_length()
     }
 }
 

@@ -1,16 +1,30 @@
-//! `darter-benches compare`: Darter's front beside nginx, the same requests in the same run. The method and the
-//! latest figures stand in docs/performance.md; the engine's own benches are in `benches/`.
+//! `darter-benches compare`: Darter beside other servers and beside none, the same requests in the same run. The method
+//! and the latest figures stand in docs/performance.md; the engine's own benches are in `benches/`.
 #![forbid(unsafe_code)]
 
 mod compare;
+mod connection;
 mod cores;
 mod darter_side;
+mod full_cache;
+mod goal;
+mod link;
 mod load;
 mod machine;
+mod measure;
 mod nginx_side;
+mod polls;
+mod replay;
 mod report;
+mod rounds;
 mod server;
+mod setting;
+mod side;
+mod sparse_disk;
+mod suites;
+mod trace;
 mod workload;
+mod zero_origin;
 
 use clap::{Parser, Subcommand};
 
@@ -24,7 +38,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The front of one shard on one core beside one nginx worker, cached content over loopback
+    /// All figures, or those of some suites: tables of medians, spread and ratios, and what was wanted
     Compare(compare::CompareArgs),
 }
 

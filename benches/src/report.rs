@@ -1,266 +1,221 @@
-//! What was measured, as a table for people and as JSON for programs.
+//! What was measured, as tables for people and as JSON for programs.
 
-use std::fmt;
 use std::fmt::Write;
-use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::goal::{Goal, Reached};
 use crate::machine::Machine;
-use crate::server::Memory;
-use crate::workload::Workload;
-
-/// Who was measured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Side {
-    /// `darter serve`.
-    Darter,
-    /// nginx with a static file.
-    Nginx,
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.pad(match self {
-            Self::Darter => "darter",
-            Self::Nginx => "nginx",
-        })
-    }
-}
-
-/// How it was measured.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Method {
-    /// Turns of each side.
-    pub(crate) rounds: u32,
-    /// Length of a turn.
-    #[serde(rename = "turn_s", serialize_with = "seconds")]
-    pub(crate) turn: Duration,
-    /// Keep-alive connections.
-    pub(crate) connections: usize,
-    /// Length of the blob.
-    pub(crate) blob_bytes: u64,
-    /// Of the ranges' offsets; the round's number is added.
-    pub(crate) seed: u64,
-}
-
-/// One turn of one side.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Round {
-    /// Answers per second.
-    pub(crate) answers_per_s: f64,
-    /// Body bytes per second.
-    pub(crate) bytes_per_s: f64,
-    /// Half of the answers were whole within this time.
-    pub latency_p50_s: f64,
-    /// And 99 of 100 within this.
-    pub latency_p99_s: f64,
-    /// CPU time of the server over elapsed time. Near 1 the server is what limits.
-    pub(crate) cpu_part: f64,
-}
-
-impl Round {
-    fn cpu_s_per_gb(&self) -> f64 {
-        self.cpu_part / self.bytes_per_s * 1e9
-    }
-}
+use crate::measure::{Measure, digits};
+use crate::rounds::{Round, Spread};
+use crate::side::Side;
 
 /// All of it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     machine: Machine,
-    method: Method,
-    results: Vec<Measured>,
-    memory: Vec<SideMemory>,
+    tables: Vec<Table>,
+}
+
+/// One comparison: cases, in each some sides, of each some rounds.
+#[derive(Debug, Serialize)]
+pub(crate) struct Table {
+    title: &'static str,
+    /// How it was measured.
+    method: String,
+    /// The columns in their order; of the first the spread is shown, and the ratio to Darter's.
+    measures: Vec<Measure>,
+    cases: Vec<Case>,
+    goals: Vec<Goal>,
+}
+
+#[derive(Debug, Serialize)]
+struct Case {
+    name: String,
+    sides: Vec<Measured>,
 }
 
 #[derive(Debug, Serialize)]
 struct Measured {
-    workload: Workload,
-    darter: Vec<Round>,
-    nginx: Vec<Round>,
-}
-
-#[derive(Debug, Serialize)]
-struct SideMemory {
     side: Side,
-    #[serde(flatten)]
-    memory: Memory,
+    rounds: Vec<Round>,
 }
 
-impl Report {
+impl Table {
     /// Nothing is measured yet.
-    pub(crate) fn new(machine: Machine, method: Method) -> Self {
-        Self { machine, method, results: Vec::new(), memory: Vec::new() }
+    pub(crate) fn new(title: &'static str, method: String, measures: &[Measure]) -> Self {
+        Self { title, method, measures: measures.to_vec(), cases: Vec::new(), goals: Vec::new() }
     }
 
     /// Adds a turn.
-    pub(crate) fn add(&mut self, workload: Workload, side: Side, round: Round) {
-        let measured = match self.results.iter_mut().position(|measured| measured.workload == workload) {
-            Some(known) => &mut self.results[known],
+    pub(crate) fn add(&mut self, case: impl ToString, side: Side, round: Round) {
+        let name = case.to_string();
+        let at = self.cases.iter().position(|case| case.name == name).unwrap_or_else(|| {
+            self.cases.push(Case { name, sides: Vec::new() });
+            self.cases.len() - 1
+        });
+        let sides = &mut self.cases[at].sides;
+        match sides.iter_mut().find(|measured| measured.side == side) {
+            Some(measured) => measured.rounds.push(round),
             None => {
-                self.results.push(Measured { workload, darter: Vec::new(), nginx: Vec::new() });
-                self.results.last_mut().expect("it was just added")
+                sides.push(Measured { side, rounds: vec![round] });
+                // Who had the first turn says nothing.
+                sides.sort_by_key(|measured| measured.side);
             }
-        };
-        match side {
-            Side::Darter => measured.darter.push(round),
-            Side::Nginx => measured.nginx.push(round),
         }
     }
 
-    /// Memory of a side after all of its turns.
-    pub(crate) fn set_memory(&mut self, side: Side, memory: Memory) {
-        self.memory.push(SideMemory { side, memory });
+    /// Says what a figure should be.
+    pub(crate) fn want(&mut self, goal: Goal) {
+        self.goals.push(goal);
     }
 
-    /// Every round, with the medians that the table shows.
+    fn median(&self, case: &str, side: Side, measure: Measure) -> Option<f64> {
+        let case = self.cases.iter().find(|known| known.name == case)?;
+        case.median(side, measure)
+    }
+
+    fn reached(&self) -> Vec<Reached> {
+        let judge = |goal: &Goal| goal.judge(|side| self.median(&goal.case, side, goal.measure));
+        self.goals.iter().map(judge).collect()
+    }
+
+    fn write(&self, text: &mut String) {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "### {}\n\n{}\n", self.title, self.method);
+        let mut head = "| | |".to_owned();
+        let mut rule = "|---|---|".to_owned();
+        for (number, measure) in self.measures.iter().enumerate() {
+            let spread = if number == 0 { " (min–max)" } else { "" };
+            let _ = write!(head, " {}{spread} |", measure.title());
+            rule += "---|";
+        }
+        let _ = writeln!(text, "{head} ratio |\n{rule}---|");
+        self.cases.iter().for_each(|case| case.write(&self.measures, text));
+        let reached = self.reached();
+        if !reached.is_empty() {
+            *text += "\n| case | figure | wanted | is | reached |\n|---|---|---|---|---|\n";
+            reached.iter().for_each(|reached| *text += &format!("{reached}\n"));
+        }
+        *text += "\n";
+    }
+}
+
+impl Case {
+    fn median(&self, side: Side, measure: Measure) -> Option<f64> {
+        let measured = self.sides.iter().find(|measured| measured.side == side)?;
+        Spread::of(&measured.rounds, measure).map(|spread| spread.median)
+    }
+
+    /// A row for each side, those of Darter first. The ratio is the first side's over this one's, of the first measure.
+    fn write(&self, measures: &[Measure], text: &mut String) {
+        for (number, Measured { side, rounds }) in self.sides.iter().enumerate() {
+            let _ = write!(text, "| {} | {side} |", if number == 0 { &*self.name } else { "" });
+            for (column, measure) in measures.iter().enumerate() {
+                let _ = match Spread::of(rounds, *measure) {
+                    None => write!(text, " |"),
+                    Some(Spread { median, .. }) if column > 0 || rounds.len() < 2 => {
+                        write!(text, " {} |", measure.shown(median))
+                    }
+                    Some(Spread { median, min, max }) => {
+                        let [median, min, max] = [median, min, max].map(|value| measure.shown(value));
+                        write!(text, " {median} ({min}–{max}) |")
+                    }
+                };
+            }
+            let first = measures.first().zip(self.sides.first());
+            let ratio = first.filter(|_| number > 0).and_then(|(measure, first)| {
+                Some(self.median(first.side, *measure)? / self.median(*side, *measure)?)
+            });
+            let _ = match ratio {
+                Some(ratio) => writeln!(text, " **{}** |", digits(ratio)),
+                None => writeln!(text, " |"),
+            };
+        }
+    }
+}
+
+impl Report {
+    /// Of this machine.
+    pub(crate) fn new(machine: Machine) -> Self {
+        Self { machine, tables: Vec::new() }
+    }
+
+    /// Adds what a suite has measured.
+    pub(crate) fn add(&mut self, tables: Vec<Table>) {
+        self.tables.extend(tables);
+    }
+
+    /// Every round, with medians and goals.
     pub(crate) fn json(&self) -> serde_json::Result<String> {
         let mut report = serde_json::to_value(self)?;
-        for (shown, measured) in report["results"].as_array_mut().into_iter().flatten().zip(&self.results) {
-            shown["median"] = serde_json::json!({
-                "darter": Summary::of(&measured.darter),
-                "nginx": Summary::of(&measured.nginx),
-                "ratio": measured.ratio(),
-                "cpu_ratio": measured.cpu_ratio(),
-            });
+        for (shown, table) in report["tables"].as_array_mut().into_iter().flatten().zip(&self.tables) {
+            shown["goals"] = serde_json::to_value(table.reached())?;
+            let cases = shown["cases"].as_array_mut().into_iter().flatten().zip(&table.cases);
+            for (shown, case) in cases {
+                let sides = shown["sides"].as_array_mut().into_iter().flatten().zip(&case.sides);
+                for (shown, measured) in sides {
+                    let spreads: serde_json::Map<_, _> = (table.measures.iter())
+                        .filter_map(|measure| Some((measure, Spread::of(&measured.rounds, *measure)?)))
+                        .map(|(measure, spread)| {
+                            let name = serde_json::to_value(measure)?.as_str().unwrap_or_default().to_owned();
+                            Ok((name, serde_json::to_value(spread)?))
+                        })
+                        .collect::<serde_json::Result<_>>()?;
+                    shown["spread"] = spreads.into();
+                }
+            }
         }
         serde_json::to_string_pretty(&report)
     }
 
     /// Markdown, as it stands in docs/performance.md.
-    pub(crate) fn table(&self) -> String {
-        let method = &self.method;
+    pub(crate) fn text(&self) -> String {
         let mut text = format!(
-            "{}\n{} connections, {} rounds of {} s each in turn, blob of {} MiB\n\n",
-            self.machine,
-            method.connections,
-            method.rounds,
-            method.turn.as_secs_f64(),
-            method.blob_bytes >> 20
+            "{}\n\nMedians. The ratio is the first line's first figure over this line's.\n\n",
+            self.machine
         );
-        text += "| requests | server | answers/s (min–max) | GB/s | p50 / p99 ms | CPU | CPU s/GB |\n";
-        text += "|---|---|---|---|---|---|---|\n";
-        for measured in &self.results {
-            for (side, rounds) in [(Side::Darter, &measured.darter), (Side::Nginx, &measured.nginx)] {
-                let it = Summary::of(rounds);
-                // Writing to a String does not fail.
-                let _ = writeln!(
-                    text,
-                    "| {} | {side} | {} ({}–{}) | {:.2} | {:.2} / {:.2} | {:.0} % | {:.3} |",
-                    measured.workload,
-                    rate(it.answers_per_s),
-                    rate(it.answers_per_s_min),
-                    rate(it.answers_per_s_max),
-                    it.bytes_per_s / 1e9,
-                    it.latency_p50_s * 1e3,
-                    it.latency_p99_s * 1e3,
-                    it.cpu_part * 1e2,
-                    it.cpu_s_per_gb,
-                );
-            }
-            let _ = writeln!(
-                text,
-                "| | darter / nginx | **{:.2}** | | | | {:.2} |",
-                measured.ratio(),
-                measured.cpu_ratio()
-            );
-        }
-        text += "\n| memory after all of it | own | mapped files |\n|---|---|---|\n";
-        for SideMemory { side, memory } in &self.memory {
-            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-            let _ = writeln!(
-                text,
-                "| {side} | {:.1} MiB | {:.1} MiB |",
-                mib(memory.anonymous_bytes),
-                mib(memory.file_bytes)
-            );
-        }
+        self.tables.iter().for_each(|table| table.write(&mut text));
         text
     }
-}
-
-impl Measured {
-    /// Median of Darter's answers per second over nginx's: above 1 Darter is faster.
-    fn ratio(&self) -> f64 {
-        Summary::of(&self.darter).answers_per_s / Summary::of(&self.nginx).answers_per_s
-    }
-
-    /// The same of CPU seconds per gigabyte: below 1 Darter is cheaper.
-    fn cpu_ratio(&self) -> f64 {
-        Summary::of(&self.darter).cpu_s_per_gb / Summary::of(&self.nginx).cpu_s_per_gb
-    }
-}
-
-/// Medians over the rounds of one side.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Summary {
-    answers_per_s: f64,
-    answers_per_s_min: f64,
-    answers_per_s_max: f64,
-    bytes_per_s: f64,
-    latency_p50_s: f64,
-    latency_p99_s: f64,
-    cpu_part: f64,
-    cpu_s_per_gb: f64,
-}
-
-impl Summary {
-    fn of(rounds: &[Round]) -> Self {
-        let sorted = |of: fn(&Round) -> f64| {
-            let mut values: Vec<f64> = rounds.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            values
-        };
-        let median = |of| {
-            let values = sorted(of);
-            let middle = values.len() / 2;
-            match values.len() % 2 {
-                0 if values.is_empty() => f64::NAN,
-                0 => f64::midpoint(values[middle - 1], values[middle]),
-                _ => values[middle],
-            }
-        };
-        let answers = sorted(|round| round.answers_per_s);
-        Self {
-            answers_per_s: median(|round| round.answers_per_s),
-            answers_per_s_min: answers.first().copied().unwrap_or(f64::NAN),
-            answers_per_s_max: answers.last().copied().unwrap_or(f64::NAN),
-            bytes_per_s: median(|round| round.bytes_per_s),
-            latency_p50_s: median(|round| round.latency_p50_s),
-            latency_p99_s: median(|round| round.latency_p99_s),
-            cpu_part: median(|round| round.cpu_part),
-            cpu_s_per_gb: median(Round::cpu_s_per_gb),
-        }
-    }
-}
-
-/// Three digits that mean something.
-fn rate(per_s: f64) -> String {
-    if per_s >= 100.0 { format!("{per_s:.0}") } else { format!("{per_s:.1}") }
-}
-
-fn seconds<S: serde::Serializer>(time: &Duration, out: S) -> Result<S::Ok, S::Error> {
-    out.serialize_f64(time.as_secs_f64())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::goal::Bound;
+
+    fn table() -> Table {
+        let measures = [Measure::AnswersPerS, Measure::CpuSPerGb];
+        let mut table = Table::new("Hits", "By hand.".into(), &measures);
+        table.add("a", Side::NginxCache, Round::default().with(Measure::AnswersPerS, 1e3));
+        for answers_per_s in [3e3, 1e3, 2e3] {
+            table.add("a", Side::Darter, Round::default().with(Measure::AnswersPerS, answers_per_s));
+        }
+        let over = (Side::Darter, &[Side::NginxCache][..]);
+        table.want(Goal::ratio("a", over, Measure::AnswersPerS, Bound::AtLeast(1.3)));
+        table
+    }
 
     #[test]
-    fn the_middle_round_counts() {
-        let round = |answers_per_s| Round {
-            answers_per_s,
-            bytes_per_s: 2e9,
-            latency_p50_s: 0.0,
-            latency_p99_s: 0.0,
-            cpu_part: 0.5,
-        };
-        let summary = Summary::of(&[round(3.0), round(1.0), round(2.0)]);
-        assert_eq!((summary.answers_per_s, summary.answers_per_s_min), (2.0, 1.0));
-        assert_eq!((summary.answers_per_s_max, summary.cpu_s_per_gb), (3.0, 0.25));
-        assert_eq!(Summary::of(&[round(3.0), round(1.0)]).answers_per_s, 2.0);
+    fn a_table_shows_medians_spread_ratio_and_goal() {
+        let mut text = String::new();
+        table().write(&mut text);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[4], "| | | answers/s (min–max) | CPU s/GB | ratio |");
+        assert_eq!(lines[6], "| a | darter | 2000 (1000–3000) | | |");
+        assert_eq!(lines[7], "|  | nginx cache | 1000 | | **2.00** |");
+        assert_eq!(lines[11], "| a | darter over nginx cache: answers/s | ≥ 1.30× | 2.00× | yes |");
+    }
+
+    #[test]
+    fn json_has_every_round_and_what_they_come_to() {
+        let mut report = Report::new(Machine::here());
+        report.add(vec![table()]);
+        let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
+        let side = &json["tables"][0]["cases"][0]["sides"][0];
+        assert_eq!(side["rounds"][1]["answers_per_s"], 1e3);
+        assert_eq!(side["spread"]["answers_per_s"]["median"], 2e3);
+        assert_eq!(json["tables"][0]["goals"][0]["reached"], true);
     }
 }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use serde::Serialize;
+
+use crate::measure::Measure;
+use crate::rounds::Round;
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const STOPPED_WITHIN: Duration = Duration::from_secs(30);
@@ -24,24 +26,48 @@ pub(crate) struct Server {
 }
 
 /// Memory of a server with its workers.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory {
     /// Its own: heap, stacks, buffers.
     pub(crate) anonymous_bytes: u64,
     /// Mapped files, which are page cache that it shares: slabs, its own binary.
     pub(crate) file_bytes: u64,
+    /// What maps them.
+    pub(crate) page_tables_bytes: u64,
+}
+
+impl Memory {
+    /// What it costs the machine: page cache would be there without it.
+    pub(crate) fn counted(self) -> u64 {
+        self.anonymous_bytes + self.page_tables_bytes
+    }
+
+    /// As measures of a turn.
+    pub(crate) fn round(self) -> Round {
+        Round::default()
+            .with(Measure::OwnAndPageTablesBytes, self.counted() as f64)
+            .with(Measure::OwnBytes, self.anonymous_bytes as f64)
+            .with(Measure::PageTablesBytes, self.page_tables_bytes as f64)
+            .with(Measure::MappedBytes, self.file_bytes as f64)
+    }
 }
 
 impl Server {
-    /// Starts a command whose output goes to `log`, and waits until it accepts connections at `address`.
-    pub(crate) fn start(mut command: Command, address: SocketAddr, log: &Path) -> anyhow::Result<Self> {
+    /// Starts a command that serves at `address` and whose output goes to `log`, and waits until it accepts connections
+    /// at `ready`.
+    pub(crate) fn start(
+        mut command: Command,
+        ready: SocketAddr,
+        address: SocketAddr,
+        log: &Path,
+    ) -> anyhow::Result<Self> {
         let program = PathBuf::from(command.get_program());
         let output = File::create(log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         let mut server = Self { child, address };
         let deadline = Instant::now() + READY_WITHIN;
-        while TcpStream::connect(address).is_err() {
+        while TcpStream::connect(ready).is_err() {
             let ended = server.child.try_wait()?;
             if ended.is_some() || Instant::now() > deadline {
                 let said = fs::read_to_string(log).unwrap_or_default();
@@ -55,6 +81,13 @@ impl Server {
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Kills it at once, and waits until it is gone.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 
     /// CPU time of the server and its workers so far, user and system, to 10 ms.
@@ -76,6 +109,7 @@ impl Server {
             memory.anonymous_bytes += kib("RssAnon:").unwrap_or_default() << 10;
             memory.file_bytes +=
                 (kib("RssFile:").unwrap_or_default() + kib("RssShmem:").unwrap_or_default()) << 10;
+            memory.page_tables_bytes += kib("VmPTE:").unwrap_or_default() << 10;
         }
         Ok(memory)
     }
@@ -98,6 +132,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            // Its id may be another's by now.
+            return;
+        }
         let deadline = Instant::now() + STOPPED_WITHIN;
         let asked = Pid::from_raw(self.child.id().cast_signed()).map(|id| kill_process(id, Signal::TERM));
         while matches!(asked, Some(Ok(()))) && Instant::now() < deadline {

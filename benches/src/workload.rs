@@ -17,13 +17,16 @@ pub(crate) enum Workload {
     Whole,
 }
 
-/// Median of nydusd 2.1.1 without and with its prefetch, nydusd 2.3 and later, and a full pull.
-pub(crate) const ALL: [Workload; 4] = [
-    Workload::Ranges { bytes: 11_500 },
-    Workload::Ranges { bytes: 128 << 10 },
-    Workload::Ranges { bytes: 1 << 20 },
-    Workload::Whole,
-];
+impl Workload {
+    /// Median of nydusd 2.1.1.
+    pub(crate) const SMALL: Self = Self::Ranges { bytes: 11_500 };
+    /// The same with its prefetch.
+    pub(crate) const MIDDLE: Self = Self::Ranges { bytes: 128 << 10 };
+    /// nydusd 2.3 and later.
+    pub(crate) const LARGE: Self = Self::Ranges { bytes: 1 << 20 };
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [Self::SMALL, Self::MIDDLE, Self::LARGE, Self::Whole];
+}
 
 impl fmt::Display for Workload {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -63,18 +66,27 @@ pub(crate) struct Request {
 impl Subject {
     /// The next request of a workload.
     pub(crate) fn request(&self, workload: Workload, random: &mut fastrand::Rng) -> Request {
-        let (start, bytes) = match workload {
-            Workload::Ranges { bytes } => (random.u64(..self.bytes - bytes), bytes),
-            Workload::Whole => (0, self.bytes),
-        };
-        let range = match workload {
-            Workload::Ranges { .. } => format!("Range: bytes={start}-{}\r\n", start + bytes - 1),
-            Workload::Whole => String::new(),
-        };
+        match workload {
+            Workload::Ranges { bytes } => self.range(random.u64(..=self.bytes - bytes), bytes),
+            Workload::Whole => self.whole(),
+        }
+    }
+
+    /// The request of a range.
+    pub(crate) fn range(&self, start: u64, bytes: u64) -> Request {
+        let range = format!("Range: bytes={start}-{}\r\n", start + bytes - 1);
+        Request { head: self.head(&range), status: 206, start, bytes }
+    }
+
+    /// The request of all of it.
+    pub(crate) fn whole(&self) -> Request {
+        Request { head: self.head(""), status: 200, start: 0, bytes: self.bytes }
+    }
+
+    fn head(&self, range: &str) -> String {
         let (path, registry) = (&self.path, &self.registry);
-        let head = format!(
+        format!(
             "GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\nX-Dragonfly-Registry: {registry}\r\n{range}\r\n"
-        );
-        Request { head, status: if range.is_empty() { 200 } else { 206 }, start, bytes }
+        )
     }
 }

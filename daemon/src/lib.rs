@@ -17,6 +17,7 @@ mod memory_limit;
 mod metrics;
 pub mod origin;
 mod policy;
+mod polls;
 mod reload;
 pub mod serve;
 mod shard;

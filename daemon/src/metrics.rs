@@ -92,6 +92,7 @@ pub struct Metrics {
     unkept_bytes: Counter,
     shed: Counter,
     connections: Gauge,
+    longest_poll_seconds: Histogram,
     store: StoreGauges,
 }
 
@@ -163,6 +164,14 @@ impl Metrics {
         registry.register("connections_shed", "Connections closed because too many were open", shed.clone());
         let connections = Gauge::default();
         registry.register("connections", "Connections open at the front", connections.clone());
+        let longest_poll_seconds =
+            Histogram::new([0.0001, 0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.025, 0.1]);
+        registry.register_with_unit(
+            "shard_longest_poll",
+            "Of each 100 ms in which a shard was at work: the longest time that one task kept it",
+            Unit::Seconds,
+            longest_poll_seconds.clone(),
+        );
         let store = StoreGauges::default();
         let bytes = |name: &str, help: &str, gauge: &Gauge, registry: &mut Registry| {
             registry.register_with_unit(name, help, Unit::Bytes, gauge.clone());
@@ -221,6 +230,7 @@ impl Metrics {
             unkept_bytes,
             shed,
             connections,
+            longest_poll_seconds,
             store,
         })
     }
@@ -269,6 +279,11 @@ impl Metrics {
 
     pub(crate) fn connection_shed(&self) {
         self.shed.inc();
+    }
+
+    /// A window of a shard's work has ended.
+    pub(crate) fn longest_poll(&self, longest: Duration) {
+        self.longest_poll_seconds.observe(longest.as_secs_f64());
     }
 
     /// The OpenMetrics text, with the store's numbers of this moment.

@@ -18,6 +18,7 @@ use crate::front::reader::Sources;
 use crate::front::{Front, Fronts, Shared};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
+use crate::polls;
 
 /// Connections handed over and not yet taken up.
 const HANDOVER_MAX: usize = 256;
@@ -133,7 +134,9 @@ async fn serve(
         common.metrics.clone(),
         common.prefetch_pace.clone(),
     );
-    let mut owning = tokio::task::spawn_local(owner.run(inbox));
+    let timer = common.metrics.clone();
+    let mut owning =
+        tokio::task::spawn_local(polls::timed(owner.run(inbox), move |longest| timer.longest_poll(longest)));
     let Policy { routing, origin } = policy.borrow_and_update().clone();
     let sources = Sources {
         store: common.store,
@@ -158,7 +161,7 @@ async fn serve(
                 let (metrics, open) = (common.metrics.clone(), open.clone());
                 metrics.connection_opened();
                 connections.spawn_local(async move {
-                    serving.await;
+                    polls::timed(serving, |longest| metrics.longest_poll(longest)).await;
                     metrics.connection_closed();
                     open.fetch_sub(1, Ordering::Relaxed);
                 });

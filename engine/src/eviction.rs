@@ -10,18 +10,20 @@
 
 use std::collections::VecDeque;
 
-use crate::slot::SlotIndex;
+pub use crate::slot::SlotIndex;
 
 /// A slot in one generation: an entry that outlived its generation is dropped when it comes up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Resident {
-    pub(crate) slot: SlotIndex,
-    pub(crate) generation: u32,
+pub struct Resident {
+    /// Where the piece lives.
+    pub slot: SlotIndex,
+    /// Since when.
+    pub generation: u32,
 }
 
 /// What the caller says of a slot that came up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Candidate {
+pub enum Candidate {
     /// No longer held in that generation: forget the entry.
     Gone,
     /// Leased or pinned: keep it.
@@ -36,7 +38,7 @@ pub(crate) enum Candidate {
 }
 
 /// The slots and pieces that eviction asks about.
-pub(crate) trait Residents {
+pub trait Residents {
     /// What is in the slot now.
     fn candidate(&self, resident: Resident) -> Candidate;
     /// The piece stays for another round with this heat.
@@ -47,7 +49,7 @@ pub(crate) trait Residents {
 
 /// The queues.
 #[derive(Debug)]
-pub(crate) struct S3Fifo {
+pub struct S3Fifo {
     small: VecDeque<Resident>,
     main: VecDeque<Resident>,
     ghosts: Ghosts,
@@ -55,7 +57,8 @@ pub(crate) struct S3Fifo {
 }
 
 impl S3Fifo {
-    pub(crate) fn new(slots: u32) -> Self {
+    /// For so many slots, all of them free.
+    pub fn new(slots: u32) -> Self {
         Self {
             small: VecDeque::new(),
             main: VecDeque::with_capacity(slots as usize),
@@ -65,7 +68,7 @@ impl S3Fifo {
     }
 
     /// A piece has come in.
-    pub(crate) fn insert(&mut self, resident: Resident, key: u64) {
+    pub fn insert(&mut self, resident: Resident, key: u64) {
         if self.ghosts.forget(key) {
             self.main.push_back(resident);
         } else {
@@ -74,13 +77,13 @@ impl S3Fifo {
     }
 
     /// At start: pieces of earlier runs have proved nothing yet, and are not new either.
-    pub(crate) fn restore(&mut self, resident: Resident) {
+    pub fn restore(&mut self, resident: Resident) {
         self.main.push_back(resident);
     }
 
     /// Evicts up to `wanted` pieces; fewer when all that is left is leased or pinned. Each entry is looked at a
     /// bounded number of times: once per level of heat.
-    pub(crate) fn evict(&mut self, wanted: usize, residents: &impl Residents) -> usize {
+    pub fn evict(&mut self, wanted: usize, residents: &impl Residents) -> usize {
         const LOOKS_PER_ENTRY: usize = 5;
         let mut small_looks = self.small.len() * 2;
         let mut main_looks = self.main.len() * LOOKS_PER_ENTRY;
@@ -120,7 +123,7 @@ impl S3Fifo {
     }
 
     /// Drops entries of pieces that went by another way than eviction, when they have become many.
-    pub(crate) fn prune(&mut self, slots: u32, is_held: impl Fn(Resident) -> bool) {
+    pub fn prune(&mut self, slots: u32, is_held: impl Fn(Resident) -> bool) {
         if self.small.len() + self.main.len() > 2 * slots as usize {
             self.small.retain(|resident| is_held(*resident));
             self.main.retain(|resident| is_held(*resident));

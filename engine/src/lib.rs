@@ -16,7 +16,7 @@ pub mod content;
 pub mod content_id;
 mod device;
 mod directory;
-mod eviction;
+pub mod eviction;
 mod fault;
 pub mod format;
 mod free_slots;

@@ -20,7 +20,7 @@ use crate::sync::{Arc, IS_PLAIN};
 
 /// Number of a slot in its store.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct SlotIndex(pub(crate) u32);
+pub struct SlotIndex(pub u32);
 
 /// A slot is in exactly one of these states.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

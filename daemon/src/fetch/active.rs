@@ -127,7 +127,7 @@ impl Active {
         let capacity = self.owner.store.stats().capacity_bytes as f64;
         let fits = self.content.layout().length_bytes() as f64 <= capacity * PREFETCH_SHARE;
         let active = self.clone();
-        tokio::task::spawn_local(async move {
+        self.owner.spawn(async move {
             // Tried again by the next reader if it broke off, but not if there is nothing to try.
             if !fits || active.prefetch_all().await {
                 active.owner.note_prefetched(active.key);
@@ -202,7 +202,7 @@ impl Active {
     fn start(self: &Rc<Self>, run: BlockRun, transfer: TransferId, stream: Option<BlobStream>) {
         self.requests.set(self.requests.get() + 1);
         let active = self.clone();
-        tokio::task::spawn_local(async move {
+        self.owner.spawn(async move {
             active.transfer_and_tell(run, transfer, stream).await;
             active.requests.set(active.requests.get() - 1);
             active.pump();

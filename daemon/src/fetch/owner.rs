@@ -27,6 +27,7 @@ use crate::front::range::{Resolved, Wanted};
 use crate::metrics::Metrics;
 use crate::origin::{Ask, BlobAnswer, Origin, OriginError, Place, Target};
 use crate::policy::Policy;
+use crate::polls;
 
 /// Contents that one shard fetches or describes at a time.
 const FETCHES_PER_SHARD_MAX: usize = 4096;
@@ -202,6 +203,12 @@ impl Owner {
         let _ = tokio::time::timeout(DIGEST_WITHIN, judged).await;
     }
 
+    /// Starts a part of a fetch's work beside what the shard does.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + 'static) {
+        let metrics = self.metrics.clone();
+        tokio::task::spawn_local(polls::timed(work, move |longest| metrics.longest_poll(longest)));
+    }
+
     /// Whether readers may hold buffers of the pool: half of it is for fetches to go on.
     pub(super) fn has_buffers_to_spare(&self) -> bool {
         self.store.pool().in_use() < self.store.pool().limit() / 2
@@ -242,7 +249,7 @@ impl Owner {
         }
         describing.insert(key, vec![asker]);
         drop(describing);
-        tokio::task::spawn_local(self.clone().describe_for_all(key));
+        self.spawn(self.clone().describe_for_all(key));
     }
 
     /// Asks with one reader's credentials after the other until the answer is for all that are left.

@@ -225,7 +225,7 @@ impl<'a> Transfer<'a> {
         let blocks = std::mem::take(&mut window.batch);
         let active = self.active.clone();
         let registry = self.target.registry().to_string();
-        tokio::task::spawn_local(async move {
+        self.active.owner.spawn(async move {
             let count = blocks.len() as u32;
             let written = active.owner.store.write(&reservation, first, blocks, &registry).await;
             if let Err(error) = written {

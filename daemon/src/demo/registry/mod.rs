@@ -50,6 +50,8 @@ pub struct RegistryOptions {
     /// Answer blob requests with 307 to a second listener, whose addresses are signed and which, as S3 does,
     /// refuses a request that carries `Authorization` as well.
     pub redirect_blobs: bool,
+    /// Where clients find that second listener, when it is behind something; `None`: at its own address.
+    pub storage_seen_at: Option<SocketAddr>,
     /// What goes wrong with blobs.
     pub faults: Faults,
 }
@@ -61,6 +63,7 @@ impl Default for RegistryOptions {
             latency: Duration::ZERO,
             bandwidth_bytes_per_s: None,
             redirect_blobs: false,
+            storage_seen_at: None,
             faults: Faults::default(),
         }
     }
@@ -89,7 +92,10 @@ impl Registry {
             false => None,
         };
         let storage_address = storage.as_ref().map(TcpListener::local_addr).transpose()?;
-        let service = Arc::new(Service::new(&options, storage_address));
+        let service = Arc::new(Service::new(
+            &options,
+            storage_address.map(|own| options.storage_seen_at.unwrap_or(own)),
+        ));
 
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (shutdown, stopped) = oneshot::channel();

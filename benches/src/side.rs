@@ -1,0 +1,48 @@
+//! What is compared with what.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// One side of a comparison.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Side {
+    /// `darter serve`.
+    Darter,
+    /// nginx with the blob as a static file, `sendfile on`.
+    NginxSendfile,
+    /// The same with `sendfile off`.
+    NginxRead,
+    /// nginx with `proxy_cache` and `slice 1m` before the registry.
+    NginxCache,
+    /// The client asks the registry itself.
+    Registry,
+    /// Darter without anything else to do.
+    Quiet,
+    /// Darter while it pulls another blob.
+    Pulling,
+    /// Darter's S3-FIFO.
+    S3Fifo,
+    /// Least recently used goes first.
+    Lru,
+    /// What is wanted last, or never, goes first: nobody who does not know the future is better.
+    Belady,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Darter => "darter",
+            Self::NginxSendfile => "nginx, sendfile on",
+            Self::NginxRead => "nginx, sendfile off",
+            Self::NginxCache => "nginx cache",
+            Self::Registry => "straight to the registry",
+            Self::Quiet => "quiet",
+            Self::Pulling => "beside a cold pull",
+            Self::S3Fifo => "S3-FIFO",
+            Self::Lru => "LRU",
+            Self::Belady => "Belady",
+        })
+    }
+}
