@@ -62,17 +62,29 @@ impl Index {
         places.next_tenure = places.next_tenure.max(tenure + 1);
     }
 
-    /// At start. A second content of the same name and scope is refused, and one beyond the bounds.
-    pub(crate) fn restore(&self, content: Arc<Content>) {
+    /// At start. Of two contents of one name and scope the later one stays, and none beyond the bounds. Returns the one
+    /// that does not: its record is to say so, or it would come back when the other has gone.
+    pub(crate) fn restore(&self, content: Arc<Content>) -> Option<Arc<Content>> {
         let mut places = self.places();
         let name = (content.id(), content.scope());
-        if places.has_room_for(content.layout())
-            && self.by_name.pin().try_insert(name, content.clone()).is_ok()
-        {
-            let place = content.place;
-            places.free.remove(&place);
-            places.settle(place, content);
+        let by_name = self.by_name.pin();
+        let earlier = by_name.get(&name).cloned();
+        let is_later = earlier.as_ref().is_none_or(|earlier| earlier.tenure < content.tenure);
+        if !is_later || !places.has_room_for(content.layout()) {
+            content.set_gone();
+            return Some(content);
         }
+        if let Some(earlier) = &earlier {
+            earlier.set_gone();
+            places.contents[earlier.place as usize] = None;
+            places.table_entries -= u64::from(earlier.layout().piece_count());
+            places.free.insert(earlier.place);
+        }
+        by_name.insert(name, content.clone());
+        let place = content.place;
+        places.free.remove(&place);
+        places.settle(place, content);
+        earlier
     }
 
     pub(crate) fn places(&self) -> MutexGuard<'_, Places> {

@@ -111,7 +111,7 @@ fn any_seed() {
 /// Seeds that found something once, and some that every run has in common.
 #[test]
 fn seeds_that_failed_once() {
-    const FAILED_ONCE: [u64; 6] = [
+    const FAILED_ONCE: [u64; 7] = [
         // A dropped content is back.
         7_081_120_320_025_768_779,
         // Records from the page cache after a failed sync.
@@ -122,6 +122,8 @@ fn seeds_that_failed_once() {
         4_265_926_794_119_701_409,
         // Written beneath a reader.
         7_981_369_127_627_223_427,
+        // A content that a start refused comes back.
+        2_970_890_421_742_020_173,
         // A clean stop leaves slots behind.
         3_346_215_377_202_909_132,
     ];

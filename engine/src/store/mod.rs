@@ -129,7 +129,7 @@ impl Store {
         let mut room =
             Room { free: FreeSlots::none(slots.len()), queues: S3Fifo::new(header.geometry.slots()) };
         let mut records = Records::new(directory.records, &header);
-        let orphans = restore::restore(&mut records, &slots, &index, &mut room);
+        let restored = restore::restore(&mut records, &slots, &index, &mut room);
         records.write_session(Session::InUse)?;
         let inner = Arc::new(Inner {
             geometry: header.geometry,
@@ -152,7 +152,8 @@ impl Store {
             threads: Mutex::default(),
             _directory_lock: directory.lock,
         });
-        let keeper = Keeper::new(inner.clone(), records, orphans);
+        let keeper = Keeper::new(inner.clone(), records, restored.orphans);
+        restored.refused.iter().for_each(|content| inner.keeper.note_content(content));
         Ok((Self { inner }, keeper))
     }
 

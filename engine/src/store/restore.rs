@@ -9,14 +9,23 @@ use crate::index::Index;
 use crate::records::Records;
 use crate::slot::{Restored, SlotIndex, SlotTable, Tenant};
 
-/// Takes over what the records say. Returns slots that they give to contents that are not there.
+/// What of the records is not taken over, and is to be overwritten.
+pub(super) struct Restoration {
+    /// Slots that they give to contents that are not there.
+    pub(super) orphans: Vec<SlotIndex>,
+    /// Contents that are gone.
+    pub(super) refused: Vec<Arc<Content>>,
+}
+
+/// Takes over what the records say.
 pub(super) fn restore(
     records: &mut Records,
     slots: &SlotTable,
     index: &Index,
     room: &mut Room,
-) -> Vec<SlotIndex> {
+) -> Restoration {
     let mut orphans = Vec::new();
+    let mut refused = Vec::new();
     let mut known = vec![false; slots.len() as usize];
     records.load(
         |record| {
@@ -24,7 +33,7 @@ pub(super) fn restore(
             if record.live
                 && let Some(content) = Content::restore(record)
             {
-                index.restore(Arc::new(content));
+                refused.extend(index.restore(Arc::new(content)));
             }
         },
         |record| {
@@ -57,5 +66,5 @@ pub(super) fn restore(
         },
     );
     (0u32..).zip(known).filter(|(_, known)| !known).for_each(|(slot, _)| room.free.insert(SlotIndex(slot)));
-    orphans
+    Restoration { orphans, refused }
 }
