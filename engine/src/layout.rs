@@ -73,7 +73,7 @@ impl BlockRun {
     }
 
     /// How many blocks; at least one.
-    #[expect(clippy::len_without_is_empty, reason = "a run is never empty")]
+    #[allow(clippy::len_without_is_empty, reason = "a run is never empty")]
     pub fn len(self) -> u32 {
         self.end - self.first
     }

@@ -5,7 +5,7 @@
 //! A slot's bytes are a cell that loom watches: a read beside a write that it is not ordered with is an error, as is
 //! another tenant's value.
 #![forbid(unsafe_code)]
-#![allow(dead_code, reason = "the engine uses the rest")]
+#![allow(dead_code, unreachable_pub, reason = "the files are the engine's, which uses the rest")]
 
 #[path = "../../src/layout.rs"]
 mod layout;
