@@ -14,6 +14,7 @@
 //! [`fault`]: crate::fault
 #![allow(unsafe_code, reason = "mappings of slabs; each block names its invariant")]
 
+use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
 use std::ops::Range;
@@ -21,7 +22,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 use rustix::fs::{Advice as FileAdvice, FallocateFlags, fadvise, fallocate};
 
@@ -141,13 +141,20 @@ impl Slab {
     }
 
     /// Lends a range of the SEND mapping for as long as the leases live.
-    pub(crate) fn lend(self: &Arc<Self>, range: Range<usize>, leases: Leases) -> Bytes {
+    pub(crate) fn lend(self: &Arc<Self>, range: Range<usize>, leases: Leases) -> Lent {
         assert!(range.start <= range.end && range.end <= self.bytes);
         #[cfg(test)]
         if let Maps::Simulated(file) = &self.maps {
-            return file.lend(range, leases);
+            let simulated = Some((range.start, file.lend(range.clone(), leases)));
+            return Lent { slab: self.clone(), range, _leases: Leases::none(), simulated };
         }
-        Bytes::from_owner(Lent { slab: self.clone(), range, _leases: leases })
+        Lent {
+            slab: self.clone(),
+            range,
+            _leases: leases,
+            #[cfg(test)]
+            simulated: None,
+        }
     }
 
     /// Unmaps the pages of both mappings; whoever touches one next maps it again.
@@ -230,15 +237,39 @@ fn slab_bytes(slots: u32) -> u64 {
     u64::from(slots) * u64::from(PIECE_BYTES)
 }
 
-/// A part of a slab in the hands of a socket.
-struct Lent {
+/// A part of a slab in the hands of a socket: for the kernel alone to read.
+pub struct Lent {
     slab: Arc<Slab>,
+    /// Never grows.
     range: Range<usize>,
     _leases: Leases,
+    /// What a simulated file lends, from this byte of it on.
+    #[cfg(test)]
+    simulated: Option<(usize, bytes::Bytes)>,
+}
+
+impl Lent {
+    /// Keeps of a slice that begins at `offset` in its content what lies within `bytes` of that.
+    pub(crate) fn keep_within(&mut self, offset: u64, bytes: &Range<u64>) {
+        let end = offset + self.range.len() as u64;
+        let from = bytes.start.clamp(offset, end) - offset;
+        let to = bytes.end.clamp(offset + from, end) - offset;
+        self.range = self.range.start + from as usize..self.range.start + to as usize;
+    }
+}
+
+impl fmt::Debug for Lent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lent({:?})", self.range)
+    }
 }
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
+        #[cfg(test)]
+        if let Some((from, bytes)) = &self.simulated {
+            return &bytes[self.range.start - from..self.range.end - from];
+        }
         let send = match &self.slab.maps {
             Maps::Kernel { send, .. } => send,
             #[cfg(test)]
@@ -264,7 +295,14 @@ mod tests {
         let slab = Arc::new(Slab::open(&path, 64).unwrap());
         slab.file().write_all_at(b"bytes", 8192).unwrap();
         assert_eq!(slab.crc32(8192..8197), crc32fast::hash(b"bytes"));
-        assert_eq!(&slab.lend(8192..8197, Leases::none())[..], b"bytes");
+        let mut lent = slab.lend(8192..8197, Leases::none());
+        assert_eq!(lent.as_ref(), b"bytes");
+        lent.keep_within(100, &(101..200));
+        assert_eq!(lent.as_ref(), b"ytes");
+        lent.keep_within(101, &(0..103));
+        assert_eq!(lent.as_ref(), b"yt");
+        lent.keep_within(101, &(103..110));
+        assert_eq!(lent.as_ref(), b"");
         assert!(slab.resident(8192..8197));
         assert!(Slab::create(&path, 64).is_err(), "an existing slab is never made anew");
     }
@@ -281,9 +319,9 @@ mod tests {
     }
 
     /// Sends one lent page into a socket, as the kernel finds it.
-    fn send(bytes: &Bytes) -> io::Result<usize> {
+    fn send(lent: &Lent) -> io::Result<usize> {
         let (mut socket, _other) = std::os::unix::net::UnixStream::pair()?;
-        io::Write::write(&mut socket, bytes)
+        io::Write::write(&mut socket, lent.as_ref())
     }
 
     #[test]

@@ -170,6 +170,30 @@ fn a_cold_page_is_read_and_checked() {
     });
 }
 
+#[test]
+fn what_is_in_memory_is_lent_and_what_is_not_is_left() {
+    check(async |store, directory| {
+        const BYTES: u64 = 2_000_000;
+        let bytes = sample(3, BYTES as usize);
+        let content = put_whole(&store, &bytes).await;
+        store.flush().await.unwrap();
+        drop_page_cache(directory);
+        let mut lent = Vec::new();
+        assert!(!store.lend(&content, scope(), 0..BYTES, &mut lent));
+        assert!(lent.is_empty() && store.stats().leases == 0, "{lent:?}");
+        assert_eq!(read_whole(&store, &content).await.unwrap(), bytes);
+        for range in [0..BYTES, 0..1, 65_535..65_537, 300_000..1_900_001, BYTES - 1..BYTES] {
+            assert!(store.lend(&content, scope(), range.clone(), &mut lent), "{range:?}");
+            assert!(store.stats().leases > 0);
+            let joined: Vec<u8> = lent.drain(..).flat_map(|slice| slice.as_ref().to_vec()).collect();
+            assert!(joined == bytes[range.start as usize..range.end as usize], "{range:?}");
+        }
+        assert_eq!(store.stats().leases, 0);
+        store.remove(&content);
+        assert!(!store.lend(&content, scope(), 0..1, &mut lent) && lent.is_empty());
+    });
+}
+
 /// Takes the slabs' clean pages out of memory; mapped pages stay where a reader touched them.
 fn drop_page_cache(directory: &Path) {
     for entry in std::fs::read_dir(directory.join("store")).unwrap() {

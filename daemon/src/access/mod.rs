@@ -116,15 +116,26 @@ impl Access {
     ) -> Result<(), FetchError> {
         match self.standing(target, id) {
             Standing::Granted(renewal) => {
-                match renewal {
-                    Some(Renewal::Own) => _ = self.question(origin, target, id),
-                    Some(Renewal::Public) => self.try_public_if_it_is_time(origin, target, Some(*id)),
-                    None => {}
-                }
+                self.renew(renewal, origin, target, id);
                 Ok(())
             }
             Standing::Refused(verdict) => Err(FetchError::Verdict(verdict)),
             Standing::Unknown => self.ask(origin, target, id).await,
+        }
+    }
+
+    /// Whether a reader is let in without a question; renews as [`Self::admit`] does.
+    pub fn admits_at_once(self: &Arc<Self>, origin: &Origin, target: &Target, id: &ContentId) -> bool {
+        let Standing::Granted(renewal) = self.standing(target, id) else { return false };
+        self.renew(renewal, origin, target, id);
+        true
+    }
+
+    fn renew(self: &Arc<Self>, renewal: Option<Renewal>, origin: &Origin, target: &Target, id: &ContentId) {
+        match renewal {
+            Some(Renewal::Own) => _ = self.question(origin, target, id),
+            Some(Renewal::Public) => self.try_public_if_it_is_time(origin, target, Some(*id)),
+            None => {}
         }
     }
 

@@ -1,6 +1,11 @@
 //! One client's connection: what it may take of the node, and how it ends.
 //!
-//! hyper speaks HTTP. [`Line`] stands between it and the socket, and sees when bytes move: a head that does not come
+//! A head that comes whole, and whose answer is [at hand](super::hit), is answered here; until the next one comes the
+//! connection has no buffer. hyper speaks HTTP in every other case, for as long as it takes: it gets what was read, and
+//! gives the connection back when it has answered and waits for a head. A request that has a body, and one after which
+//! the connection is not to be kept, it keeps to the end.
+//!
+//! [`Line`] stands between them and the socket, and sees when bytes move: a head that does not come
 //! to its end, a client that takes nothing of its answer, a connection that is kept and not used each have a time, and
 //! heads that are not whole yet have a budget of the whole node. What is read of a request is bounded by hyper: 32 KiB
 //! of head (431), and a buffer that is no longer than that of one read.
@@ -9,8 +14,9 @@
 //! end; what it goes on sending is read and dropped for some seconds. A reset would make its system throw away bytes
 //! that it has and has not read, and containerd resumes after an early end, but not after a reset.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,7 +25,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Request, Response};
+use bytes::{Buf, Bytes};
+use http::{Request, Response, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -33,6 +40,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::Fronts;
 use super::body::{AnswerBody, Batch, BodyError};
+use super::hit::{Answer, Hits};
 
 /// The longest head of a request. Tokens of registries have up to 8 KiB, and some clients send two.
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -40,6 +48,11 @@ const HEADERS_MAX: usize = 128;
 /// What hyper reads at once, and what it has left to write when it asks for more of a body. A body comes in batches
 /// of up to 1 MiB, so this does not cut writes.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
+/// What is read at once while no request is under way. A head that is longer, or comes in parts, is hyper's to wait
+/// for.
+const READ_BYTES: usize = 16 << 10;
+/// Slices of one write; a system takes up to 1024.
+const SLICES_MAX: usize = 64;
 /// Bytes of unfinished heads that the node holds beyond [`HEAD_BYTES_OWN`] of each.
 const HEADS_BYTES_MAX: usize = 32 << 20;
 /// So much of a head every connection may hold: the heads of clients that mean well fit.
@@ -96,8 +109,8 @@ struct HeadRoom {
 /// Why a connection ends.
 #[derive(Debug)]
 enum End {
-    /// As HTTP has it: the client or hyper is done, or one of them has failed.
-    Http(hyper::Result<()>),
+    /// As HTTP has it: the client or this side is done, or one of them has failed.
+    Http(io::Result<()>),
     /// A head takes too long.
     SlowHead,
     /// Heads of all connections take too much.
@@ -130,6 +143,19 @@ struct Flow {
     /// The next write that the runtime would not try is to be tried all the same.
     insist: Cell<bool>,
     no_head_room: Cell<bool>,
+    /// The daemon stops: no request is begun any more.
+    stopping: Cell<bool>,
+    /// All that hyper had to write is written, and it waits for a head.
+    settled: Cell<bool>,
+    /// It has been asked something in this turn.
+    asked_hyper: Cell<bool>,
+    /// What hyper was asked makes the connection its own to the end.
+    hypers: Cell<bool>,
+}
+
+thread_local! {
+    /// What a shard reads into. Nothing of it is kept when another connection's turn comes.
+    static READ: RefCell<Box<[u8; READ_BYTES]>> = RefCell::new(Box::new([0; READ_BYTES]));
 }
 
 /// Serves one connection until its client leaves or the daemon stops.
@@ -139,44 +165,40 @@ pub(crate) async fn serve(fronts: Rc<Fronts>, stream: TcpStream, stop: watch::Re
     let is_pressed = Box::new(move || store.is_lent_out());
     let flow = Rc::new(Flow::new(Allowance::OF_CLIENTS, front.shared.heads.clone(), is_pressed));
     drop(front);
+    let mut hits = Hits::new(fronts.clone());
+    let hit = move |bytes: &[u8], answer: &mut Answer| hits.answer(bytes, answer);
     let answer = move |request| {
         let front = fronts.now();
         async move { front.answer(request).await }
     };
-    converse(stream, flow, answer, stop).await;
+    converse(stream, flow, hit, answer, stop).await;
 }
 
+/// `hit` answers at once what it can; `answer` answers everything.
 async fn converse<A: Future<Output = Response<AnswerBody>>>(
     stream: TcpStream,
     flow: Rc<Flow>,
-    answer: impl Fn(Request<Incoming>) -> A + Unpin,
+    hit: impl FnMut(&[u8], &mut Answer) -> Option<usize>,
+    answer: impl Fn(Request<Incoming>) -> A,
     mut stop: watch::Receiver<bool>,
 ) {
-    let answering = flow.clone();
-    let service = service_fn(move |request| {
-        let under_way = Answering::begin(&answering);
-        let answer = answer(request);
-        // In a box, so that a connection that is only kept has no room for an answer's state.
-        Box::pin(async move {
-            let answer = answer.await;
-            Ok::<_, Infallible>(answer.map(|body| Told { body, _under_way: under_way }))
-        })
-    });
-    let mut server = http1::Builder::new();
-    server.max_header_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).max_buf_size(BUFFER_BYTES_MAX);
-    // Times are kept here: hyper's one for a head begins while nothing is asked yet.
-    server.header_read_timeout(None);
-    let line = Line { stream, flow: flow.clone() };
-    let mut connection = server.serve_connection(TokioIo::new(line), service);
-    let end = tokio::select! {
-        end = until_end(|context| connection.poll_without_shutdown(context), &flow) => end,
-        _ = stop.wait_for(|stop| *stop) => {
-            Pin::new(&mut connection).graceful_shutdown();
-            let ending = until_end(|context| connection.poll_without_shutdown(context), &flow);
-            tokio::time::timeout(DRAIN_TIMEOUT, ending).await.unwrap_or(End::Cut)
+    // Whatever ends the talk, the stream is left.
+    let stream = Rc::new(RefCell::new(stream));
+    let end = {
+        let line = Line { stream: stream.clone(), flow: flow.clone(), seen: Bytes::new() };
+        let mut talk = std::pin::pin!(talk(line, hit, answer));
+        tokio::select! {
+            end = until_end(|context| talk.as_mut().poll(context), &flow) => end,
+            _ = stop.wait_for(|stop| *stop) => {
+                flow.stopping.set(true);
+                let ending = until_end(|context| talk.as_mut().poll(context), &flow);
+                tokio::time::timeout(DRAIN_TIMEOUT, ending).await.unwrap_or(End::Cut)
+            }
         }
     };
-    let mut stream = connection.into_parts().io.into_inner().stream;
+    // The talk is over, so nobody else has it.
+    let Some(stream) = Rc::into_inner(stream) else { return };
+    let mut stream = stream.into_inner();
     match end {
         End::Http(Ok(())) | End::Idle => {}
         // Clients leave in the middle as a matter of course.
@@ -200,6 +222,122 @@ async fn converse<A: Future<Output = Response<AnswerBody>>>(
         () = tokio::time::sleep(LINGER) => {}
         () = stopping => {}
     }
+}
+
+/// What comes of listening while no request is under way.
+enum Heard {
+    /// A request whose answer is made.
+    Hit,
+    /// Something else, or a part of something.
+    Else,
+    /// Nothing, and nothing more will come.
+    End,
+}
+
+async fn talk<A: Future<Output = Response<AnswerBody>>>(
+    mut line: Line,
+    mut hit: impl FnMut(&[u8], &mut Answer) -> Option<usize>,
+    answer: impl Fn(Request<Incoming>) -> A,
+) -> io::Result<()> {
+    let mut at_hand = Answer::default();
+    loop {
+        match poll_fn(|context| line.poll_hear(context, |bytes| hit(bytes, &mut at_hand))).await? {
+            Heard::Hit => send(&mut line, &mut at_hand).await?,
+            // In a box, so that a connection that does without has no room for it.
+            Heard::Else => match Box::pin(with_hyper(line, &answer)).await? {
+                Some(back) => line = back,
+                None => return Ok(()),
+            },
+            Heard::End => return Ok(()),
+        }
+    }
+}
+
+/// Sends an answer that is made, and the rest of it as it comes.
+async fn send(line: &mut Line, answer: &mut Answer) -> io::Result<()> {
+    let under_way = Answering::begin(&line.flow);
+    line.flow.read_ahead.set(!line.seen.is_empty());
+    write_all(line, &mut answer.unsent()).await?;
+    answer.lent.clear();
+    while let Some(rest) = &mut answer.rest {
+        let batch = poll_fn(|context| match Pin::new(&mut *rest).poll_frame(context) {
+            // Who has left waits for nothing; whoever brings the rest should know.
+            Poll::Pending => line.poll_left(context).map(Err),
+            Poll::Ready(batch) => Poll::Ready(batch.transpose().map_err(io::Error::other)),
+        });
+        match batch.await?.map(Frame::into_data) {
+            Some(Ok(mut batch)) => write_all(line, &mut batch).await?,
+            Some(Err(_)) | None => break,
+        }
+    }
+    answer.clear();
+    drop(under_way);
+    Ok(())
+}
+
+async fn write_all(line: &mut Line, unsent: &mut impl Buf) -> io::Result<()> {
+    poll_fn(|context| {
+        while unsent.has_remaining() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let filled = unsent.chunks_vectored(&mut slices);
+            match ready!(Pin::new(&mut *line).poll_write_vectored(context, &slices[..filled]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => unsent.advance(written),
+            }
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await
+}
+
+/// hyper's turn: with what was heard, until it has answered and waits for a head, which gives the line back, or to the
+/// end.
+async fn with_hyper<A: Future<Output = Response<AnswerBody>>>(
+    line: Line,
+    answer: &impl Fn(Request<Incoming>) -> A,
+) -> io::Result<Option<Line>> {
+    let flow = line.flow.clone();
+    flow.asked_hyper.set(false);
+    // It may be the beginning of a head that came with the one before it.
+    flow.head_bytes.set(flow.head_bytes.get().max(line.seen.len()));
+    let service = service_fn(|request: Request<Incoming>| {
+        let under_way = Answering::begin(&flow);
+        let is_plain = request.version() == Version::HTTP_11
+            && request.body().is_end_stream()
+            && !request.headers().contains_key(header::CONNECTION);
+        flow.asked_hyper.set(true);
+        flow.hypers.set(flow.hypers.get() || !is_plain);
+        let answer = answer(request);
+        // In a box, so that a connection that is only kept has no room for an answer's state.
+        Box::pin(async move {
+            let answer = answer.await;
+            Ok::<_, Infallible>(answer.map(|body| Told { body, _under_way: under_way }))
+        })
+    });
+    let mut server = http1::Builder::new();
+    server.max_header_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).max_buf_size(BUFFER_BYTES_MAX);
+    // Times are kept here: hyper's one for a head begins while nothing is asked yet.
+    server.header_read_timeout(None);
+    let mut connection = server.serve_connection(TokioIo::new(line), service);
+    let mut is_told = false;
+    let is_back = poll_fn(|context| {
+        if flow.stopping.get() && !is_told {
+            is_told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        match connection.poll_without_shutdown(context) {
+            Poll::Ready(ended) => Poll::Ready(ended.map(|()| false).map_err(io::Error::other)),
+            Poll::Pending if flow.is_back() => Poll::Ready(Ok(true)),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await?;
+    let parts = connection.into_parts();
+    let mut line = parts.io.into_inner();
+    if !parts.read_buf.is_empty() {
+        line.seen = [parts.read_buf, std::mem::take(&mut line.seen)].concat().into();
+    }
+    Ok(is_back.then_some(line))
 }
 
 /// Tells a client for whom there is no place, and ends within two seconds.
@@ -243,12 +381,9 @@ async fn let_go(mut stream: TcpStream) {
 }
 
 /// Polls a connection until it ends or something on it takes too long.
-async fn until_end(
-    mut connection: impl FnMut(&mut Context<'_>) -> Poll<hyper::Result<()>>,
-    flow: &Flow,
-) -> End {
+async fn until_end(mut connection: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>, flow: &Flow) -> End {
     let mut sleep = std::pin::pin!(tokio::time::sleep_until(flow.due().0));
-    std::future::poll_fn(|context| {
+    poll_fn(|context| {
         loop {
             if let Poll::Ready(ended) = connection(context) {
                 return Poll::Ready(if flow.no_head_room.get() { End::NoHeadRoom } else { End::Http(ended) });
@@ -295,7 +430,17 @@ impl Flow {
             blocked: Cell::new(false),
             insist: Cell::new(false),
             no_head_room: Cell::new(false),
+            stopping: Cell::new(false),
+            settled: Cell::new(false),
+            asked_hyper: Cell::new(false),
+            hypers: Cell::new(false),
         }
+    }
+
+    /// Whether hyper has done what it was there for, and nothing but a head could come next.
+    fn is_back(&self) -> bool {
+        let is_done = self.asked_hyper.get() && self.answering.get() == 0 && self.settled.get();
+        is_done && !self.hypers.get() && !self.stopping.get()
     }
 
     /// When the connection ends if nothing moves before, and why.
@@ -325,6 +470,7 @@ impl Flow {
     fn answer_ends(&self) {
         let now = Instant::now();
         self.answering.set(self.answering.get() - 1);
+        self.settled.set(false);
         self.head_since.set(self.read_ahead.take().then_some(now));
         self.moved_at.set(now);
     }
@@ -426,17 +572,62 @@ impl Body for Told {
 
 /// The socket, watched. It is shut down by [`let_go`] and not by hyper.
 struct Line {
-    stream: TcpStream,
+    stream: Rc<RefCell<TcpStream>>,
     flow: Rc<Flow>,
+    /// What was read and belongs to no request yet: it is read first.
+    seen: Bytes,
 }
 
 impl Line {
+    /// Listens for a request. `hit` says how long the head was of what it has answered; what is behind it, or all if
+    /// it has answered nothing, is seen and kept.
+    fn poll_hear(
+        &mut self,
+        context: &mut Context<'_>,
+        mut hit: impl FnMut(&[u8]) -> Option<usize>,
+    ) -> Poll<io::Result<Heard>> {
+        if self.flow.stopping.get() {
+            return Poll::Ready(Ok(Heard::End));
+        }
+        if !self.seen.is_empty() {
+            let head_bytes = hit(&self.seen);
+            self.seen.advance(head_bytes.unwrap_or(0));
+            return Poll::Ready(Ok(head_bytes.map_or(Heard::Else, |_| Heard::Hit)));
+        }
+        READ.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(&mut buffer[..]);
+            ready!(Pin::new(&mut *self).poll_read(context, &mut buffer))?;
+            let bytes = buffer.filled();
+            if bytes.is_empty() {
+                return Poll::Ready(Ok(Heard::End));
+            }
+            let head_bytes = hit(bytes);
+            self.seen = Bytes::copy_from_slice(&bytes[head_bytes.unwrap_or(0)..]);
+            Poll::Ready(Ok(head_bytes.map_or(Heard::Else, |_| Heard::Hit)))
+        })
+    }
+
+    /// Ready when the client has ended its side, or the connection is broken: nobody waits for an answer.
+    fn poll_left(&self, context: &mut Context<'_>) -> Poll<io::Error> {
+        let mut byte = [0];
+        match ready!(self.stream.borrow_mut().poll_peek(context, &mut ReadBuf::new(&mut byte))) {
+            Ok(0) => Poll::Ready(io::ErrorKind::UnexpectedEof.into()),
+            // It asks ahead.
+            Ok(_) => Poll::Pending,
+            Err(error) => Poll::Ready(error),
+        }
+    }
+
     fn written(&self, written: Poll<io::Result<usize>>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(_)) => self.flow.wrote(),
             Poll::Ready(Err(_)) => {}
             Poll::Pending if self.flow.insist.get() => {
-                let sent = rustix::net::send(&self.stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+                let sent = rustix::net::send(
+                    &*self.stream.borrow(),
+                    bytes,
+                    SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+                );
                 match sent {
                     Ok(sent) => {
                         self.flow.wrote();
@@ -459,8 +650,13 @@ impl AsyncRead for Line {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let line = self.get_mut();
+        if !line.seen.is_empty() {
+            let bytes = line.seen.len().min(buffer.remaining());
+            buffer.put_slice(&line.seen.split_to(bytes));
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut line.stream).poll_read(context, buffer))?;
+        ready!(Pin::new(&mut *line.stream.borrow_mut()).poll_read(context, buffer))?;
         match buffer.filled().len() - before {
             0 => Poll::Ready(Ok(())),
             bytes => Poll::Ready(line.flow.read(bytes)),
@@ -471,7 +667,7 @@ impl AsyncRead for Line {
 impl AsyncWrite for Line {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let line = self.get_mut();
-        let written = Pin::new(&mut line.stream).poll_write(context, bytes);
+        let written = Pin::new(&mut *line.stream.borrow_mut()).poll_write(context, bytes);
         line.written(written, bytes)
     }
 
@@ -481,7 +677,7 @@ impl AsyncWrite for Line {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let line = self.get_mut();
-        let written = Pin::new(&mut line.stream).poll_write_vectored(context, slices);
+        let written = Pin::new(&mut *line.stream.borrow_mut()).poll_write_vectored(context, slices);
         let first = slices.iter().find(|slice| !slice.is_empty());
         line.written(written, first.map_or(&[], |slice| &slice[..]))
     }
@@ -490,7 +686,9 @@ impl AsyncWrite for Line {
         true
     }
 
+    /// hyper calls this when its own buffer is empty.
     fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.flow.settled.set(true);
         Poll::Ready(Ok(()))
     }
 
@@ -506,6 +704,7 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
+    use crate::front::head::PlainGet;
 
     /// Times after which a test has failed.
     const LONG: Duration = Duration::from_secs(3600);
@@ -531,9 +730,16 @@ mod tests {
             let flow = Rc::new(Flow::new(allowance, heads.clone(), is_pressed));
             let answer = move |_| async move { Response::new(body()) };
             let (_stop, stopping) = watch::channel(false);
-            tokio::task::spawn_local(converse(stream, flow, answer, stopping));
+            tokio::task::spawn_local(converse(stream, flow, hit, answer, stopping));
             tokio::time::timeout(Duration::from_secs(60), test(client, heads)).await.expect("in time");
         });
+    }
+
+    /// Answers what is asked of `/hit`.
+    fn hit(bytes: &[u8], answer: &mut Answer) -> Option<usize> {
+        let get = PlainGet::read(bytes).filter(|get| get.uri.path() == "/hit")?;
+        answer.head = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nhit!".into();
+        Some(get.head_bytes)
     }
 
     fn pong() -> AnswerBody {
@@ -576,6 +782,70 @@ mod tests {
         let mut text = Vec::new();
         client.read_to_end(&mut text).await.expect("no reset");
         String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// The bodies of all answers to requests that are sent at once, and whether more is then answered.
+    fn check_turns(requests: &str, bodies: &str, is_kept: bool) {
+        with_client(PATIENT, pong, async |mut client, _| {
+            client.write_all(requests.as_bytes()).await.unwrap();
+            let mut text = String::new();
+            let mut part = [0; 4096];
+            let seen = |text: &str| -> String {
+                text.split("\r\n\r\n").skip(1).filter_map(|body| body.get(..4)).collect()
+            };
+            while seen(&text).len() < bodies.len() {
+                let read = client.read(&mut part).await.unwrap();
+                assert!(read > 0, "{requests:?}: the end after {text}");
+                text.push_str(std::str::from_utf8(&part[..read]).unwrap());
+            }
+            assert_eq!(seen(&text), bodies, "{requests:?}");
+            if is_kept {
+                client.write_all(b"GET /hit HTTP/1.1\r\nConnection: close\r\n\r\n").await.unwrap();
+            }
+            let text = rest(client).await;
+            assert_eq!(text.contains("\r\nconnection: close\r\n"), is_kept, "{requests:?}: {text}");
+        });
+    }
+
+    #[test]
+    fn hyper_and_we_take_turns_in_the_order_of_the_requests() {
+        let (hit, miss) = ("GET /hit HTTP/1.1\r\n\r\n", "GET /miss HTTP/1.1\r\n\r\n");
+        check_turns(hit, "hit!", true);
+        check_turns(miss, "pong", true);
+        // hyper answers what it has read.
+        check_turns(&[hit, hit, miss, miss, hit].concat(), "hit!hit!pongpongpong", true);
+        let with_body = "POST /hit HTTP/1.1\r\nContent-Length: 31\r\n\r\nGET /hit HTTP/1.1\r\nTwo: three\r\n";
+        assert_eq!(with_body.split_once("\r\n\r\n").unwrap().1.len(), 31);
+        check_turns(&[hit, with_body].concat(), "hit!pong", true);
+        let old = "GET /hit HTTP/1.0\r\n\r\n";
+        check_turns(&[hit, old].concat(), "hit!pong", false);
+        let last = "GET /hit HTTP/1.1\r\nConnection: close\r\n\r\n";
+        check_turns(&[miss, last].concat(), "pongpong", false);
+    }
+
+    #[test]
+    fn hyper_gives_the_connection_back() {
+        with_client(PATIENT, pong, async |mut client, _| {
+            for (path, body) in [("/miss", "pong"), ("/hit", "hit!"), ("/miss", "pong"), ("/hit", "hit!")] {
+                client.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).await.unwrap();
+                let mut text = String::new();
+                while !text.ends_with(body) {
+                    let mut part = [0; 4096];
+                    let read = client.read(&mut part).await.unwrap();
+                    assert!(read > 0, "{path}: the end after {text}");
+                    text.push_str(std::str::from_utf8(&part[..read]).unwrap());
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_head_in_parts_behind_an_answer_is_waited_for() {
+        with_client(Allowance { head: SHORT, ..PATIENT }, pong, async |mut client, _| {
+            client.write_all(b"GET /hit HTTP/1.1\r\n\r\nGET /hi").await.unwrap();
+            let text = rest(client).await;
+            assert!(text.contains("hit!HTTP/1.1 408 "), "{text}");
+        });
     }
 
     #[test]

@@ -10,13 +10,16 @@
 //! An answer that has every byte of its content, be it 200 or 206, ends only when the whole digest is right.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_engine::store::Lent;
 use darter_engine::{BLOCK_BYTES, Content, ContentId, Naming, Verification};
 use futures_util::StreamExt;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use tokio::time::Instant;
 
 use super::body::{AnswerBody, BodyError};
@@ -43,6 +46,8 @@ const GIVE_BACK_EVERY: Duration = Duration::from_millis(50);
 const NETWORK_BLOCKS_KEPT: usize = 16;
 /// The same for whole contents and long ranges, whose readers are patient.
 const LONG_FAIL_AFTER: Duration = Duration::from_secs(30);
+/// So much of a long answer is at hand when it begins at once: 1 MiB.
+const FIRST_BYTES: u64 = 16 * BLOCK_BYTES as u64;
 
 /// A request for a content, and whose.
 #[derive(Debug)]
@@ -140,6 +145,64 @@ pub(super) async fn answer(sources: &Sources, request: &ContentRequest) -> Resul
     let source = if described { Source::Origin } else { reader.source() };
     let body = if reader.left_bytes() == 0 { AnswerBody::Parts(parts) } else { streamed(parts, reader) };
     Ok(Outcome::Answer(head.map(|()| body), source))
+}
+
+/// An answer all of whose beginning is at hand.
+#[derive(Debug)]
+pub(super) struct AtHand {
+    pub(super) content: Arc<Content>,
+    /// These of its bytes, as 206; all of them, as 200.
+    pub(super) bytes: Option<Range<u64>>,
+    /// What follows the slices that were lent.
+    pub(super) rest: Option<AnswerBody>,
+}
+
+/// The answer to a GET of what a digest names, if it can begin at once: the reader is let in, and what [`answer`]
+/// would wait for before the headers is in memory. Slices of it are added to `lent`. Else `None`, and nothing has
+/// happened.
+pub(super) fn at_hand(
+    sources: &Sources,
+    request: &ContentRequest,
+    wanted: Wanted,
+    lent: &mut Vec<Lent>,
+) -> Option<AtHand> {
+    let Sources { store, access, origin, metrics, .. } = sources;
+    let (id, target) = (&request.id, &request.target);
+    let content = store.find(id, target.scope())?;
+    let length_bytes = content.layout().length_bytes();
+    let bytes = match wanted.resolve(length_bytes) {
+        Resolved::Unsatisfiable => return None,
+        Resolved::Whole => None,
+        Resolved::Part(bytes) => Some(bytes),
+    };
+    let span = bytes.clone().unwrap_or(0..length_bytes);
+    let is_all = span == (0..length_bytes);
+    let is_right_kind = request.kind == Kind::Blob
+        || request.kind == Kind::Manifest && names_a_manifest(content.media_type());
+    let would_prefetch =
+        request.prefetch && bytes.is_some() && content.held_pieces() < content.layout().piece_count();
+    if content.naming() != Naming::Digest
+        || !is_right_kind
+        || would_prefetch
+        || is_all && content.verification() != Verification::Passed
+        || !access.is_vouched_for(target, &content)
+        || !access.admits_at_once(origin, target, id)
+    {
+        return None;
+    }
+    let is_short = bytes.is_some() && span.end - span.start <= COLLECTED_BYTES_MAX;
+    let first = if is_short { span.clone() } else { span.start..span.end.min(span.start + FIRST_BYTES) };
+    if !store.lend(&content, target.scope(), first.clone(), lent) {
+        return None;
+    }
+    metrics.body(Source::Cache, (first.end - first.start) as usize);
+    let rest = (first.end < span.end).then(|| {
+        let fetching = access.to_fetch_with(target);
+        let reader =
+            Reader::new(sources.clone(), content.clone(), request.key(), fetching, first.end..span.end);
+        streamed(VecDeque::new(), reader)
+    });
+    Some(AtHand { content, bytes, rest })
 }
 
 /// The answer to a HEAD, if what is asked for is known here and this reader may read it; else the registry answers.
@@ -299,36 +362,43 @@ fn streamed(parts: VecDeque<Bytes>, reader: Reader) -> AnswerBody {
     AnswerBody::Stream { parts, left_bytes }
 }
 
-fn head(content: &Content, bytes: Option<&std::ops::Range<u64>>) -> Response<()> {
-    let length_bytes = content.layout().length_bytes();
+fn head(content: &Content, bytes: Option<&Range<u64>>) -> Response<()> {
     let mut answer = Response::new(());
     let mut headers = HeaderMap::with_capacity(10);
-    let media_type = HeaderValue::from_str(content.media_type()).ok().filter(|value| !value.is_empty());
-    let octets = HeaderValue::from_static("application/octet-stream");
-    headers.insert(header::CONTENT_TYPE, media_type.unwrap_or(octets));
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    match (content.naming(), content.validator()) {
-        (Naming::Digest, _) => {
-            _ = headers.insert("docker-content-digest", text(format!("sha256:{}", content.id())))
-        }
-        (Naming::Url, tag) if tag.starts_with('"') => _ = headers.insert(header::ETAG, text(tag.to_owned())),
-        (Naming::Url, date) => _ = headers.insert(header::LAST_MODIFIED, text(date.to_owned())),
+    each_field(content, bytes, |name, value| _ = headers.insert(name, text(value.to_string())));
+    if bytes.is_some() {
+        *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
-    headers.insert("x-dragonfly-task-id", text(content.id().to_string()));
-    let finished = if is_whole(content) { "true" } else { "false" };
-    headers.insert("x-dragonfly-task-download-finished", HeaderValue::from_static(finished));
-    let body_bytes = match bytes {
-        Some(bytes) => {
-            *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let range = format!("bytes {}-{}/{length_bytes}", bytes.start, bytes.end - 1);
-            headers.insert(header::CONTENT_RANGE, text(range));
-            bytes.end - bytes.start
-        }
-        None => length_bytes,
-    };
-    headers.insert(header::CONTENT_LENGTH, body_bytes.into());
     *answer.headers_mut() = headers;
     answer
+}
+
+/// The fields of the head of an answer with these bytes of a content, or with all.
+pub(super) fn each_field(
+    content: &Content,
+    bytes: Option<&Range<u64>>,
+    mut put: impl FnMut(HeaderName, fmt::Arguments<'_>),
+) {
+    let length_bytes = content.layout().length_bytes();
+    let is_value = |text: &str| text.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte));
+    let media_type = Some(content.media_type()).filter(|text| !text.is_empty() && is_value(text));
+    put(header::CONTENT_TYPE, format_args!("{}", media_type.unwrap_or("application/octet-stream")));
+    put(header::ACCEPT_RANGES, format_args!("bytes"));
+    match (content.naming(), content.validator()) {
+        (Naming::Digest, _) => {
+            put(HeaderName::from_static("docker-content-digest"), format_args!("sha256:{}", content.id()));
+        }
+        (Naming::Url, tag) if tag.starts_with('"') => put(header::ETAG, format_args!("{tag}")),
+        (Naming::Url, date) => put(header::LAST_MODIFIED, format_args!("{date}")),
+    }
+    put(HeaderName::from_static("x-dragonfly-task-id"), format_args!("{}", content.id()));
+    let finished = is_whole(content);
+    put(HeaderName::from_static("x-dragonfly-task-download-finished"), format_args!("{finished}"));
+    if let Some(Range { start, end }) = bytes {
+        put(header::CONTENT_RANGE, format_args!("bytes {start}-{}/{length_bytes}", end - 1));
+    }
+    let body_bytes = bytes.map_or(length_bytes, |bytes| bytes.end - bytes.start);
+    put(header::CONTENT_LENGTH, format_args!("{body_bytes}"));
 }
 
 /// Whether all of it is here.

@@ -1,5 +1,7 @@
 //! The HTTP front: where nydusd and containerd connect.
 //!
+//! A connection answers what is at hand by itself (`hit`), and leaves the rest to hyper (`connection`).
+//!
 //! A range request goes: [`route`] → [`content`] → `store.find` → [`access`](crate::access) → [`reader`] → slices of
 //! the mapping, or the [fetch](crate::fetch) for what is absent. A manifest by its tag becomes a content in
 //! `manifest`. What is no content goes through `pass`.
@@ -7,6 +9,8 @@
 pub mod body;
 pub(crate) mod connection;
 pub mod content;
+pub mod head;
+mod hit;
 mod manifest;
 pub mod options;
 mod pass;
@@ -18,7 +22,7 @@ pub mod route;
 pub mod trouble;
 mod welcome;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,6 +35,7 @@ use tokio::sync::watch;
 use self::body::AnswerBody;
 use self::connection::Heads;
 use self::content::{ContentRequest, Outcome};
+use self::head::PlainGet;
 use self::manifest::Named;
 use self::range::Wanted;
 use self::reader::Sources;
@@ -66,12 +71,13 @@ pub(crate) struct Front {
 pub(crate) struct Fronts {
     policies: RefCell<watch::Receiver<Policy>>,
     now: RefCell<Rc<Front>>,
+    changes: Cell<u64>,
 }
 
 impl Fronts {
     /// Begins with a front that was made of the policy seen last.
     pub(crate) fn new(front: Front, policies: watch::Receiver<Policy>) -> Self {
-        Self { policies: RefCell::new(policies), now: RefCell::new(Rc::new(front)) }
+        Self { policies: RefCell::new(policies), now: RefCell::new(Rc::new(front)), changes: Cell::new(0) }
     }
 
     /// The front for a request that begins now. Takes no lock unless the policy has changed.
@@ -82,8 +88,14 @@ impl Fronts {
             let policy = policies.borrow_and_update().clone();
             let front = self.now.borrow().under(policy);
             self.now.replace(Rc::new(front));
+            self.changes.set(self.changes.get() + 1);
         }
         self.now.borrow().clone()
+    }
+
+    /// How often the front that [`Self::now`] gives has changed: what was made of another is not for this one.
+    fn changes(&self) -> u64 {
+        self.changes.get()
     }
 }
 
@@ -109,12 +121,39 @@ impl Front {
                 (answer, source)
             }
         };
-        let (status, elapsed) = (answer.status().as_u16(), started.elapsed());
+        let shown = shown.as_ref().map(|(method, path)| (method, &path[..]));
+        self.note_answered(source, answer.status(), started, shown);
+        answer
+    }
+
+    fn note_answered(
+        &self,
+        source: Source,
+        status: StatusCode,
+        started: Instant,
+        shown: Option<(&Method, &str)>,
+    ) {
+        let (status, elapsed) = (status.as_u16(), started.elapsed());
         self.sources.metrics.answered(source, status, elapsed);
         if let Some((method, path)) = shown {
             tracing::debug!(%method, path, status, ?source, elapsed_ms = elapsed.as_secs_f64() * 1e3, "answered");
         }
-        answer
+    }
+
+    /// The content that a GET is about, if a digest names it and nothing else has to be looked at; what it wants of
+    /// the content is left out.
+    fn content_of(&self, get: &PlainGet) -> Option<ContentRequest> {
+        if NodeId::of_this_process().is_in(&get.headers) {
+            return None;
+        }
+        let Route::Errand(errand) = self.routing.route(&Method::GET, &get.uri, &get.headers).ok()? else {
+            return None;
+        };
+        let Errand { upstream, what, filter, prefetch } = errand;
+        let What::Content { id, kind: kind @ (Kind::Blob | Kind::Manifest) } = what else { return None };
+        let target = Target::new(upstream.registry, &upstream.path_and_query, &get.headers, &filter)?;
+        let (target, wanted) = (target.for_blob(), Wanted::Whole);
+        Some(ContentRequest { id, kind, target, wanted, of_version: None, prefetch })
     }
 
     async fn dispatch(&self, request: Request<Incoming>) -> Answered {

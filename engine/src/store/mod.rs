@@ -40,6 +40,7 @@ use crate::slab::Slab;
 use crate::slot::{SlotIndex, SlotState, SlotTable};
 
 pub use crate::scrub::{ScrubOptions, ScrubStatus, Verified};
+pub use crate::slab::Lent;
 pub use read::ReadError;
 pub use room::{NoRoom, Reservation};
 pub use stats::{ContentStat, StoreStats};

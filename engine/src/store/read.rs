@@ -1,6 +1,7 @@
 //! Blocks out of the store: leased, checked, and lent as slices of the mapping or read into buffers.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -10,8 +11,9 @@ use crate::buffer::BlockBuffer;
 use crate::clock;
 use crate::content::Content;
 use crate::content_id::RegistryScope;
-use crate::layout::{BLOCK_BYTES, BlockIndex, BlockRun};
+use crate::layout::{BLOCK_BYTES, BlockIndex, BlockRun, PieceIndex};
 use crate::ring::{self, ReadOp};
+use crate::slab::Lent;
 use crate::slot::{Leases, SlotIndex};
 
 /// Why blocks cannot be read.
@@ -64,11 +66,7 @@ impl Store {
         registry: RegistryScope,
         run: BlockRun,
     ) -> Result<Vec<Bytes>, ReadError> {
-        if content.note_used()
-            && let Some(content) = self.inner.index.places().content(content.place).cloned()
-        {
-            self.inner.keeper.note_content(&content);
-        }
+        self.inner.note_used(content);
         let mut bytes = Vec::new();
         let extents = self.inner.extents(content, run, Touch::Counts)?;
         // After the look at presence: bytes of another registry are published only after the scope has changed.
@@ -78,13 +76,43 @@ impl Store {
         for extent in extents {
             if let Some(hot) = self.inner.read_hot(content, &extent)? {
                 self.inner.counters.hot_reads.fetch_add(1, Ordering::Relaxed);
-                bytes.push(hot.lend(&self.inner, extent));
+                bytes.push(Bytes::from_owner(hot.lend(&self.inner, extent)));
             } else {
                 self.inner.counters.cold_reads.fetch_add(1, Ordering::Relaxed);
                 self.inner.read_cold(content, extent, &mut bytes).await?;
             }
         }
         Ok(bytes)
+    }
+
+    /// Slices of the mapping that together are those bytes of the content, added to `lent`: if all of their blocks are
+    /// here for a reader under that registry, in memory, and right. Else false, and `lent` is as it was. Waits for
+    /// nothing and allocates nothing but room in `lent`.
+    pub fn lend(
+        &self,
+        content: &Content,
+        registry: RegistryScope,
+        bytes: Range<u64>,
+        lent: &mut Vec<Lent>,
+    ) -> bool {
+        let Some(run) = content.layout().covering(&bytes) else { return false };
+        self.inner.note_used(content);
+        let before = lent.len();
+        let lending = self.inner.each_extent(content, run, Touch::Counts, |extent| {
+            let first = extent.run.first();
+            let Some(hot) = self.inner.read_hot(content, &extent)? else { return Err(ReadError::NoBuffers) };
+            self.inner.counters.hot_reads.fetch_add(1, Ordering::Relaxed);
+            let mut slice = hot.lend(&self.inner, extent);
+            slice.keep_within(first.byte_offset(), &bytes);
+            lent.push(slice);
+            Ok(())
+        });
+        // After the look at presence, as in `read`.
+        let is_lent = lending.is_ok() && content.serves(registry);
+        if !is_lent {
+            lent.truncate(before);
+        }
+        is_lent
     }
 
     /// The bytes of a run in buffers of their own, for whoever looks at them: slices of the mapping are for the kernel
@@ -131,30 +159,44 @@ struct Extent {
 struct Checked;
 
 impl Checked {
-    fn lend(self, inner: &Inner, extent: Extent) -> Bytes {
+    fn lend(self, inner: &Inner, extent: Extent) -> Lent {
         let range = extent.offset..extent.offset + extent.bytes;
         inner.slabs[extent.slab as usize].lend(range, extent.leases)
     }
 }
 
 impl Inner {
+    fn note_used(&self, content: &Content) {
+        if content.note_used()
+            && let Some(content) = self.index.places().content(content.place).cloned()
+        {
+            self.keeper.note_content(&content);
+        }
+    }
+
     /// Leases the run's slots and joins neighbours. Fails at the first block that is not here.
     fn extents(&self, content: &Content, run: BlockRun, touch: Touch) -> Result<Vec<Extent>, ReadError> {
+        let mut extents = Vec::new();
+        self.each_extent(content, run, touch, |extent| {
+            extents.push(extent);
+            Ok(())
+        })?;
+        Ok(extents)
+    }
+
+    /// The same, one extent after the other.
+    fn each_extent(
+        &self,
+        content: &Content,
+        run: BlockRun,
+        touch: Touch,
+        mut take: impl FnMut(Extent) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
         let minute = clock::process_minute();
         let layout = content.layout();
-        let mut extents: Vec<Extent> = Vec::new();
+        let mut last: Option<Extent> = None;
         for (piece, part) in run.by_piece() {
-            let absent = || ReadError::Absent(part.first());
-            let slot = content.slot_of(piece).ok_or_else(absent)?;
-            if self.slab_of(slot).has_failed() {
-                self.lose(content, part.first(), slot);
-                return Err(absent());
-            }
-            let leases = content.lease(piece, slot, &self.slots).ok_or_else(absent)?;
-            let presence = self.slots.presence(slot);
-            if let Some(missing) = part.blocks().find(|block| presence & 1 << block.in_piece() == 0) {
-                return Err(ReadError::Absent(missing));
-            }
+            let (slot, leases) = self.leased(content, piece, part)?;
             if touch == Touch::Counts {
                 self.slots.touch(slot, minute);
             }
@@ -162,24 +204,45 @@ impl Inner {
             let offset = slot_offset + part.first().in_piece() as usize * BLOCK_BYTES as usize;
             let part_bytes = layout.bytes(part);
             let bytes = (part_bytes.end - part_bytes.start) as usize;
-            let joined = match extents.last_mut() {
+            let apart = match &mut last {
                 Some(last) if last.slab == slab && last.offset + last.bytes == offset => {
                     match last.leases.extend(leases) {
                         Ok(()) => {
                             last.bytes += bytes;
                             last.run = joined_run(content, last.run, part);
-                            None
+                            continue;
                         }
-                        Err(leases) => Some(leases),
+                        Err(leases) => leases,
                     }
                 }
-                _ => Some(leases),
+                _ => leases,
             };
-            if let Some(leases) = joined {
-                extents.push(Extent { slab, offset, bytes, leases, run: part });
+            if let Some(whole) = last.replace(Extent { slab, offset, bytes, leases: apart, run: part }) {
+                take(whole)?;
             }
         }
-        Ok(extents)
+        last.map_or(Ok(()), take)
+    }
+
+    /// The slot of a piece, leased, with these of its blocks in it.
+    fn leased(
+        &self,
+        content: &Content,
+        piece: PieceIndex,
+        part: BlockRun,
+    ) -> Result<(SlotIndex, Leases), ReadError> {
+        let absent = || ReadError::Absent(part.first());
+        let slot = content.slot_of(piece).ok_or_else(absent)?;
+        if self.slab_of(slot).has_failed() {
+            self.lose(content, part.first(), slot);
+            return Err(absent());
+        }
+        let leases = content.lease(piece, slot, &self.slots).ok_or_else(absent)?;
+        let presence = self.slots.presence(slot);
+        match part.blocks().find(|block| presence & 1 << block.in_piece() == 0) {
+            Some(missing) => Err(ReadError::Absent(missing)),
+            None => Ok((slot, leases)),
+        }
     }
 
     /// The blocks of an extent with slot, offset in the slab and length.
