@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 pub mod block_set;
 pub mod chance;
+pub mod download;
 pub mod node;
+pub mod schedule;
 pub mod span;
+pub mod tracker;
 pub mod wire;
