@@ -45,6 +45,9 @@ const FIND_SOON: Duration = Duration::from_millis(100);
 const FIND_LATER: Duration = Duration::from_secs(1);
 /// Parents that are some.
 const SOME_PARENTS: usize = 8;
+/// Of so many parents as there may be, those that refuse most often are let go for others, so many each time: whoever
+/// came early knows only who came early, and some parents are everybody's.
+const LET_GO: usize = 4;
 /// An owner that has failed so often in a row cannot be reached.
 const OWNER_FAILURES_MAX: u32 = 2;
 
@@ -64,7 +67,11 @@ pub enum Step {
     Find {
         /// Those.
         known: Vec<NodeId>,
+        /// How many.
+        wanted: u8,
     },
+    /// Watch this one no longer: it has been let go for another one.
+    Unwatch(NodeId),
     /// Ask the owner for these blocks; with `any`, for some of them.
     Want {
         /// Which.
@@ -132,6 +139,7 @@ pub struct Download {
     rarity: Vec<u8>,
     complaints: Vec<(NodeId, u32, Fault)>,
     drops: Vec<Source>,
+    unwatched: Vec<NodeId>,
     for_origin: BlockSet,
 }
 
@@ -144,6 +152,8 @@ struct Parent {
     load: Load,
     link: Link,
     wrong: bool,
+    /// Busy when it was asked, less what it has sent, since parents were last let go.
+    refusals: i32,
 }
 
 /// What is known of a source's ways.
@@ -224,6 +234,7 @@ impl Download {
             rarity: vec![0; blocks.end() as usize],
             complaints: Vec::new(),
             drops: Vec::new(),
+            unwatched: Vec::new(),
             for_origin: BlockSet::EMPTY,
         }
     }
@@ -284,6 +295,7 @@ impl Download {
                         load: holder.load,
                         link: Link::default(),
                         wrong: false,
+                        refusals: 0,
                     });
                     self.parents.len() - 1
                 }
@@ -346,8 +358,13 @@ impl Download {
         if let Some(link) = self.link(from) {
             link.progress(place, now);
         }
-        if *from == Source::Owner {
-            self.owner_failures = 0;
+        match from {
+            Source::Owner => self.owner_failures = 0,
+            Source::Parent(id) => {
+                if let Some(at) = self.at(id) {
+                    self.parents[at].refusals -= 1;
+                }
+            }
         }
         // A source that is asked for nothing and sends what is beyond the span, or here already.
         if one.is_empty() || self.held.contains(place) {
@@ -411,6 +428,11 @@ impl Download {
             if let Some(link) = self.link(source) {
                 link.rest_until = Some(now + Duration::from_millis(after_ms.into()));
             }
+            if let Source::Parent(id) = source
+                && let Some(at) = self.at(id)
+            {
+                self.parents[at].refusals += 1;
+            }
             return;
         }
         match (source, reaction) {
@@ -431,11 +453,29 @@ impl Download {
     pub fn gone(&mut self, parent: &NodeId) {
         if let Some(at) = self.at(parent) {
             self.release(&Source::Parent(*parent));
-            let held = self.parents[at].held;
-            self.holds(at, &BlockSet::EMPTY, &held);
-            self.parents.remove(at);
+            self.let_go(at);
             self.find_at = None;
         }
+    }
+
+    fn let_go(&mut self, at: usize) {
+        let held = self.parents[at].held;
+        self.holds(at, &BlockSet::EMPTY, &held);
+        self.parents.remove(at);
+    }
+
+    /// Makes room for other parents. Those that are let go; the caller watches them no longer.
+    fn let_the_worst_go(&mut self) {
+        let excess = (self.parents.len() + LET_GO).saturating_sub(CANDIDATES_MAX);
+        for _ in 0..excess {
+            let idle = |at: &usize| self.parents[*at].link.request.is_none() && !self.parents[*at].wrong;
+            let worst = (0..self.parents.len()).filter(idle).max_by_key(|at| self.parents[*at].refusals);
+            if let Some(worst) = worst {
+                self.unwatched.push(self.parents[worst].id);
+                self.let_go(worst);
+            }
+        }
+        self.parents.iter_mut().for_each(|parent| parent.refusals = 0);
     }
 
     /// The owner cannot be reached, or has changed: with `known_new`, who is asked from now on is another one.
@@ -469,6 +509,9 @@ impl Download {
         if let Some(source) = self.drops.pop() {
             return Some(Step::Drop(source));
         }
+        if let Some(parent) = self.unwatched.pop() {
+            return Some(Step::Unwatch(parent));
+        }
         if let Some((parent, place, fault)) = self.complaints.pop() {
             return Some(Step::Complain { parent, place, fault });
         }
@@ -482,7 +525,10 @@ impl Download {
         if self.should_find(now) {
             let soon = self.parents.len() < SOME_PARENTS;
             self.find_at = Some(now + if soon { FIND_SOON } else { FIND_LATER });
-            return Some(Step::Find { known: self.parents.iter().map(|parent| parent.id).collect() });
+            let known = self.parents.iter().map(|parent| parent.id).collect();
+            self.let_the_worst_go();
+            let wanted = CANDIDATES_MAX.saturating_sub(self.parents.len()) as u8;
+            return Some(Step::Find { known, wanted });
         }
         let sending = self.parents.iter().filter(|parent| parent.link.request.is_some()).count()
             + usize::from(self.owner.request.is_some());
@@ -496,7 +542,6 @@ impl Download {
     fn should_find(&self, now: Instant) -> bool {
         // A lazy reader is told of holders when it asks for blocks.
         !self.bulk.minus(&self.held).is_empty()
-            && self.parents.len() < CANDIDATES_MAX
             && self.find_at.is_none_or(|at| at <= now)
     }
 
@@ -597,7 +642,6 @@ impl Download {
         }
         let links = self.parents.iter().map(|parent| &parent.link).chain([&self.owner]);
         let of_links = links.filter_map(|link| link.overdue_at().or(link.rest_until));
-        let of_find = self.find_at.filter(|_| self.parents.len() < CANDIDATES_MAX);
-        of_links.chain(of_find).min()
+        of_links.chain(self.find_at).min()
     }
 }

@@ -164,18 +164,18 @@ impl Tracker {
         chosen
     }
 
-    /// Parents for a node that brings a plot in bulk, besides those that it knows; with them it has at most
-    /// [`CANDIDATES_MAX`].
+    /// At most `wanted` parents for a node that brings a plot in bulk, and none of those that it knows.
     pub fn parents(
         &mut self,
         asker: Asker<'_>,
         plot: &Plot,
         known: &[NodeId],
+        wanted: usize,
         now: Instant,
         chance: &mut Chance,
     ) -> Vec<Holder> {
         self.join(&asker.id, plot, now);
-        let wanted = CANDIDATES_MAX.saturating_sub(known.len());
+        let wanted = wanted.min(CANDIDATES_MAX);
         let Some(swarm) = self.look(plot) else { return Vec::new() };
         let members = swarm.members();
         let looks = wanted * LOOKS_PER_NAME;
@@ -299,7 +299,7 @@ mod tests {
         (0..200).for_each(|number| tracker.join(&node(number).id, &plot(1), now));
         let mut named = vec![0; 200];
         for number in 0..200 {
-            let parents = tracker.parents(asker(number), &plot(1), &[], now, &mut chance);
+            let parents = tracker.parents(asker(number), &plot(1), &[], CANDIDATES_MAX, now, &mut chance);
             let mut ids: Vec<NodeId> = parents.iter().map(|holder| holder.node.id).collect();
             assert!(ids.len() == CANDIDATES_MAX && !ids.contains(&node(number).id));
             ids.sort_unstable();
@@ -322,7 +322,7 @@ mod tests {
             tracker.join(&node(number).id, &plot(1), now);
         }
         let asker = Asker { id: node(0).id, zone: "here" };
-        let parents = tracker.parents(asker, &plot(1), &[], now, &mut chance);
+        let parents = tracker.parents(asker, &plot(1), &[], 24, now, &mut chance);
         let near = parents.iter().filter(|holder| &*holder.node.zone == "here").count();
         assert_eq!((near, parents.len()), (18, 24));
         assert!(parents[..18].iter().all(|holder| &*holder.node.zone == "here"));

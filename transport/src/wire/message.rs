@@ -248,6 +248,8 @@ messages! {
         plot: Plot,
         /// Who is known already.
         known: List<NodeId, CANDIDATES_MAX>,
+        /// How many more.
+        wanted: u8,
     }
     /// Who has blocks. Answers [`FindParents`], and [`Want`] for blocks that the owner has given often enough.
     0x0025, seed, refused: Holders {
