@@ -14,6 +14,11 @@ impl BlockSet {
     /// No block.
     pub const EMPTY: Self = Self([0; WORDS]);
 
+    /// All places of a span.
+    pub const fn full() -> Self {
+        Self([u64::MAX; WORDS])
+    }
+
     /// The first `count` places; all of a span when there are not so many.
     pub fn first(count: u32) -> Self {
         Self::run(0, count)
@@ -75,10 +80,15 @@ impl BlockSet {
         }
     }
 
+    /// Adds what is in the other.
+    pub fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word |= other);
+    }
+
     /// What is in either.
     #[must_use]
     pub fn or(mut self, other: &Self) -> Self {
-        self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word |= other);
+        self.add(other);
         self
     }
 

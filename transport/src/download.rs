@@ -31,6 +31,9 @@ pub const SOURCES_AT_ONCE: usize = 3;
 const PATIENCE_MIN: Duration = Duration::from_millis(250);
 /// Nor later than this, so that with the way of the next request a reader goes on within a second.
 const PATIENCE_MAX: Duration = Duration::from_millis(800);
+/// The owner may be at a slow origin itself; that it is dead is known by its connection. A client waits half a second
+/// longer.
+const OWNER_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a source is left alone after its first fault; doubled with each further one.
 const LEFT_ALONE: Duration = Duration::from_secs(1);
 const LEFT_ALONE_DOUBLINGS_MAX: u32 = 5;
@@ -130,6 +133,9 @@ pub struct Download {
     attested: BlockSet,
     /// Asked of some source.
     asked: BlockSet,
+    /// The beginning of each parent's name, in the same order: a parent is looked up each time that it tells what it
+    /// has, and whole names of 24 parents are twelve cache lines.
+    keys: Vec<u64>,
     parents: Vec<Parent>,
     owner: Link,
     owner_failures: u32,
@@ -184,12 +190,16 @@ impl Link {
         expected.clamp(PATIENCE_MIN, PATIENCE_MAX)
     }
 
-    fn overdue_at(&self) -> Option<Instant> {
-        self.request.as_ref().map(|request| request.progress + self.patience())
+    /// When somebody else is to be asked for what this source was asked for.
+    fn overdue_at(&self, patience: Duration) -> Option<Instant> {
+        self.request.as_ref().map(|request| request.progress + patience)
     }
 
-    fn ask(&mut self, left: BlockSet, now: Instant) {
-        self.request = Some(Request { left, progress: now });
+    fn ask(&mut self, places: &BlockSet, now: Instant) {
+        match &mut self.request {
+            Some(request) => request.left.add(places),
+            None => self.request = Some(Request { left: *places, progress: now }),
+        }
         self.rest_until = None;
     }
 
@@ -215,6 +225,15 @@ impl Link {
     }
 }
 
+/// Whatever was asked for.
+const ALL: BlockSet = BlockSet::full();
+
+/// The first eight bytes of a name.
+fn key(id: &NodeId) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *id.as_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
 impl Download {
     /// Of a span with so many blocks, of which these are held.
     pub fn new(block_count: u32, held: &BlockSet) -> Self {
@@ -226,6 +245,7 @@ impl Download {
             held: held.and(&blocks),
             attested: BlockSet::EMPTY,
             asked: BlockSet::EMPTY,
+            keys: Vec::new(),
             parents: Vec::new(),
             owner: Link::default(),
             owner_failures: 0,
@@ -284,9 +304,10 @@ impl Download {
     /// The owner has named parents. `zone` is this node's own.
     pub fn named(&mut self, holders: &[Holder], zone: &str) {
         for holder in holders {
-            let at = match self.parents.iter().position(|parent| parent.id == holder.node.id) {
+            let at = match self.at(&holder.node.id) {
                 Some(at) => at,
                 None if self.parents.len() < CANDIDATES_MAX => {
+                    self.keys.push(key(&holder.node.id));
                     self.parents.push(Parent {
                         id: holder.node.id,
                         near: !zone.is_empty() && *holder.node.zone == *zone,
@@ -318,16 +339,21 @@ impl Download {
 
     fn holds(&mut self, at: usize, held: &BlockSet, lost: &BlockSet) {
         let parent = &mut self.parents[at];
-        let now_held = parent.held.or(&held.and(&self.blocks)).minus(lost);
+        let now_held = match parent.wrong {
+            true => BlockSet::EMPTY,
+            false => parent.held.or(&held.and(&self.blocks)).minus(lost),
+        };
         let (more, fewer) = (now_held.minus(&parent.held), parent.held.minus(&now_held));
         parent.held = now_held;
-        parent.coming = parent.coming.minus(&now_held);
+        parent.coming = parent.coming.minus(&now_held).minus(lost);
         more.places().for_each(|place| self.rarity[place as usize] += 1);
         fewer.places().for_each(|place| self.rarity[place as usize] -= 1);
     }
 
     fn at(&self, parent: &NodeId) -> Option<usize> {
-        self.parents.iter().position(|known| known.id == *parent)
+        let key = key(parent);
+        let alike = self.keys.iter().enumerate().filter(|(_, known)| **known == key);
+        alike.map(|(at, _)| at).find(|at| self.parents[*at].id == *parent)
     }
 
     fn link(&mut self, source: &Source) -> Option<&mut Link> {
@@ -375,17 +401,14 @@ impl Download {
     }
 
     fn wrong(&mut self, from: &Source, place: u32, now: Instant) {
-        self.release(from);
+        self.release(from, &ALL);
         match from {
             // The owner took it from the origin and attested it: the way was at fault, or the owner's disk.
             Source::Owner => self.owner_failed(now),
             Source::Parent(id) => {
                 if let Some(at) = self.at(id) {
-                    let held = self.parents[at].held;
-                    self.holds(at, &BlockSet::EMPTY, &held);
-                    let parent = &mut self.parents[at];
-                    parent.wrong = true;
-                    parent.coming = BlockSet::EMPTY;
+                    self.parents[at].wrong = true;
+                    self.holds(at, &BlockSet::EMPTY, &ALL);
                     self.complain(*id, place, Fault::WrongBytes);
                 }
             }
@@ -400,50 +423,54 @@ impl Download {
         }
     }
 
-    /// What was asked of a source is no longer asked of it. What it was.
-    fn release(&mut self, source: &Source) -> BlockSet {
-        let request = self.link(source).and_then(|link| link.request.take());
-        let left = request.map_or(BlockSet::EMPTY, |request| request.left);
+    /// These are no longer asked of a source; which of them had not come.
+    fn release(&mut self, source: &Source, places: &BlockSet) -> BlockSet {
+        let Some(link) = self.link(source) else { return BlockSet::EMPTY };
+        let Some(request) = &mut link.request else { return BlockSet::EMPTY };
+        let left = request.left.and(places);
+        request.left = request.left.minus(places);
+        if request.left.is_empty() {
+            link.request = None;
+        }
         self.asked = self.asked.minus(&left);
         left
     }
 
-    /// A source has sent all that it will of its request.
-    pub fn ended(&mut self, source: &Source) {
-        let left = self.release(source);
+    /// A source has sent all that it will of a request: of these.
+    pub fn ended(&mut self, source: &Source, places: &BlockSet) {
+        let left = self.release(source, places);
         if let Source::Parent(id) = source
             && let Some(at) = self.at(id)
             && let Some(place) = left.places().next()
         {
             self.holds(at, &BlockSet::EMPTY, &left);
-            self.parents[at].coming = self.parents[at].coming.minus(&left);
             self.complain(*id, place, Fault::NotHeld);
         }
     }
 
-    /// A source has refused its request.
-    pub fn refused(&mut self, source: &Source, reaction: Reaction, now: Instant) {
-        if let Reaction::AskAgain { after_ms } = reaction {
-            self.release(source);
-            if let Some(link) = self.link(source) {
-                link.rest_until = Some(now + Duration::from_millis(after_ms.into()));
-            }
-            if let Source::Parent(id) = source
-                && let Some(at) = self.at(id)
-            {
-                self.parents[at].refusals += 1;
-            }
-            return;
-        }
+    /// A source has refused a request for these. Verdicts on the content as a whole are not for this node's side of one
+    /// plot to deal with, and neither is a new owner: see [`Self::owner_gone`].
+    pub fn refused(&mut self, source: &Source, places: &BlockSet, reaction: Reaction, now: Instant) {
         match (source, reaction) {
-            (Source::Parent(_), Reaction::AskOther) => self.ended(source),
+            (_, Reaction::AskAgain { after_ms }) => {
+                self.release(source, places);
+                if let Some(link) = self.link(source) {
+                    link.rest_until = Some(now + Duration::from_millis(after_ms.into()));
+                }
+                if let Source::Parent(id) = source
+                    && let Some(at) = self.at(id)
+                {
+                    self.parents[at].refusals += 1;
+                }
+            }
+            (Source::Parent(_), Reaction::AskOther) => self.ended(source, places),
             (Source::Parent(id), _) => self.gone(id),
             (Source::Owner, Reaction::GoToOrigin) => {
-                self.release(source);
+                self.release(source, places);
                 self.for_origin = self.for_origin.or(&self.urgent);
             }
             (Source::Owner, _) => {
-                self.release(source);
+                self.release(source, places);
                 self.owner_failed(now);
             }
         }
@@ -452,7 +479,7 @@ impl Download {
     /// A parent cannot be reached any more.
     pub fn gone(&mut self, parent: &NodeId) {
         if let Some(at) = self.at(parent) {
-            self.release(&Source::Parent(*parent));
+            self.release(&Source::Parent(*parent), &ALL);
             self.let_go(at);
             self.find_at = None;
         }
@@ -462,6 +489,7 @@ impl Download {
         let held = self.parents[at].held;
         self.holds(at, &BlockSet::EMPTY, &held);
         self.parents.remove(at);
+        self.keys.remove(at);
     }
 
     /// Makes room for other parents. Those that are let go; the caller watches them no longer.
@@ -480,7 +508,7 @@ impl Download {
 
     /// The owner cannot be reached, or has changed: with `known_new`, who is asked from now on is another one.
     pub fn owner_gone(&mut self, known_new: bool, now: Instant) {
-        self.release(&Source::Owner);
+        self.release(&Source::Owner, &ALL);
         if known_new {
             (self.owner, self.owner_failures, self.stand_in) = (Link::default(), 0, false);
         } else {
@@ -530,34 +558,36 @@ impl Download {
             let wanted = CANDIDATES_MAX.saturating_sub(self.parents.len()) as u8;
             return Some(Step::Find { known, wanted });
         }
+        let urgent = self.urgent.minus(&self.held).minus(&self.asked);
+        if let Some(step) = self.ask(&urgent, true, now, chance) {
+            return Some(step);
+        }
         let sending = self.parents.iter().filter(|parent| parent.link.request.is_some()).count()
             + usize::from(self.owner.request.is_some());
         if sending >= SOURCES_AT_ONCE {
             return None;
         }
-        self.ask(&self.urgent.minus(&self.held).minus(&self.asked), true, now, chance)
-            .or_else(|| self.ask(&self.bulk.minus(&self.held).minus(&self.asked), false, now, chance))
+        self.ask(&self.bulk.minus(&self.held).minus(&self.asked), false, now, chance)
     }
 
     fn should_find(&self, now: Instant) -> bool {
         // A lazy reader is told of holders when it asks for blocks.
-        !self.bulk.minus(&self.held).is_empty()
-            && self.find_at.is_none_or(|at| at <= now)
+        !self.bulk.minus(&self.held).is_empty() && self.find_at.is_none_or(|at| at <= now)
     }
 
     /// Requests that bring nothing for too long are another source's.
     fn take_over(&mut self, now: Instant) {
-        if self.owner.overdue_at().is_some_and(|at| at <= now) {
-            self.release(&Source::Owner);
+        if self.owner.overdue_at(OWNER_PATIENCE).is_some_and(|at| at <= now) {
+            self.release(&Source::Owner, &ALL);
             self.drops.push(Source::Owner);
             self.owner_failed(now);
         }
         for at in 0..self.parents.len() {
             let parent = &mut self.parents[at];
-            if parent.link.overdue_at().is_some_and(|at| at <= now) {
+            if parent.link.overdue_at(parent.link.patience()).is_some_and(|at| at <= now) {
                 parent.link.fault(now);
                 let source = Source::Parent(parent.id);
-                let left = self.release(&source);
+                let left = self.release(&source, &ALL);
                 self.drops.push(source);
                 if let (Source::Parent(id), Some(place)) = (source, left.places().next()) {
                     self.complain(id, place, Fault::Slow);
@@ -571,13 +601,14 @@ impl Download {
         if open.is_empty() {
             return None;
         }
-        // The owner of a bulk gives what nobody has yet; a reader is sent to parents first.
-        let owner = self.owner.is_free(now);
-        if owner && !urgent {
+        // The owner of a bulk gives what is rarest; a reader is sent to parents first, and may ask the owner for more
+        // while that brings other blocks.
+        if !urgent && self.owner.is_free(now) {
             return Some(self.ask_owner(open, true, now));
         }
+        let rests = self.owner.rest_until.is_some_and(|until| now < until);
         let from_parents = self.ask_parent(open, urgent, now, chance);
-        if from_parents.is_none() && urgent && owner {
+        if from_parents.is_none() && urgent && !rests {
             return Some(self.ask_owner(open, false, now));
         }
         from_parents
@@ -586,7 +617,7 @@ impl Download {
     fn ask_owner(&mut self, places: &BlockSet, any: bool, now: Instant) -> Step {
         let left = if any { BlockSet::EMPTY } else { *places };
         self.asked = self.asked.or(&left);
-        self.owner.ask(left, now);
+        self.owner.ask(&left, now);
         let failing = |parent: &&Parent| parent.wrong || parent.link.faults > 0;
         let failed = self.parents.iter().filter(failing).map(|parent| parent.id).collect();
         Step::Want { places: *places, any, stand_in: self.stand_in, failed }
@@ -602,8 +633,9 @@ impl Download {
         let open = open.and(&self.attested);
         let free = |parent: &&Parent| !parent.wrong && parent.link.is_free(now);
         let of_parents = |sets: fn(&Parent) -> &BlockSet| {
-            let all = self.parents.iter().filter(free).map(sets);
-            all.fold(BlockSet::EMPTY, |all, set| all.or(set)).and(&open)
+            let mut all = BlockSet::EMPTY;
+            self.parents.iter().filter(free).for_each(|parent| all.add(sets(parent)));
+            all.and(&open)
         };
         let held = of_parents(|parent| &parent.held);
         // What a parent is about to have is waited for only when somebody waits here too.
@@ -615,10 +647,7 @@ impl Download {
             false => chance.below(self.rarity.len()) as u32,
         };
         let mut places = open.places_from(start);
-        let first = match urgent {
-            true => places.next()?,
-            false => places.min_by_key(|place| self.rarity[*place as usize])?,
-        };
+        let first = if urgent { places.next()? } else { self.rarest(places)? };
         let at = (0..self.parents.len())
             .filter(|at| free(&&self.parents[*at]) && of(&self.parents[*at]).contains(first))
             .min_by_key(|at| {
@@ -630,18 +659,39 @@ impl Download {
         let useful = open.and(&of(parent));
         let places: BlockSet = behind.take_while(|place| useful.contains(*place)).collect();
         let id = parent.id;
-        self.parents[at].link.ask(places, now);
+        self.parents[at].link.ask(&places, now);
         self.asked = self.asked.or(&places);
         Some(Step::Take { parent: id, places, wait })
     }
 
-    /// When [`Self::poll`] has something to do even if nothing happens.
-    pub fn wake_at(&self) -> Option<Instant> {
+    /// The first of these that fewer parents have than any other.
+    fn rarest(&self, places: impl Iterator<Item = u32>) -> Option<u32> {
+        let mut rarest = None;
+        for place in places {
+            let holders = self.rarity[place as usize];
+            if rarest.is_none_or(|(_, fewest)| holders < fewest) {
+                rarest = Some((place, holders));
+            }
+            if holders <= 1 {
+                break;
+            }
+        }
+        rarest.map(|(place, _)| place)
+    }
+
+    /// When [`Self::poll`] will have something to do even if nothing happens. To be asked when it had nothing `now`.
+    pub fn wake_at(&self, now: Instant) -> Option<Instant> {
         if self.is_done() {
             return None;
         }
-        let links = self.parents.iter().map(|parent| &parent.link).chain([&self.owner]);
-        let of_links = links.filter_map(|link| link.overdue_at().or(link.rest_until));
-        of_links.chain(self.find_at).min()
+        let of_parents = self
+            .parents
+            .iter()
+            .flat_map(|parent| [parent.link.overdue_at(parent.link.patience()), parent.link.rest_until]);
+        let of_owner = [self.owner.overdue_at(OWNER_PATIENCE), self.owner.rest_until, self.find_at];
+        of_parents.chain(of_owner).flatten().filter(|at| *at > now).min()
     }
 }
+
+#[cfg(test)]
+mod tests;

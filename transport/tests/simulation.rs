@@ -27,6 +27,8 @@ use darter_transport::wire::{
 const ROUND: Duration = Duration::from_millis(10);
 /// A dead node is known to be dead after so many rounds: a second.
 const DEATH_IS_NOTICED_AFTER: u64 = 100;
+/// Those who watch a node are told of its new blocks together, this often.
+const TELL_EVERY: u64 = 2;
 /// New blocks are registered with the owner together, this often.
 const REGISTER_EVERY: u64 = 4;
 
@@ -53,6 +55,7 @@ struct Peer {
 
 struct Transfer {
     from: Source,
+    asked: BlockSet,
     left: BlockSet,
 }
 
@@ -64,7 +67,6 @@ struct World {
     plot: Plot,
     tracker: Tracker,
     owner_sends: bool,
-    steps: [u64; 4],
     peers: Vec<Peer>,
     /// Round and number of those whose death is not yet noticed.
     dying: Vec<(u64, usize)>,
@@ -113,7 +115,6 @@ impl World {
             plot: Plot { content, scope: Scope::Verified, span: SpanIndex::FIRST },
             tracker: Tracker::new(),
             owner_sends: false,
-            steps: [0; 4],
             peers: Vec::new(),
             dying: Vec::new(),
         };
@@ -158,14 +159,6 @@ impl World {
             self.churn();
             self.ask();
             self.round += 1;
-            let t = self.peers.iter().filter(|p| p.receives.is_some()).count();
-            if self.round % 25 == 0 || self.round < 16 {
-                let mut steps = [0u64; 4];
-                std::mem::swap(&mut steps, &mut self.steps);
-                let distinct = (0..self.scenario.blocks).filter(|b| self.tracker.copies(&self.plot, *b) > 0).count();
-                let done = self.peers.iter().filter(|p| p.download.is_done()).count();
-                println!("round {}: transfers {t} owner {} distinct {distinct} done {done} steps find/want/take/busy {:?}", self.round, self.owner_sends, steps);
-            }
             self.deliver();
             self.announce();
         }
@@ -223,7 +216,6 @@ impl World {
         let id = self.peers[number].node.id;
         match step {
             Step::Find { known, wanted } => {
-                self.steps[0] += 1;
                 let known = List::new(known).expect("no more than may be known");
                 let find = send!(FindParents { plot, known, wanted });
                 let asker = Asker { id, zone: "" };
@@ -245,14 +237,13 @@ impl World {
                 }
             }
             Step::Want { places, any, stand_in, failed } => {
-                self.steps[1] += 1;
                 let failed = List::first_of(failed);
                 let errand = Opaque::default();
                 let want = send!(Want { plot, places, any, forwarded: false, stand_in, failed, errand });
                 assert!(want.any && !want.stand_in, "the owner lives, and nobody waits for a certain block");
                 if std::mem::replace(&mut self.owner_sends, true) {
                     let after = self.tracker.come_again(&want.plot, ROUND, &mut self.chance);
-                    self.peers[number].download.refused(&Source::Owner, busy(after).reaction(), now);
+                    self.peers[number].download.refused(&Source::Owner, &places, busy(after).reaction(), now);
                     return;
                 }
                 let given = self.tracker.rarest(&id, &want.plot, &want.places, 1, now, &mut self.chance);
@@ -260,23 +251,21 @@ impl World {
                 let blocks = send!(Blocks { first, count: 1 });
                 let left: BlockSet = blocks.places().expect("inside the span").collect();
                 self.peers[number].download.announced(&left);
-                self.peers[number].receives = Some(Transfer { from: Source::Owner, left });
+                self.peers[number].receives = Some(Transfer { from: Source::Owner, asked: left, left });
             }
             Step::Take { parent, places, wait } => {
-                self.steps[2] += 1;
                 let take = send!(Take { plot, places, wait_ms: if wait { 500 } else { 0 } });
                 let at = Self::number(&parent);
                 let source = Source::Parent(parent);
                 if !self.peers[at].alive {
                     // No answer: the request stays until patience is at its end.
                 } else if self.peers[at].sends_to.is_some() {
-                    self.steps[3] += 1;
-                    self.peers[number].download.refused(&source, busy(ROUND).reaction(), now);
+                    self.peers[number].download.refused(&source, &take.places, busy(ROUND).reaction(), now);
                 } else {
                     let left = take.places.and(self.peers[at].download.held());
                     assert_eq!(left, take.places, "nobody loses a block here");
                     self.peers[at].sends_to = Some(number);
-                    self.peers[number].receives = Some(Transfer { from: source, left });
+                    self.peers[number].receives = Some(Transfer { from: source, asked: left, left });
                 }
             }
             Step::Complain { parent, place, fault } => {
@@ -311,7 +300,7 @@ impl World {
                 peer.unregistered.insert(place);
             }
             if transfer.left.is_empty() {
-                peer.download.ended(&transfer.from);
+                peer.download.ended(&transfer.from, &transfer.asked);
             } else {
                 peer.receives = Some(transfer);
             }
@@ -333,17 +322,18 @@ impl World {
             if !peer.alive {
                 continue;
             }
-            let (id, held) = (peer.node.id, std::mem::take(&mut peer.news));
-            let registers = self.round % REGISTER_EVERY == number as u64 % REGISTER_EVERY;
-            if registers && !peer.unregistered.is_empty() {
+            let id = peer.node.id;
+            let is_time = |every: u64| self.round % every == number as u64 % every;
+            if is_time(REGISTER_EVERY) && !peer.unregistered.is_empty() {
                 let held = std::mem::take(&mut peer.unregistered);
                 let changes = List::first_of([Change { plot, held, lost: BlockSet::EMPTY }]);
                 let holds = send!(Holds { changes, load: Load::default() });
                 self.tracker.record(&id, &holds, now);
             }
-            if held.is_empty() {
+            if !is_time(TELL_EVERY) || peer.news.is_empty() {
                 continue;
             }
+            let held = std::mem::take(&mut peer.news);
             let have = send!(Have { held, lost: BlockSet::EMPTY, load: Load::default() });
             let mut watchers = std::mem::take(&mut self.peers[number].watchers);
             watchers.retain(|watcher| self.peers[*watcher].alive && !self.peers[*watcher].download.is_done());

@@ -574,11 +574,9 @@ pub(crate) mod tests {
                 .prop_map(|(plot, places, wait_ms)| Take { plot, places, wait_ms }.into()),
             any::<(u16, u16)>().prop_map(|(first, count)| Blocks { first, count }.into()),
             Just(End {}.into()),
-            (plot(), prop::collection::vec(node_id(), 0..9)).prop_map(|(plot, known)| FindParents {
-                plot,
-                known: List::first_of(known)
-            }
-            .into()),
+            (plot(), prop::collection::vec(node_id(), 0..9), any::<u8>()).prop_map(
+                |(plot, known, wanted)| { FindParents { plot, known: List::first_of(known), wanted }.into() }
+            ),
             prop::collection::vec(holder(), 0..5)
                 .prop_map(|holders| Holders { holders: List::first_of(holders) }.into()),
             plot().prop_map(|plot| Watch { plot }.into()),
