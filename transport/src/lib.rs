@@ -1,5 +1,31 @@
 //! How Darter's nodes find each other and move pieces between them.
+//!
+//! The crate holds the peer protocol, the order of seeds and the choice of parents. It depends on `darter-engine` for
+//! contents and blocks and knows no HTTP: the daemon joins both.
+//!
+//! Where a block request goes:
+//!
+//! ```text
+//!   node that wants a block                        owner of the block's plot (ownership)
+//!   ───────────────────────                        ─────────────────────────────────────
+//!   download   what to ask of whom next
+//!      │  Want ───────────────────────────────▶  schedule   send it? or name who has it?
+//!      │                                             │ asks the map:
+//!      │  ◀── Attested, Blocks  (two copies) ────    tracker    who holds which blocks
+//!      │  ◀── Holders  (the others) ─────────────
+//!      │
+//!      │  Take ──▶ a parent ── Blocks ──▶ right? ── kept, passed on, told: Have, Holds
+//! ```
+//!
+//! What a newcomer should read, in this order: `docs/peer-protocol.md`; [`span`] for the units; [`wire`] for the
+//! messages; [`ownership`], [`tracker`] and [`schedule`] for the seed's side; [`download`] and [`boot_list`] for the
+//! node's. `tests/simulation.rs` plays all of these together, ten thousand nodes at a time.
+//!
+//! All of it is pure: no sockets, no clock, no tasks. Time comes in as an `Instant`, chance as a seeded [`chance`]. What
+//! is not here yet is the shell around it: identity (certificates from a shared secret), membership of seeds (it
+//! will feed [`ownership`]), and the lanes, QUIC and TLS on TCP.
 #![forbid(unsafe_code)]
+
 pub mod block_set;
 pub mod boot_list;
 pub mod chance;

@@ -264,7 +264,7 @@ fn parents_that_are_busy_are_let_go_for_others() {
     bench.download.want_all();
     let mut busy = Vec::new();
     bench.now += FIND_LATER;
-    for step in bench.steps() {
+    while let Some(step) = bench.download.poll(bench.now, &mut bench.chance) {
         if let Step::Take { parent, places, .. } = step {
             busy.push(parent);
             let after = Reaction::AskAgain { after_ms: 60_000 };

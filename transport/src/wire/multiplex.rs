@@ -154,6 +154,11 @@ impl Streams {
         Some(stream)
     }
 
+    /// How many streams are open.
+    pub fn open_streams(&self) -> usize {
+        self.open.len()
+    }
+
     fn of_parity(&self, number: u32) -> usize {
         self.open.keys().filter(|open| *open % 2 == number % 2).count()
     }
