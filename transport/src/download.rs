@@ -154,7 +154,8 @@ struct Parent {
     id: NodeId,
     near: bool,
     held: BlockSet,
-    coming: BlockSet,
+    /// What it is about to have; few have anything, so it is kept apart.
+    coming: Option<Box<BlockSet>>,
     load: Load,
     link: Link,
     wrong: bool,
@@ -165,7 +166,7 @@ struct Parent {
 /// What is known of a source's ways.
 #[derive(Debug, Default)]
 struct Link {
-    request: Option<Request>,
+    request: Option<Box<Request>>,
     rest_until: Option<Instant>,
     /// Smoothed time for a block.
     block_time: Option<Duration>,
@@ -178,6 +179,13 @@ struct Request {
     left: BlockSet,
     /// When the last block came, or the request was made.
     progress: Instant,
+}
+
+impl Parent {
+    fn coming(&self) -> &BlockSet {
+        static NOTHING: BlockSet = BlockSet::EMPTY;
+        self.coming.as_deref().unwrap_or(&NOTHING)
+    }
 }
 
 impl Link {
@@ -198,7 +206,7 @@ impl Link {
     fn ask(&mut self, places: &BlockSet, now: Instant) {
         match &mut self.request {
             Some(request) => request.left.add(places),
-            None => self.request = Some(Request { left: *places, progress: now }),
+            None => self.request = Some(Box::new(Request { left: *places, progress: now })),
         }
         self.rest_until = None;
     }
@@ -312,7 +320,7 @@ impl Download {
                         id: holder.node.id,
                         near: !zone.is_empty() && *holder.node.zone == *zone,
                         held: BlockSet::EMPTY,
-                        coming: BlockSet::EMPTY,
+                        coming: None,
                         load: holder.load,
                         link: Link::default(),
                         wrong: false,
@@ -324,7 +332,8 @@ impl Download {
             };
             self.holds(at, &holder.held, &BlockSet::EMPTY);
             let parent = &mut self.parents[at];
-            parent.coming = holder.coming.and(&self.blocks).minus(&parent.held);
+            let coming = holder.coming.and(&self.blocks).minus(&parent.held);
+            parent.coming = (!coming.is_empty()).then(|| Box::new(coming));
             parent.load = holder.load;
         }
     }
@@ -345,7 +354,9 @@ impl Download {
         };
         let (more, fewer) = (now_held.minus(&parent.held), parent.held.minus(&now_held));
         parent.held = now_held;
-        parent.coming = parent.coming.minus(&now_held).minus(lost);
+        if let Some(coming) = &mut parent.coming {
+            **coming = coming.minus(&now_held).minus(lost);
+        }
         more.places().for_each(|place| self.rarity[place as usize] += 1);
         fewer.places().for_each(|place| self.rarity[place as usize] -= 1);
     }
@@ -640,8 +651,8 @@ impl Download {
         let held = of_parents(|parent| &parent.held);
         // What a parent is about to have is waited for only when somebody waits here too.
         let wait = held.is_empty() && urgent;
-        let of = |parent: &Parent| if wait { parent.coming } else { parent.held };
-        let open = if wait { of_parents(|parent| &parent.coming) } else { held };
+        let of: fn(&Parent) -> &BlockSet = if wait { Parent::coming } else { |parent| &parent.held };
+        let open = if wait { of_parents(of) } else { held };
         let start = match urgent {
             true => 0,
             false => chance.below(self.rarity.len()) as u32,
@@ -656,7 +667,7 @@ impl Download {
             })?;
         let parent = &self.parents[at];
         let behind = first..first.saturating_add(parent.link.request_blocks());
-        let useful = open.and(&of(parent));
+        let useful = open.and(of(parent));
         let places: BlockSet = behind.take_while(|place| useful.contains(*place)).collect();
         let id = parent.id;
         self.parents[at].link.ask(&places, now);
