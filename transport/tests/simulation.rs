@@ -345,8 +345,8 @@ impl World {
             }
             let held = std::mem::take(&mut peer.news);
             let have = send!(Have { held, lost: BlockSet::EMPTY, load: Load::default() });
-            let mut watchers = std::mem::take(&mut self.peers[number].watchers);
-            watchers.retain(|watcher| self.peers[*watcher].alive && !self.peers[*watcher].download.is_done());
+            // Whoever has died meanwhile does not listen, and nobody looks.
+            let watchers = std::mem::take(&mut self.peers[number].watchers);
             watchers.iter().for_each(|watcher| self.peers[*watcher].download.have(&id, &have));
             self.peers[number].watchers = watchers;
         }

@@ -123,6 +123,7 @@ macro_rules! messages {
 
 /// What a frame turned out to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "taken apart as soon as it is made")]
 pub enum Decoded {
     /// A message.
     Message(Message),
