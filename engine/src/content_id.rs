@@ -98,11 +98,13 @@ impl RegistryScope {
         Self(Sha256::digest(origin.as_bytes()).into())
     }
 
-    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
+    /// From the 32 bytes of the hash.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+    /// The 32 bytes of the hash.
+    pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }

@@ -1,13 +1,38 @@
 //! How Darter's nodes find each other and move pieces between them.
 //!
-//! The crate holds the peer protocol, the membership of seeds and the choice of parents. It depends on
-//! `darter-engine` for pieces and knows no HTTP: the daemon joins both.
+//! The crate holds the peer protocol, the order of seeds and the choice of parents. It depends on `darter-engine` for
+//! contents and blocks and knows no HTTP: the daemon joins both.
 //!
-//! A node runs alone today, as its own seed, so there is no code here yet. What will be here:
+//! Where a block request goes:
 //!
-//! * `identity`: seed and peer certificates from a shared secret or from files; mutual TLS always.
-//! * `protocol`: messages and state machines as pure code, after the prose in `docs/peer-protocol.md`.
-//! * `membership`: which seeds live; the owner and the deputy of a content.
-//! * `schedule`: which block from which parent, a pure function of what is known.
-//! * `lane`: QUIC, and TLS on TCP where UDP is blocked; the only part with sockets.
+//! ```text
+//!   node that wants a block                        owner of the block's plot (ownership)
+//!   ───────────────────────                        ─────────────────────────────────────
+//!   download   what to ask of whom next
+//!      │  Want ───────────────────────────────▶  schedule   send it? or name who has it?
+//!      │                                             │ asks the map:
+//!      │  ◀── Attested, Blocks  (two copies) ────    tracker    who holds which blocks
+//!      │  ◀── Holders  (the others) ─────────────
+//!      │
+//!      │  Take ──▶ a parent ── Blocks ──▶ right? ── kept, passed on, told: Have, Holds
+//! ```
+//!
+//! What a newcomer should read, in this order: `docs/peer-protocol.md`; [`span`] for the units; [`wire`] for the
+//! messages; [`ownership`], [`tracker`] and [`schedule`] for the seed's side; [`download`] and [`boot_list`] for the
+//! node's. `tests/simulation.rs` plays all of these together, ten thousand nodes at a time.
+//!
+//! All of it is pure: no sockets, no clock, no tasks. Time comes in as an `Instant`, chance as a seeded [`chance`]. What
+//! is not here yet is the shell around it: identity (certificates from a shared secret), membership of seeds (it
+//! will feed [`ownership`]), and the lanes, QUIC and TLS on TCP.
 #![forbid(unsafe_code)]
+
+pub mod block_set;
+pub mod boot_list;
+pub mod chance;
+pub mod download;
+pub mod node;
+pub mod ownership;
+pub mod schedule;
+pub mod span;
+pub mod tracker;
+pub mod wire;

@@ -1,0 +1,33 @@
+//! A frame of the peer protocol: its head, then its payload.
+//!
+//! What is taken for a message is written again and read to the same message, in no more bytes than it came in: a
+//! length that was claimed and not sent takes no memory.
+#![no_main]
+
+use bytes::Bytes;
+use darter_transport::node::{NodeId, Role};
+use darter_transport::wire::{Decoded, FrameHead, HEAD_BYTES, Message, OURS};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((head, payload)) = input.split_first_chunk::<HEAD_BYTES>() else { return };
+    let Ok(head) = FrameHead::decode(*head) else { return };
+    let Ok(Decoded::Message(message)) = Message::decode(head, Bytes::copy_from_slice(payload)) else {
+        return;
+    };
+    let frame = message.encode();
+    assert!(frame.len() <= HEAD_BYTES + payload.len());
+    let again =
+        FrameHead::decode(frame[..HEAD_BYTES].try_into().expect("eight bytes")).expect("our own head");
+    assert_eq!(again.payload_bytes as usize, frame.len() - HEAD_BYTES);
+    assert!(message.may_come_from(Role::Seed));
+    match &message {
+        Message::Hello(hello) => {
+            _ = OURS.agree(NodeId::from_bytes([0; 32]), hello).map_err(|error| error.to_string())
+        }
+        Message::Refused(refused) => _ = refused.reaction(),
+        Message::Blocks(blocks) => assert!(blocks.places().is_none_or(|places| !places.is_empty())),
+        _ => {}
+    }
+    assert_eq!(Message::decode(again, frame.slice(HEAD_BYTES..)), Ok(Decoded::Message(message)));
+});

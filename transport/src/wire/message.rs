@@ -1,0 +1,733 @@
+//! The messages, each with its kind, who may send it, and its fields in the order of the wire.
+
+use std::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+use darter_engine::{ContentId, RegistryScope, Scope};
+
+use super::fields::{BlockDigest, List, Malformed, Opaque, Reader, Text, Wire};
+use super::frame::{FrameHead, framed};
+use crate::block_set::BlockSet;
+use crate::node::{Node, NodeId, Role, ZONE_BYTES_MAX};
+use crate::span::{Plot, SPAN_BLOCKS};
+
+/// Blocks that one [`Blocks`] message announces: 4 MiB, as one request to an origin.
+pub const RUN_BLOCKS_MAX: u32 = 64;
+/// Parents that a node is told of, and that it watches, for one span.
+pub const CANDIDATES_MAX: usize = 24;
+/// Seeds of a cluster.
+pub const SEEDS_MAX: usize = 128;
+/// Changes that one [`Holds`] reports.
+pub const CHANGES_MAX: usize = 64;
+/// Holders that one [`MapPart`] tells of.
+pub const MAP_PART_HOLDERS_MAX: usize = 256;
+/// Runs of blocks in a boot list: 6 bytes each, 64 KiB for a blob.
+pub const BOOT_RUNS_MAX: usize = 64 * 1024 / 6;
+/// Bytes of what the daemon says of an origin: the client's request, with its credentials.
+pub const ERRAND_BYTES_MAX: usize = 24 * 1024;
+/// Bytes of what the daemon says of an origin's verdict.
+pub const VERDICT_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of a packet of the membership.
+pub const GOSSIP_BYTES_MAX: usize = 1100;
+
+/// A client's request at the origin, as the daemons tell it to each other. Means nothing to this crate.
+pub type Errand = Opaque<ERRAND_BYTES_MAX>;
+/// An origin's verdict on a request. Means nothing to this crate.
+pub type Verdict = Opaque<VERDICT_BYTES_MAX>;
+
+/// Fields in their order.
+macro_rules! fields {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $kind:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Debug)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $kind,)* }
+
+        impl Wire for $name {
+            fn put(&self, _to: &mut BytesMut) {
+                $(self.$field.put(_to);)*
+            }
+            fn take(_from: &mut Reader, _: &'static str) -> Result<Self, Malformed> {
+                Ok(Self { $($field: Wire::take(_from, stringify!($field))?,)* })
+            }
+        }
+    )*};
+}
+
+/// `kind, who may send it, what a node does that does not know it: name { fields }`
+macro_rules! messages {
+    ($($(#[$doc:meta])* $kind:literal, $sender:ident, $unknown:ident: $name:ident
+        { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {
+        fields! { $($(#[$doc])* $name { $($(#[$field_doc])* $field: $type,)* })* }
+
+        /// A message of the protocol.
+        #[derive(Clone, PartialEq, Eq, Debug)]
+        pub enum Message {
+            $(#[doc = concat!("[`", stringify!($name), "`]")] $name($name),)*
+        }
+
+        $(impl From<$name> for Message {
+            fn from(message: $name) -> Self {
+                Self::$name(message)
+            }
+        })*
+
+        impl Message {
+            /// The message as a frame: head and payload.
+            pub fn encode(&self) -> Bytes {
+                match self {
+                    $(Self::$name(message) => {
+                        framed($kind, messages!(@is $unknown passed), |to| message.put(to))
+                    })*
+                }
+            }
+
+            /// Reads the payload that `head` stands for. What follows the last known field is of a later version and is
+            /// passed over.
+            ///
+            /// # Errors
+            /// The bytes are none that this message can have.
+            pub fn decode(head: FrameHead, payload: Bytes) -> Result<Decoded, Malformed> {
+                let mut from = Reader::new(payload);
+                let message = match head.kind {
+                    $($kind => $name::take(&mut from, stringify!($name))?.into(),)*
+                    _ if head.may_be_passed_over => return Ok(Decoded::PassedOver),
+                    kind => return Ok(Decoded::Unknown(kind)),
+                };
+                Ok(Decoded::Message(message))
+            }
+
+            /// Whether a node of this role may say this. What only seeds say is refused when it comes from a peer:
+            /// who owns a content, what blocks are right, what is to be purged, who holds what.
+            pub fn may_come_from(&self, role: Role) -> bool {
+                match self {
+                    $(Self::$name(_) => role == Role::Seed || !messages!(@is $sender seed),)*
+                }
+            }
+
+            /// The message's name, for logs.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$name(_) => stringify!($name),)*
+                }
+            }
+
+            /// Every kind with its name, for the documents.
+            pub const KINDS: &[(u16, &str)] = &[$(($kind, stringify!($name)),)*];
+        }
+    };
+    (@is passed passed) => { true };
+    (@is refused passed) => { false };
+    (@is seed seed) => { true };
+    (@is anyone seed) => { false };
+}
+
+/// What a frame turned out to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "taken apart as soon as it is made")]
+pub enum Decoded {
+    /// A message.
+    Message(Message),
+    /// One of a later version, that may be passed over.
+    PassedOver,
+    /// One of a later version: the stream is refused with [`super::Code::Unknown`].
+    Unknown(u16),
+}
+
+messages! {
+    /// The first message of either side on the control stream.
+    0x0001, anyone, refused: Hello {
+        /// The oldest version of the protocol that the node speaks.
+        version_oldest: u16,
+        /// The newest one. These two fields stay where they are in all versions.
+        version_newest: u16,
+        /// What it is; its certificate must say the same.
+        role: Role,
+        /// Where it listens for others.
+        address: SocketAddr,
+        /// Its zone.
+        zone: Text<ZONE_BYTES_MAX>,
+        /// Slots of its store, the seed's weight.
+        capacity_slots: u32,
+        /// Shards: so many connections are of use.
+        shards: u8,
+        /// Name and version of the software, for people.
+        software: Text<63>,
+    }
+    /// All live seeds; replaces what was told before.
+    0x0002, seed, refused: Seeds {
+        /// The seeds.
+        seeds: List<Seed, SEEDS_MAX>,
+    }
+    /// The node goes: nothing new is asked of it, and what it held is no longer held.
+    0x0003, anyone, refused: Leaving {}
+    /// A packet of the membership, on a connection of its own.
+    0x0004, seed, refused: Gossip {
+        /// The packet.
+        packet: Opaque<GOSSIP_BYTES_MAX>,
+    }
+    /// The last message of a stream on which nothing more comes.
+    0x0005, anyone, refused: Refused {
+        /// A [`super::Code`].
+        code: u16,
+        /// When to come again, in milliseconds; 0 if that would be in vain.
+        retry_ms: u32,
+        /// Who to ask instead.
+        instead: Option<Node>,
+        /// What happened, for people.
+        detail: Text<255>,
+        /// The origin's own verdict, if it is one.
+        verdict: Verdict,
+    }
+
+    /// What is this content? Asked of its owner.
+    0x0010, anyone, refused: Describe {
+        /// The content.
+        content: ContentId,
+        /// Named by its digest, not by a URL.
+        by_digest: bool,
+        /// The registry of the client's request.
+        registry: RegistryScope,
+        /// A seed has passed it on: it is not passed on again.
+        forwarded: bool,
+        /// The client's request.
+        errand: Errand,
+    }
+    /// The answer to [`Describe`].
+    0x0011, seed, refused: Description {
+        /// Length in bytes.
+        length: u64,
+        /// The scope that plots of this content are to be asked under.
+        scope: Scope,
+        /// Each span has an owner of its own.
+        by_span: bool,
+        /// Who describes it, after one forwarding the owner and not the seed that was asked.
+        owner: NodeId,
+        /// The media type, or empty.
+        media_type: Text<95>,
+        /// `ETag` or `Last-Modified` of a content named by URL, or empty.
+        validator: Text<127>,
+    }
+
+    /// Blocks, asked of the owner: it sends them, or names who has them.
+    0x0020, anyone, refused: Want {
+        /// Where.
+        plot: Plot,
+        /// What is asked for. With `any` what would be of use, of which the owner chooses.
+        places: BlockSet,
+        /// Bulk: some of these, the rarest first. Else all of these, because a reader waits.
+        any: bool,
+        /// A seed has passed it on: it is not passed on again.
+        forwarded: bool,
+        /// The owner cannot be reached: asks the deputy to stand in.
+        stand_in: bool,
+        /// Holders that were named and did not send.
+        failed: List<NodeId, CANDIDATES_MAX>,
+        /// The client's request.
+        errand: Errand,
+    }
+    /// Blocks, asked of a parent.
+    0x0021, anyone, refused: Take {
+        /// Where.
+        plot: Plot,
+        /// What.
+        places: BlockSet,
+        /// How long to wait for blocks that the parent is about to have.
+        wait_ms: u16,
+    }
+    /// So many blocks follow, in order, bare.
+    0x0022, anyone, refused: Blocks {
+        /// Place of the first.
+        first: u16,
+        /// How many, from 1 to [`RUN_BLOCKS_MAX`], inside the span: see [`Blocks::places`].
+        count: u16,
+    }
+    /// Nothing more comes: what was asked for and not sent is not held.
+    0x0023, anyone, refused: End {}
+    /// Which nodes have blocks of this plot? Asked of the owner.
+    0x0024, anyone, refused: FindParents {
+        /// Where.
+        plot: Plot,
+        /// Who is known already.
+        known: List<NodeId, CANDIDATES_MAX>,
+        /// How many more.
+        wanted: u8,
+    }
+    /// Who has blocks. Answers [`FindParents`], and [`Want`] for blocks that the owner has given often enough.
+    0x0025, seed, refused: Holders {
+        /// The nodes, the best first.
+        holders: List<Holder, CANDIDATES_MAX>,
+    }
+
+    /// Tell me what you have of this, and what comes, until I end the stream.
+    0x0030, anyone, refused: Watch {
+        /// Where.
+        plot: Plot,
+    }
+    /// What has come and gone since the last time; the first one tells everything.
+    0x0031, anyone, refused: Have {
+        /// Now held.
+        held: BlockSet,
+        /// No longer held.
+        lost: BlockSet,
+        /// How busy the node is: see [`Load`].
+        load: Load,
+    }
+    /// The digests of blocks whose bytes the owner took from the origin. Sent to whoever watches the owner.
+    0x0032, seed, refused: Attested {
+        /// Place of the first.
+        first: u16,
+        /// The BLAKE3 of each.
+        digests: List<BlockDigest, { SPAN_BLOCKS as usize }>,
+    }
+
+    /// What this node holds now and no longer, to owner and deputy.
+    0x0040, anyone, refused: Holds {
+        /// The changes since the last batch.
+        changes: List<Change, CHANGES_MAX>,
+        /// How busy the node is.
+        load: Load,
+    }
+    /// A parent did not do what it should, to the owner.
+    0x0041, anyone, refused: Complain {
+        /// Who.
+        parent: NodeId,
+        /// Where.
+        plot: Plot,
+        /// Which block.
+        place: u16,
+        /// What.
+        fault: Fault,
+    }
+    /// The bytes of this content are wrong: drop them.
+    0x0042, seed, refused: Purge {
+        /// The content.
+        content: ContentId,
+        /// Whose bytes.
+        scope: Scope,
+    }
+
+    /// May this client read this? Asked of the owner, which asks the registry once for all.
+    0x0050, anyone, refused: Prove {
+        /// The content.
+        content: ContentId,
+        /// The client's request.
+        errand: Errand,
+    }
+    /// The answer to [`Prove`].
+    0x0051, seed, refused: Proof {
+        /// It may.
+        granted: bool,
+        /// For so long, in seconds.
+        lasts_s: u32,
+        /// The registry's verdict when it may not.
+        verdict: Verdict,
+    }
+
+    /// How does a boot read this content? Asked of the owner.
+    0x0060, anyone, passed: Recall {
+        /// The content.
+        content: ContentId,
+    }
+    /// The blocks of a boot in their order.
+    0x0061, seed, passed: BootOrder {
+        /// Neighbours that were read one after the other.
+        runs: List<BootRun, BOOT_RUNS_MAX>,
+    }
+    /// The blocks of a boot as this node saw them, to the owner.
+    0x0062, anyone, passed: Booted {
+        /// The content.
+        content: ContentId,
+        /// Neighbours that were read one after the other.
+        runs: List<BootRun, BOOT_RUNS_MAX>,
+    }
+
+    /// The map of what this seed has become the owner of, asked of the deputy.
+    0x0070, seed, refused: MapOf {
+        /// The content.
+        content: ContentId,
+        /// Whose bytes.
+        scope: Scope,
+    }
+    /// Part of a map. [`End`] follows the last.
+    0x0071, seed, refused: MapPart {
+        /// Where.
+        plot: Plot,
+        /// Length of the content in bytes.
+        length: u64,
+        /// Who holds what.
+        holders: List<Holder, MAP_PART_HOLDERS_MAX>,
+    }
+}
+
+fields! {
+    /// A seed as others are told of it.
+    Seed {
+        /// The node.
+        node: Node,
+        /// Slots of its store, its weight.
+        capacity_slots: u32,
+        /// It owns contents. A seed that has just joined does not yet.
+        owns: bool,
+    }
+    /// A node that holds blocks.
+    Holder {
+        /// Who and where.
+        node: Node,
+        /// What it has.
+        held: BlockSet,
+        /// What it is about to have: asked for with [`Take::wait_ms`].
+        coming: BlockSet,
+        /// How busy it is.
+        load: Load,
+    }
+    /// What has changed at a holder.
+    Change {
+        /// Where.
+        plot: Plot,
+        /// Now held.
+        held: BlockSet,
+        /// No longer held.
+        lost: BlockSet,
+    }
+    /// Neighbouring blocks of a content, as a boot reads them.
+    BootRun {
+        /// Number of the first block in the content.
+        first: u32,
+        /// How many.
+        count: u16,
+    }
+    /// How busy a node's uplink is: 0 idle, 255 as full as its limits allow.
+    #[derive(Copy, Default, PartialOrd, Ord)]
+    Load {
+        /// In 255ths.
+        busy: u8,
+    }
+}
+
+/// What a parent did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// The bytes of a block had another digest than the attested one.
+    WrongBytes,
+    /// It did not hold the block.
+    NotHeld,
+    /// It sent nothing, or too little.
+    Slow,
+}
+
+impl Wire for Fault {
+    fn put(&self, to: &mut BytesMut) {
+        (*self as u8).put(to);
+    }
+    fn take(from: &mut Reader, field: &'static str) -> Result<Self, Malformed> {
+        match u8::take(from, field)? {
+            0 => Ok(Self::WrongBytes),
+            1 => Ok(Self::NotHeld),
+            2 => Ok(Self::Slow),
+            _ => Err(Malformed::Value(field)),
+        }
+    }
+}
+
+impl Blocks {
+    /// The places that follow; `None` if they are none, too many, or beyond a span.
+    pub fn places(&self) -> Option<std::ops::Range<u32>> {
+        let (first, count) = (u32::from(self.first), u32::from(self.count));
+        ((1..=RUN_BLOCKS_MAX).contains(&count) && first + count <= SPAN_BLOCKS)
+            .then_some(first..first + count)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::span::SpanIndex;
+    use crate::wire::{HEAD_BYTES, MESSAGE_BYTES_MAX};
+    use proptest::prelude::*;
+
+    pub(crate) fn hello() -> Hello {
+        Hello {
+            version_oldest: 1,
+            version_newest: 1,
+            role: Role::Seed,
+            address: ([192, 0, 2, 1], 40_902).into(),
+            zone: Text::cut("a"),
+            capacity_slots: 4096,
+            shards: 4,
+            software: Text::cut("darter 1"),
+        }
+    }
+
+    fn decode(frame: &Bytes) -> Result<Decoded, Malformed> {
+        let head = FrameHead::decode(frame[..HEAD_BYTES].try_into().unwrap()).unwrap();
+        assert_eq!(head.payload_bytes as usize, frame.len() - HEAD_BYTES);
+        Message::decode(head, frame.slice(HEAD_BYTES..))
+    }
+
+    prop_compose! {
+        fn set()(places in prop::collection::vec(0..SPAN_BLOCKS, 0..40)) -> BlockSet {
+            places.into_iter().collect()
+        }
+    }
+    prop_compose! {
+        fn node()(id: [u8; 32], v6: bool, ip: [u8; 16], port: u16, zone in "\\PC{0,12}") -> Node {
+            let [a, b, c, d, ..] = ip;
+            let address = if v6 { (ip, port).into() } else { ([a, b, c, d], port).into() };
+            Node { id: NodeId::from_bytes(id), address, zone: Text::cut(&zone) }
+        }
+    }
+    fn scope() -> impl Strategy<Value = Scope> {
+        any::<Option<[u8; 32]>>().prop_map(|bytes| {
+            bytes.map_or(Scope::Verified, |bytes| Scope::Registry(RegistryScope::from_bytes(bytes)))
+        })
+    }
+    prop_compose! {
+        fn plot()(content: [u8; 32], scope in scope(), span: u32) -> Plot {
+            Plot { content: ContentId::from_bytes(content), scope, span: SpanIndex::from_number(span) }
+        }
+    }
+    prop_compose! {
+        fn holder()(node in node(), held in set(), coming in set(), busy: u8) -> Holder {
+            Holder { node, held, coming, load: Load { busy } }
+        }
+    }
+    fn opaque<const MAX: usize>() -> impl Strategy<Value = Opaque<MAX>> {
+        prop::collection::vec(any::<u8>(), 0..200)
+            .prop_map(|bytes| Opaque::new(bytes.into()).expect("a short one"))
+    }
+    fn boot_runs() -> impl Strategy<Value = List<BootRun, BOOT_RUNS_MAX>> {
+        prop::collection::vec(any::<(u32, u16)>(), 0..50)
+            .prop_map(|runs| List::first_of(runs.into_iter().map(|(first, count)| BootRun { first, count })))
+    }
+
+    /// Any message, each kind as often as any other.
+    pub(crate) fn message() -> impl Strategy<Value = Message> {
+        let id = || any::<[u8; 32]>().prop_map(ContentId::from_bytes);
+        let node_id = || any::<[u8; 32]>().prop_map(NodeId::from_bytes);
+        let role = any::<bool>().prop_map(|seed| if seed { Role::Seed } else { Role::Peer });
+        let fault = prop_oneof![Just(Fault::WrongBytes), Just(Fault::NotHeld), Just(Fault::Slow)];
+        let load = || any::<u8>().prop_map(|busy| Load { busy });
+        let sessions = prop_oneof![
+            (any::<(u16, u16, u32, u8)>(), role, node(), "\\PC{0,30}").prop_map(
+                |(numbers, role, node, text)| {
+                    let (version_oldest, version_newest, capacity_slots, shards) = numbers;
+                    let Node { address, zone, .. } = node;
+                    let software = Text::cut(&text);
+                    Hello {
+                        version_oldest,
+                        version_newest,
+                        role,
+                        address,
+                        zone,
+                        capacity_slots,
+                        shards,
+                        software,
+                    }
+                    .into()
+                }
+            ),
+            prop::collection::vec((node(), any::<u32>(), any::<bool>()), 0..5).prop_map(|seeds| {
+                let seed = |(node, capacity_slots, owns)| Seed { node, capacity_slots, owns };
+                Seeds { seeds: List::first_of(seeds.into_iter().map(seed)) }.into()
+            }),
+            Just(Leaving {}.into()),
+            opaque().prop_map(|packet| Gossip { packet }.into()),
+            (any::<(u16, u32)>(), prop::option::of(node()), "\\PC{0,80}", opaque()).prop_map(
+                |((code, retry_ms), instead, text, verdict)| {
+                    Refused { code, retry_ms, instead, detail: Text::cut(&text), verdict }.into()
+                }
+            ),
+        ];
+        let contents = prop_oneof![
+            (id(), any::<(bool, [u8; 32], bool)>(), opaque()).prop_map(
+                |(content, (by_digest, registry, forwarded), errand)| {
+                    let registry = RegistryScope::from_bytes(registry);
+                    Describe { content, by_digest, registry, forwarded, errand }.into()
+                }
+            ),
+            (any::<(u64, bool)>(), scope(), node_id(), "\\PC{0,30}").prop_map(
+                |((length, by_span), scope, owner, text)| {
+                    let (media_type, validator) = (Text::cut(&text), Text::cut(&text));
+                    Description { length, scope, by_span, owner, media_type, validator }.into()
+                }
+            ),
+            (id(), opaque()).prop_map(|(content, errand)| Prove { content, errand }.into()),
+            (any::<(bool, u32)>(), opaque()).prop_map(|((granted, lasts_s), verdict)| Proof {
+                granted,
+                lasts_s,
+                verdict
+            }
+            .into()),
+            (id(), scope()).prop_map(|(content, scope)| Purge { content, scope }.into()),
+            id().prop_map(|content| Recall { content }.into()),
+            boot_runs().prop_map(|runs| BootOrder { runs }.into()),
+            (id(), boot_runs()).prop_map(|(content, runs)| Booted { content, runs }.into()),
+            (id(), scope()).prop_map(|(content, scope)| MapOf { content, scope }.into()),
+        ];
+        let blocks = prop_oneof![
+            (plot(), set(), any::<[bool; 3]>(), prop::collection::vec(node_id(), 0..9), opaque()).prop_map(
+                |(plot, places, [any, forwarded, stand_in], failed, errand)| {
+                    let failed = List::first_of(failed);
+                    Want { plot, places, any, forwarded, stand_in, failed, errand }.into()
+                }
+            ),
+            (plot(), set(), any::<u16>())
+                .prop_map(|(plot, places, wait_ms)| Take { plot, places, wait_ms }.into()),
+            any::<(u16, u16)>().prop_map(|(first, count)| Blocks { first, count }.into()),
+            Just(End {}.into()),
+            (plot(), prop::collection::vec(node_id(), 0..9), any::<u8>()).prop_map(
+                |(plot, known, wanted)| { FindParents { plot, known: List::first_of(known), wanted }.into() }
+            ),
+            prop::collection::vec(holder(), 0..5)
+                .prop_map(|holders| Holders { holders: List::first_of(holders) }.into()),
+            plot().prop_map(|plot| Watch { plot }.into()),
+            (set(), set(), load()).prop_map(|(held, lost, load)| Have { held, lost, load }.into()),
+            (any::<u16>(), prop::collection::vec(any::<[u8; 32]>(), 0..9))
+                .prop_map(|(first, digests)| Attested { first, digests: List::first_of(digests) }.into()),
+            (prop::collection::vec((plot(), set(), set()), 0..5), load()).prop_map(|(changes, load)| {
+                let change = |(plot, held, lost)| Change { plot, held, lost };
+                Holds { changes: List::first_of(changes.into_iter().map(change)), load }.into()
+            }),
+            (node_id(), plot(), any::<u16>(), fault).prop_map(|(parent, plot, place, fault)| Complain {
+                parent,
+                plot,
+                place,
+                fault
+            }
+            .into()),
+            (plot(), any::<u64>(), prop::collection::vec(holder(), 0..5)).prop_map(
+                |(plot, length, holders)| {
+                    MapPart { plot, length, holders: List::first_of(holders) }.into()
+                }
+            ),
+        ];
+        prop_oneof![5 => sessions, 9 => contents, 12 => blocks]
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_survives(message in message()) {
+            prop_assert_eq!(decode(&message.encode()), Ok(Decoded::Message(message)));
+        }
+
+        /// A later version appends fields; this one reads what it knows.
+        #[test]
+        fn fields_of_a_later_version_are_passed_over(message in message(), more in prop::collection::vec(any::<u8>(), 0..9)) {
+            let frame = message.encode();
+            let mut head = FrameHead::decode(frame[..HEAD_BYTES].try_into().unwrap()).unwrap();
+            head.payload_bytes += more.len() as u32;
+            let payload = [&frame[HEAD_BYTES..], &more[..]].concat();
+            prop_assert_eq!(Message::decode(head, payload.into()), Ok(Decoded::Message(message)));
+        }
+
+        #[test]
+        fn a_message_cut_short_is_refused(message in message(), cut in 1..64usize) {
+            let frame = message.encode();
+            let payload = frame.slice(HEAD_BYTES..frame.len().saturating_sub(cut).max(HEAD_BYTES));
+            prop_assume!(payload.len() + HEAD_BYTES < frame.len());
+            let head = FrameHead::decode(frame[..HEAD_BYTES].try_into().unwrap()).unwrap();
+            prop_assert!(Message::decode(head, payload).is_err());
+        }
+
+        #[test]
+        fn no_bytes_do_harm(kind in 0..0x80u16, payload in prop::collection::vec(any::<u8>(), 0..300)) {
+            let head = FrameHead { payload_bytes: payload.len() as u32, kind, may_be_passed_over: false };
+            if let Ok(Decoded::Message(message)) = Message::decode(head, payload.into()) {
+                prop_assert_eq!(decode(&message.encode()), Ok(Decoded::Message(message)));
+            }
+        }
+    }
+
+    /// The fullest message of each list, in its longest form.
+    #[test]
+    fn the_longest_messages_fit_into_a_frame() {
+        let node = Node {
+            id: NodeId::from_bytes([1; 32]),
+            address: ([0xff; 16], 1).into(),
+            zone: Text::cut(&"z".repeat(ZONE_BYTES_MAX)),
+        };
+        let all = BlockSet::first(SPAN_BLOCKS);
+        let scope = Scope::Registry(RegistryScope::from_bytes([1; 32]));
+        let plot = Plot { content: ContentId::from_bytes([1; 32]), scope, span: SpanIndex::FIRST };
+        let holder = Holder { node: node.clone(), held: all, coming: all, load: Load { busy: 1 } };
+        let change = Change { plot, held: all, lost: all };
+        let seed = Seed { node, capacity_slots: 1, owns: true };
+        let longest: [Message; 6] = [
+            MapPart { plot, length: 1, holders: List::first_of(vec![holder.clone(); 9999]) }.into(),
+            Holders { holders: List::first_of(vec![holder; 9999]) }.into(),
+            Holds { changes: List::first_of(vec![change; 9999]), load: Load { busy: 1 } }.into(),
+            Seeds { seeds: List::first_of(vec![seed; 9999]) }.into(),
+            BootOrder { runs: List::first_of(vec![BootRun { first: 1, count: 1 }; 99_999]) }.into(),
+            Attested { first: 0, digests: List::first_of(vec![[1; 32]; 9999]) }.into(),
+        ];
+        for message in longest {
+            let frame = message.encode();
+            assert!(frame.len() - HEAD_BYTES <= MESSAGE_BYTES_MAX as usize, "{}", message.name());
+            assert_eq!(decode(&frame), Ok(Decoded::Message(message)));
+        }
+    }
+
+    fn check(message: impl Into<Message>, bytes: &[u8]) {
+        assert_eq!(message.into().encode(), bytes);
+    }
+
+    /// The bytes of version 1. If this has to change, the protocol has changed.
+    #[test]
+    fn known_bytes() {
+        #[rustfmt::skip]
+        check(hello(), &[
+            30, 0, 0, 0,  1, 0,  0, 0,
+            1, 0,  1, 0,  1,  4, 192, 0, 2, 1, 0xc6, 0x9f,  1, 0, b'a',  0, 16, 0, 0,  4,
+            8, 0, b'd', b'a', b'r', b't', b'e', b'r', b' ', b'1',
+        ]);
+        let content = ContentId::from_bytes([7; 32]);
+        let plot = Plot { content, scope: Scope::Verified, span: SpanIndex::from_number(2) };
+        let take = Take { plot, places: [0, 9].into_iter().collect(), wait_ms: 500 };
+        let plot_bytes = [&[7; 32][..], &[0], &[2, 0, 0, 0]].concat();
+        check(take, &[&[43, 0, 0, 0, 0x21, 0, 0, 0], &plot_bytes[..], &[10, 0, 1, 2, 0xf4, 1]].concat());
+        check(Blocks { first: 960, count: 64 }, &[4, 0, 0, 0, 0x22, 0, 0, 0, 0xc0, 3, 64, 0]);
+        check(End {}, &[0, 0, 0, 0, 0x23, 0, 0, 0]);
+        check(Recall { content }, &[&[32, 0, 0, 0, 0x60, 0, 1, 0], &[7; 32][..]].concat());
+    }
+
+    #[test]
+    fn a_kind_of_a_later_version_is_passed_over_or_refused() {
+        let head = |may_be_passed_over| FrameHead { payload_bytes: 1, kind: 0x7fff, may_be_passed_over };
+        assert_eq!(Message::decode(head(true), Bytes::from_static(b"x")), Ok(Decoded::PassedOver));
+        assert_eq!(Message::decode(head(false), Bytes::from_static(b"x")), Ok(Decoded::Unknown(0x7fff)));
+    }
+
+    /// A peer's certificate does not make a node one that owns, attests or purges.
+    #[test]
+    fn what_only_seeds_say_does_not_come_from_a_peer() {
+        let content = ContentId::from_bytes([7; 32]);
+        let purge: Message = Purge { content, scope: Scope::Verified }.into();
+        let attested: Message = Attested { first: 0, digests: List::default() }.into();
+        let holders: Message = Holders { holders: List::default() }.into();
+        for message in [purge, attested, holders] {
+            assert!(message.may_come_from(Role::Seed) && !message.may_come_from(Role::Peer));
+        }
+        let have = Have { held: BlockSet::EMPTY, lost: BlockSet::EMPTY, load: Load::default() };
+        assert!(Message::from(have).may_come_from(Role::Peer));
+    }
+
+    #[test]
+    fn a_run_of_blocks_lies_inside_a_span() {
+        let places = |first, count| Blocks { first, count }.places();
+        assert_eq!(places(0, 64), Some(0..64));
+        assert_eq!(places(960, 64), Some(960..1024));
+        assert_eq!(
+            [places(0, 0), places(0, 65), places(961, 64), places(u16::MAX, u16::MAX)],
+            [const { None }; 4]
+        );
+    }
+
+    /// The document names every message by its kind.
+    #[test]
+    fn the_document_knows_every_message() {
+        let document = include_str!("../../../docs/peer-protocol.md");
+        for (kind, name) in Message::KINDS {
+            assert!(document.contains(&format!("| {kind:#06x} | `{name}` |")), "{kind:#06x} {name}");
+        }
+    }
+}
