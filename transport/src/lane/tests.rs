@@ -306,7 +306,9 @@ fn more_streams_than_allowed_wait() {
         run(async {
             let Pair { near, far, _endpoints } = Pair::new(lanes).await;
             let mut open = Vec::new();
-            for number in 0..STREAMS_MAX {
+            // On QUIC the stream that began the connection still counts.
+            let room = if lanes == Lanes::Quic { STREAMS_MAX - 1 } else { STREAMS_MAX };
+            for number in 0..room {
                 let (mut send, recv) = near.open().await.expect("a stream");
                 send.write(message(&number.to_string())).await.expect("written");
                 open.push((send, recv));
