@@ -116,7 +116,10 @@ impl Identity {
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("own", &self.own).field("renew_at", &self.renew_at).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("own", &self.own)
+            .field("renew_at", &self.renew_at)
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,7 +150,9 @@ impl Identities {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The file for peers, and a node that is to be a seed.
-    #[error("these secrets are those of peers and cannot make a seed: give seeds the file that holds `seed-secret`")]
+    #[error(
+        "these secrets are those of peers and cannot make a seed: give seeds the file that holds `seed-secret`"
+    )]
     NoSeedSecret,
     /// No leaf.
     #[error(transparent)]
@@ -167,7 +172,9 @@ pub enum IdentityError {
     #[error("other nodes would refuse this one: {0}")]
     Own(Refusal),
     /// Certificate and key do not fit.
-    #[error("cluster.tls.cert and cluster.tls.key do not make an identity (is the key that of the certificate?): {0}")]
+    #[error(
+        "cluster.tls.cert and cluster.tls.key do not make an identity (is the key that of the certificate?): {0}"
+    )]
     Tls(rustls::Error),
 }
 

@@ -67,7 +67,9 @@ mod tests {
     fn anything_else_is_refused() {
         let text = NodeKey::generate().expect("randomness").to_text();
         let longer = format!("{text}\n");
-        for other in ["", "darter-node-key 1", &text[1..], &text[..text.len() - 2], &longer, &text.to_uppercase()] {
+        for other in
+            ["", "darter-node-key 1", &text[1..], &text[..text.len() - 2], &longer, &text.to_uppercase()]
+        {
             assert!(NodeKey::parse(other).is_none(), "{other}");
         }
     }

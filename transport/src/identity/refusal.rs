@@ -8,19 +8,27 @@ use rustls::{AlertDescription, CertificateError};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
     /// None was sent.
-    #[error("it shows no certificate: every node of a cluster needs one; set cluster.secretFile or cluster.tls on it")]
+    #[error(
+        "it shows no certificate: every node of a cluster needs one; set cluster.secretFile or cluster.tls on it"
+    )]
     Missing,
     /// Its time is over.
     #[error("its certificate has expired: is its clock right, and is its file (cluster.tls.cert) renewed?")]
     Expired,
     /// Its time has not come.
-    #[error("its certificate is not valid yet: the clocks of the two nodes differ by more than an hour, or one is wrong")]
+    #[error(
+        "its certificate is not valid yet: the clocks of the two nodes differ by more than an hour, or one is wrong"
+    )]
     NotYetValid,
     /// Signed by nobody whom we believe.
-    #[error("its certificate is not of this cluster: give both nodes the same cluster.secretFile (or cluster.tls.ca)")]
+    #[error(
+        "its certificate is not of this cluster: give both nodes the same cluster.secretFile (or cluster.tls.ca)"
+    )]
     Foreign,
     /// It is signed by the peers' authority and claims to be a seed's, or the other way round.
-    #[error("its certificate claims a role that its authority cannot give: only a certificate made of the seed secret is a seed's")]
+    #[error(
+        "its certificate claims a role that its authority cannot give: only a certificate made of the seed secret is a seed's"
+    )]
     Role,
     /// A certificate from a file that says neither.
     #[error(
@@ -33,7 +41,9 @@ pub enum Refusal {
     #[error("its certificate is malformed, not signed right, or not made for TLS clients and servers")]
     Malformed,
     /// The two sides have no protocol in common.
-    #[error("it speaks another version of the lanes' protocol: install the same release of darter on both nodes")]
+    #[error(
+        "it speaks another version of the lanes' protocol: install the same release of darter on both nodes"
+    )]
     Version,
 }
 

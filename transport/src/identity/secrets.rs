@@ -154,17 +154,16 @@ impl ClusterSecrets {
             let Some(current) = &mut unfinished else { return Err(SecretsError::Misplaced { line }) };
             let bytes = || hex::bytes_of(value).ok_or(SecretsError::Digits { line });
             match key {
-                "seed-secret" if current.seed.is_none() => current.seed = Some(SeedKey::Secret(Secret(bytes()?))),
+                "seed-secret" if current.seed.is_none() => {
+                    current.seed = Some(SeedKey::Secret(Secret(bytes()?)))
+                }
                 "seed-public" if current.seed.is_none() => current.seed = Some(SeedKey::Public(bytes()?)),
                 "peer-secret" if current.peer.is_none() => current.peer = Some(Secret(bytes()?)),
                 _ => return Err(SecretsError::Misplaced { line }),
             }
             if let Unfinished { issues_from_s, seed: Some(seed), peer: Some(peer) } = current {
-                let whole = Generation {
-                    issues_from_s: *issues_from_s,
-                    seed: seed.clone(),
-                    peer: peer.clone(),
-                };
+                let whole =
+                    Generation { issues_from_s: *issues_from_s, seed: seed.clone(), peer: peer.clone() };
                 generations.push(whole);
                 unfinished = None;
             }
@@ -194,8 +193,7 @@ impl ClusterSecrets {
                 SeedKey::Public(public) => ("seed-public", public),
             };
             let (seed, peer) = (hex::text_of(seed), hex::text_of(&peer.0));
-            let written =
-                writeln!(text, "generation {issues_from_s}\n{name} {seed}\npeer-secret {peer}");
+            let written = writeln!(text, "generation {issues_from_s}\n{name} {seed}\npeer-secret {peer}");
             written.expect("a text takes everything");
         }
         text
@@ -254,7 +252,9 @@ pub enum AddError {
     #[error("it is the file for peers: add to the file for seeds, from which the one for peers is made")]
     ForPeers,
     /// None of the generations has been in use.
-    #[error("it holds {GENERATIONS_MAX} generations, none of which is out of use: wait until the last one is in use")]
+    #[error(
+        "it holds {GENERATIONS_MAX} generations, none of which is out of use: wait until the last one is in use"
+    )]
     TooMany,
     /// No random numbers.
     #[error(transparent)]
@@ -268,16 +268,22 @@ pub enum SecretsError {
     #[error("it does not begin with `{FIRST_LINE}`: make one with `darter cluster init`")]
     Foreign,
     /// A format that this code does not know.
-    #[error("it has another version than `{FIRST_LINE}`, the only one that this darter reads: install the one that wrote it")]
+    #[error(
+        "it has another version than `{FIRST_LINE}`, the only one that this darter reads: install the one that wrote it"
+    )]
     OtherVersion,
     /// No file of secrets is that long.
     #[error("it is longer than {SECRETS_BYTES_MAX} bytes")]
     TooLong,
     /// Too many generations.
-    #[error("it holds more than {GENERATIONS_MAX} generations: remove those that are out of use, the oldest first")]
+    #[error(
+        "it holds more than {GENERATIONS_MAX} generations: remove those that are out of use, the oldest first"
+    )]
     TooMany,
     /// Something is missing before this line, or at the end.
-    #[error("line {line}: the generation before it lacks its seed-secret (or seed-public) or its peer-secret")]
+    #[error(
+        "line {line}: the generation before it lacks its seed-secret (or seed-public) or its peer-secret"
+    )]
     Incomplete {
         /// Counted from 1.
         line: usize,
@@ -386,7 +392,9 @@ mod tests {
     fn no_secret_is_printed() {
         let secrets = ClusterSecrets::generate(NOW).expect("randomness");
         let shown = format!("{secrets:?}");
-        assert!(shown.contains("Secret(…)") && !shown.contains(&hex::text_of(&secrets.generations[0].peer.0)));
+        assert!(
+            shown.contains("Secret(…)") && !shown.contains(&hex::text_of(&secrets.generations[0].peer.0))
+        );
     }
 
     proptest! {

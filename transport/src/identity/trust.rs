@@ -288,7 +288,8 @@ mod tests {
         const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let mut text = String::new();
         for three in der.chunks(3) {
-            let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+            let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
+                << (8 * (3 - three.len()));
             for digit in 0..4 {
                 let at = (bits >> (18 - 6 * digit) & 63) as usize;
                 text.push(if digit <= three.len() { char::from(DIGITS[at]) } else { '=' });
@@ -322,7 +323,8 @@ mod tests {
         check(&["node-7.example"], Err("names no role"));
         check(&[SEED_NAME, PEER_NAME], Err("names no role"));
         let other = KeyPair::generate().expect("a key");
-        let leaf = CertificateParams::new([PEER_NAME.to_owned()]).and_then(|leaf| leaf.signed_by(&other, &issuer));
+        let leaf =
+            CertificateParams::new([PEER_NAME.to_owned()]).and_then(|leaf| leaf.signed_by(&other, &issuer));
         let leaf = pem("CERTIFICATE", leaf.expect("signed").der());
         let mixed = Identity::from_pem(&ca, &leaf, &key_pem, now()).expect_err("another key").to_string();
         assert!(mixed.contains("is the key that of the certificate?"), "{mixed}");

@@ -62,14 +62,13 @@ impl Endpoint {
         let (ready, ready_here) = mpsc::channel(READY_MAX);
         let gate = Arc::new(Gate {
             identities: Arc::clone(&identities),
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            quic: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            tcp: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             ready,
         });
         quic.set_server_config(Some(quic::server(&identities.current()).map_err(io::Error::other)?));
-        let accepting = [
-            tokio::spawn(accept_quic(quic.clone(), Arc::clone(&gate))),
-            tokio::spawn(accept_tcp(tcp, gate)),
-        ];
+        let accepting =
+            [tokio::spawn(accept_quic(quic.clone(), Arc::clone(&gate))), tokio::spawn(accept_tcp(tcp, gate))];
         Ok(Self { quic, socket, local, identities, lanes, ready: Mutex::new(ready_here), accepting })
     }
 
@@ -121,7 +120,10 @@ impl Drop for Endpoint {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Endpoint").field("local", &self.local).field("lanes", &self.lanes).finish_non_exhaustive()
+        f.debug_struct("Endpoint")
+            .field("local", &self.local)
+            .field("lanes", &self.lanes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -137,7 +139,8 @@ impl Attempts<'_> {
         let attempt = async {
             let (lane, chain) = match kind {
                 LaneKind::Quic => {
-                    let config = quic::client(self.identity).map_err(|error| LaneError::Lost(error.to_string()))?;
+                    let config =
+                        quic::client(self.identity).map_err(|error| LaneError::Lost(error.to_string()))?;
                     let connecting = self.endpoint.quic.connect_with(config, self.remote, NAME);
                     let connecting = connecting.map_err(|error| LaneError::Lost(error.to_string()))?;
                     let connection = connecting.await?;
@@ -149,7 +152,8 @@ impl Attempts<'_> {
                     (Lane::Tcp(Arc::new(tcp)), chain)
                 }
             };
-            let member = self.identity.trust().member(&chain, SystemTime::now()).map_err(LaneError::Refused)?;
+            let member =
+                self.identity.trust().member(&chain, SystemTime::now()).map_err(LaneError::Refused)?;
             let (mut send, mut recv) = lane.open().await?;
             send.write(Bytes::from_static(TAKEN)).await?;
             send.finish();
@@ -204,7 +208,9 @@ impl Attempts<'_> {
 /// What both ways in share.
 struct Gate {
     identities: Arc<Identities>,
-    handshakes: Arc<Semaphore>,
+    /// Who fills up one way with handshakes that never end leaves the other one open.
+    quic: Arc<Semaphore>,
+    tcp: Arc<Semaphore>,
     ready: mpsc::Sender<Connection>,
 }
 
@@ -248,11 +254,11 @@ fn taken(word: [u8; TAKEN.len()]) -> Result<((), usize), &'static str> {
 
 async fn accept_quic(endpoint: quinn::Endpoint, gate: Arc<Gate>) {
     while let Some(incoming) = endpoint.accept().await {
-        let Ok(permit) = Arc::clone(&gate.handshakes).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&gate.quic).try_acquire_owned() else {
             incoming.refuse();
             continue;
         };
-        let busy = gate.handshakes.available_permits() < HANDSHAKES_MAX / 2;
+        let busy = gate.quic.available_permits() < HANDSHAKES_MAX / 2;
         if busy && !incoming.remote_address_validated() && incoming.may_retry() {
             // Fails only where it may not be done.
             let _ = incoming.retry();
@@ -291,7 +297,7 @@ async fn accept_tcp(listener: TcpListener, gate: Arc<Gate>) {
             }
         };
         // Beyond them the kernel's queue waits.
-        let Ok(permit) = Arc::clone(&gate.handshakes).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&gate.tcp).acquire_owned().await else { return };
         let gate = Arc::clone(&gate);
         tokio::spawn(async move {
             let identity = gate.identities.current();

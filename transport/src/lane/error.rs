@@ -70,7 +70,8 @@ impl LaneError {
     /// The meaning of an error of TLS, in a handshake on TCP.
     pub(super) fn of_tls(error: &rustls::Error) -> Self {
         if let rustls::Error::AlertReceived(alert) = error {
-            return Refusal::from_alert(*alert).map_or_else(|| Self::Lost(error.to_string()), Self::RefusedBy);
+            return Refusal::from_alert(*alert)
+                .map_or_else(|| Self::Lost(error.to_string()), Self::RefusedBy);
         }
         Refusal::from_tls(error).map_or_else(|| Self::Lost(error.to_string()), Self::Refused)
     }
@@ -98,10 +99,9 @@ impl From<quinn::ConnectionError> for LaneError {
                 Some(refusal) => Self::RefusedBy(refusal),
                 None => Self::Lost(error.to_string()),
             },
-            Quic::ApplicationClosed(close) => Self::Closed {
-                code: code_of(close.error_code),
-                reason: printable(&close.reason),
-            },
+            Quic::ApplicationClosed(close) => {
+                Self::Closed { code: code_of(close.error_code), reason: printable(&close.reason) }
+            }
             Quic::Reset => Self::Lost("the other node has forgotten it, as after a restart".into()),
             Quic::TimedOut => Self::TimedOut,
             Quic::LocallyClosed => Self::ClosedHere,

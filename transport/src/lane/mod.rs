@@ -40,7 +40,7 @@ pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 pub const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// The longest message, head and all, that [`RecvHalf::read_message`] takes.
 pub const MESSAGE_BYTES_MAX: usize = 128 << 10;
-/// Handshakes of incoming connections that one shard has under way. Beyond half of them a QUIC client has to show
+/// Handshakes of incoming connections that one shard has under way on each lane. Beyond half of them a QUIC client has to show
 /// first that its address is its own.
 pub const HANDSHAKES_MAX: usize = 64;
 /// How long a handshake may take.

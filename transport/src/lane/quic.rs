@@ -8,15 +8,16 @@ use std::time::Duration;
 use aws_lc_rs::{hmac, rand};
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, EndpointConfig, MtuDiscoveryConfig, Runtime, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    ClientConfig, EndpointConfig, MtuDiscoveryConfig, Runtime, ServerConfig, TokioRuntime, TransportConfig,
+    VarInt,
 };
 use rustls::pki_types::CertificateDer;
 
 use super::clamp::ClampedSocket;
 use super::steering::ShardIds;
 use super::{
-    CONNECTION_WINDOW_BYTES, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, IDLE_TIMEOUT, KEEP_ALIVE, STREAM_WINDOW_BYTES,
-    STREAMS_MAX,
+    CONNECTION_WINDOW_BYTES, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, IDLE_TIMEOUT, KEEP_ALIVE,
+    STREAM_WINDOW_BYTES, STREAMS_MAX,
 };
 use crate::identity::Identity;
 
@@ -34,7 +35,8 @@ pub(super) fn endpoint(socket: UdpSocket, shard: u8) -> io::Result<(quinn::Endpo
     let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret)));
     config.max_udp_payload_size(MTU_BYTES_MAX).map_err(io::Error::other)?;
     config.cid_generator(move || Box::new(ShardIds { shard }));
-    let endpoint = quinn::Endpoint::new_with_abstract_socket(config, None, Arc::clone(&socket) as _, runtime)?;
+    let endpoint =
+        quinn::Endpoint::new_with_abstract_socket(config, None, Arc::clone(&socket) as _, runtime)?;
     Ok((endpoint, socket))
 }
 

@@ -360,7 +360,9 @@ async fn send(shared: &Shared, to: impl AsyncWrite + Unpin) -> io::Result<()> {
                     to.write_all(&payload).await?;
                     if let Head::Close { .. } = head { to.flush().await } else { Ok(()) }
                 };
-                timeout(IDLE_TIMEOUT, written).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                timeout(IDLE_TIMEOUT, written)
+                    .await
+                    .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
                 if let Head::Close { .. } = head {
                     let _ = timeout(IDLE_TIMEOUT, to.shutdown()).await;
                     return Ok(());
@@ -368,7 +370,9 @@ async fn send(shared: &Shared, to: impl AsyncWrite + Unpin) -> io::Result<()> {
             }
             None if over => return Ok(()),
             None => {
-                timeout(IDLE_TIMEOUT, to.flush()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                timeout(IDLE_TIMEOUT, to.flush())
+                    .await
+                    .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
                 if timeout(KEEP_ALIVE, shared.work.notified()).await.is_err() {
                     shared.state().mux.say_here();
                 }

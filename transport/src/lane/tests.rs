@@ -243,7 +243,8 @@ fn secrets_are_rotated_while_connections_live() {
             // A node that was given the new file first is refused until this one has it too.
             let after = endpoint(identity(&both, Role::Peer), lanes);
             assert!(after.connect(seed.local_addr()).await.expect_err("unknown").is_refusal());
-            identities.replace(Identity::from_secrets(&both, Role::Seed, &key, SystemTime::now()).expect("valid"));
+            identities
+                .replace(Identity::from_secrets(&both, Role::Seed, &key, SystemTime::now()).expect("valid"));
             let (new, accepted) = tokio::join!(after.connect(seed.local_addr()), seed.accept());
             let new = new.expect("connected");
             assert_eq!(new.member().id, near.member().id, "the node is the same");
@@ -335,7 +336,9 @@ fn a_message_that_promises_too_much_is_refused_unread() {
         run(async {
             let Pair { near, far, _endpoints } = Pair::new(lanes).await;
             let huge = |head: [u8; 8]| Ok::<_, String>(((), u64::from_le_bytes(head) as usize));
-            for (promised, expected) in [(u64::MAX, usize::MAX), (MESSAGE_BYTES_MAX as u64, MESSAGE_BYTES_MAX)] {
+            for (promised, expected) in
+                [(u64::MAX, usize::MAX), (MESSAGE_BYTES_MAX as u64, MESSAGE_BYTES_MAX)]
+            {
                 let (mut send, _recv) = near.open().await.expect("a stream");
                 send.write(Bytes::copy_from_slice(&promised.to_le_bytes())).await.expect("written");
                 let (_far_send, mut recv) = far.accept().await.expect("a stream");
@@ -383,7 +386,10 @@ fn every_packet_comes_to_the_shard_of_its_connection() {
     let secrets = secrets();
     let (near, far) = (sockets(SHARDS), sockets(SHARDS));
     let remote = far[0].local_addr().expect("bound");
-    assert_eq!(near.iter().map(|socket| socket.local_addr().expect("bound")).collect::<Vec<_>>(), vec![near[0].local_addr().expect("bound"); 3]);
+    assert_eq!(
+        near.iter().map(|socket| socket.local_addr().expect("bound")).collect::<Vec<_>>(),
+        vec![near[0].local_addr().expect("bound"); 3]
+    );
     let (peers, seeds) = (
         Arc::new(Identities::new(identity(&secrets, Role::Peer))),
         Arc::new(Identities::new(identity(&secrets, Role::Seed))),
@@ -393,7 +399,9 @@ fn every_packet_comes_to_the_shard_of_its_connection() {
         on_shards(far, &seeds, async move |_, endpoint| {
             let mut held = Vec::new();
             while DONE.load(Ordering::Relaxed) < all {
-                let Ok(accepted) = timeout(Duration::from_millis(50), endpoint.accept()).await else { continue };
+                let Ok(accepted) = timeout(Duration::from_millis(50), endpoint.accept()).await else {
+                    continue;
+                };
                 let connection = accepted.expect("open");
                 HERE.fetch_add(1, Ordering::Relaxed);
                 held.push(connection.clone());
@@ -472,7 +480,10 @@ fn nobody_there_is_said_of_both_lanes() {
         let error = peer.connect(hole.local_addr().expect("bound")).await.expect_err("nobody");
         let lanes: Vec<_> = error.attempts.iter().map(|(lane, _)| *lane).collect();
         assert!(lanes.contains(&LaneKind::Quic) && lanes.contains(&LaneKind::Tcp), "{error}");
-        assert!(!error.is_refusal() && error.to_string().contains("cannot connect to node 127.0.0.1:"), "{error}");
+        assert!(
+            !error.is_refusal() && error.to_string().contains("cannot connect to node 127.0.0.1:"),
+            "{error}"
+        );
     });
 }
 
