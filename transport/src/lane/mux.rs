@@ -13,8 +13,9 @@
 //! | 5 | still here | 0 | 0 |
 //! | 6 | the connection is closed | why | length of a reason of at most 256 bytes |
 //!
-//! Streams of the side that dialled have odd numbers, of the other even ones, each counting up without a gap; the first
-//! part with the next number opens it. A stream is over when both directions have had a part 1 or 2.
+//! Streams of the side that dialled have odd numbers, of the other even ones. The first part of a number opens it, and
+//! with it all lower ones that are not open yet, for they were opened before. A stream is over when both directions have
+//! had a part 1 or 2.
 //!
 //! **Credit.** A sender may be ahead of its receiver by [`STREAM_WINDOW_BYTES`] on a stream and by
 //! [`CONNECTION_WINDOW_BYTES`] on all of them. Data is charged with its length and [`PART_CHARGE`], so that a flood of
@@ -395,19 +396,18 @@ impl Mux {
             | Head::Stop { stream, .. }
             | Head::Credit { stream, .. } => stream,
         };
-        if stream == self.next_theirs {
+        let ours = stream % 2 == u32::from(self.dialler);
+        while !ours && stream != 0 && self.next_theirs <= stream {
             if self.open_theirs == STREAMS_MAX {
                 return Err(Violation::TooManyStreams);
             }
-            self.next_theirs = stream.checked_add(2).ok_or(Violation::Stream(stream))?;
             self.open_theirs += 1;
-            self.streams.insert(stream, Stream::new());
-            self.arrived.push_back(stream);
+            self.streams.insert(self.next_theirs, Stream::new());
+            self.arrived.push_back(self.next_theirs);
+            self.next_theirs = self.next_theirs.checked_add(2).ok_or(Violation::Stream(stream))?;
             effects.arrived = true;
         }
-        let ours = stream % 2 == u32::from(self.dialler);
-        let known = if ours { stream < self.next_ours } else { stream < self.next_theirs };
-        if stream == 0 || !known {
+        if stream == 0 || ours && stream >= self.next_ours {
             return Err(Violation::Stream(stream));
         }
         if let Head::Data { bytes, .. } = head {

@@ -383,6 +383,16 @@ fn every_packet_comes_to_the_shard_of_its_connection() {
     const CONNECTIONS: usize = 20;
     static HERE: AtomicU64 = AtomicU64::new(0);
     static DONE: AtomicU64 = AtomicU64::new(0);
+    static COUNTED: AtomicU64 = AtomicU64::new(0);
+    // A socket that is closed before the others takes its number with it.
+    async fn counted(endpoint: &Endpoint) -> PacketCounts {
+        let counts = endpoint.packet_counts();
+        COUNTED.fetch_add(1, Ordering::Relaxed);
+        while COUNTED.load(Ordering::Relaxed) < 2 * u64::from(SHARDS) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        counts
+    }
     let secrets = secrets();
     let (near, far) = (sockets(SHARDS), sockets(SHARDS));
     let remote = far[0].local_addr().expect("bound");
@@ -412,7 +422,7 @@ fn every_packet_comes_to_the_shard_of_its_connection() {
                     while recv.read_bulk(1 << 20).await.is_ok_and(|part| part.is_some()) {}
                 });
             }
-            (held.len(), endpoint.packet_counts())
+            (held.len(), counted(&endpoint).await)
         })
     });
     let asked = on_shards(near, &peers, async move |_, endpoint| {
@@ -429,7 +439,7 @@ fn every_packet_comes_to_the_shard_of_its_connection() {
         while DONE.load(Ordering::Relaxed) < all {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        endpoint.packet_counts()
+        counted(&endpoint).await
     });
     let served = serving.join().expect("no panic");
     assert_eq!(HERE.load(Ordering::Relaxed), all);
@@ -520,7 +530,8 @@ fn who_breaks_the_rules_is_cut_off() {
     check(part(0, 3, u32::MAX, b""), Violation::PartLength(u32::MAX));
     check(part(0, 3, 0, b""), Violation::PartLength(0));
     check(part(9, 3, 0, b""), Violation::Kind(9));
-    check(part(0, 9, 1, b"x"), Violation::Stream(9));
+    check(part(0, u32::MAX, 1, b"x"), Violation::TooManyStreams);
+    check(part(0, 0, 1, b"x"), Violation::Stream(0));
     check(part(0, 2, 1, b"x"), Violation::Stream(2));
     check(part(4, 0, u32::MAX, b""), Violation::Credit);
     check(part(4, 0, 1 << 20, b""), Violation::Credit);
