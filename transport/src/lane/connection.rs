@@ -28,6 +28,8 @@ pub(super) enum Lane {
 
 impl Connection {
     pub(super) fn new(lane: Lane, remote: SocketAddr, member: Member) -> Self {
+        // A socket for both versions of IP shows IPv4 addresses in the form of IPv6.
+        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         Self { lane, remote, member }
     }
 

@@ -20,15 +20,18 @@ const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCA
 const PATIENCE: Duration = Duration::from_secs(60);
 const BOTH: [Lanes; 2] = [Lanes::Quic, Lanes::Tcp];
 
-/// Runs on the runtime of a shard, io_uring where it is allowed.
-fn run(test: impl Future<Output = ()>) {
-    let test = async { timeout(PATIENCE, test).await.expect("it hangs") };
-    if std::env::var_os("DARTER_TEST_PLAIN_TOKIO").is_none() {
-        tokio_uring::start(test);
-    } else {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(test);
+/// Runs on the runtime of a shard: with io_uring, and where that is denied without.
+fn on_shard<T>(work: impl Future<Output = T>) -> T {
+    let work = async { timeout(PATIENCE, work).await.expect("it hangs") };
+    if io_uring::IoUring::new(2).is_ok() {
+        return tokio_uring::start(work);
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, work)
+}
+
+fn run(test: impl Future<Output = ()>) {
+    on_shard(test);
 }
 
 fn secrets() -> ClusterSecrets {
@@ -366,10 +369,10 @@ fn on_shards<T: Send + 'static>(
         .map(|socket| {
             let identities = Arc::clone(identities);
             std::thread::spawn(move || {
-                tokio_uring::start(async move {
+                on_shard(async move {
                     let shard = socket.shard;
                     let endpoint = Endpoint::start(socket, identities, Lanes::Quic).expect("started");
-                    timeout(PATIENCE, work(shard, endpoint)).await.expect("it hangs")
+                    work(shard, endpoint).await
                 })
             })
         })
