@@ -353,6 +353,10 @@ async fn send(shared: &Shared, to: impl AsyncWrite + Unpin) -> io::Result<()> {
             let mut state = shared.state();
             (state.mux.next(), state.over.is_some())
         };
+        if let Some((Head::Fin { .. } | Head::Reset { .. }, _)) = part {
+            // It may have been the last end of a stream of ours.
+            shared.may_open.notify_one();
+        }
         match part {
             Some((head, payload)) => {
                 let written = async {
