@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::EXIT_STATUS;
+use crate::commands::cluster::InitArgs;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::get::GetArgs;
 use crate::commands::ls::LsArgs;
@@ -61,6 +62,9 @@ pub enum Command {
     /// Check a configuration, or show what it comes to
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make several nodes a cluster
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Print what a shell needs to complete commands and flags
     Completions(CompletionsArgs),
     /// Print the manual page, or write those of all commands
@@ -79,6 +83,14 @@ pub enum ConfigCommand {
     },
     /// Print every value that `serve` with the same flags would use, and where it comes from
     Show(ShowArgs),
+}
+
+/// The commands of `darter cluster`.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Write the secrets by which the nodes of a cluster know each other
+    #[command(after_help = EXIT_STATUS)]
+    Init(InitArgs),
 }
 
 /// The flags of `darter config show`: those of `serve`, and how to print.

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use darter::cli::{Cli, Command, ConfigCommand, ShowArgs};
+use darter::cli::{Cli, ClusterCommand, Command, ConfigCommand, ShowArgs};
 use darter::commands::{self, CommandError};
 use darter::config::{self, ConfigError};
 
@@ -40,6 +40,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Pin(args) => Ok(commands::pin::run(&args)?),
         Command::Verify(args) => Ok(commands::verify::run(&args)?),
         Command::Reload(args) => Ok(commands::reload::run(&args)?),
+        Command::Cluster(ClusterCommand::Init(args)) => Ok(commands::cluster::init(&args)?),
         Command::Completions(args) => Ok(commands::completions::run(&args)?),
         Command::Man(args) => Ok(commands::man::run(&args)?),
         Command::Config(ConfigCommand::Check { file }) => print(&config::commands::check(&file)?),

@@ -21,15 +21,19 @@
 //! messages; [`ownership`], [`tracker`] and [`schedule`] for the seed's side; [`download`] and [`boot_list`] for the
 //! node's. `tests/simulation.rs` plays all of these together, ten thousand nodes at a time.
 //!
-//! All of it is pure: no sockets, no clock, no tasks. Time comes in as an `Instant`, chance as a seeded [`chance`]. What
-//! is not here yet is the shell around it: identity (certificates from a shared secret), membership of seeds (it
-//! will feed [`ownership`]), and the lanes, QUIC and TLS on TCP.
+//! All of that is pure: no sockets, no clock, no tasks. Time comes in as an `Instant`, chance as a seeded [`chance`].
+//! Beneath it are [`identity`], who is a seed and who a peer, by mutual TLS always; and [`lane`], QUIC, and TLS on TCP
+//! where UDP is blocked: the only part with sockets.
+//!
+//! Not here yet: the membership of seeds, which will feed [`ownership`], and the shell that plays the protocol on lanes.
 #![forbid(unsafe_code)]
 
 pub mod block_set;
 pub mod boot_list;
 pub mod chance;
 pub mod download;
+pub mod identity;
+pub mod lane;
 pub mod node;
 pub mod ownership;
 pub mod schedule;

@@ -1,9 +1,11 @@
-//! What people and scripts ask of a running daemon: `get` through its front, the others at its admin port.
+//! What people and scripts ask of a running daemon: `get` through its front, the others at its admin port; and what
+//! asks none, such as `cluster`.
 //!
 //! Each command is a function of its flags that prints its result, as text or JSON, to standard output, and its
 //! progress to standard error. Its exit status says what a script would act on; see [`CommandError`].
 
 mod admin_client;
+pub mod cluster;
 pub mod completions;
 pub mod get;
 pub mod ls;
