@@ -12,7 +12,7 @@ use super::trust::{Trust, Verifier};
 
 /// What a lane speaks. Its number changes only when older nodes could not even say hello; versions of messages are
 /// agreed on behind it.
-pub const ALPN: &[u8] = b"darter-peer/1";
+pub const ALPN: &[u8] = b"darter";
 
 /// AES-128-GCM first: the fastest where the CPU has AES, as all that darter runs on do. One key exchange: nodes are of
 /// one kind, and a first guess that the other side does not take would cost a round trip.

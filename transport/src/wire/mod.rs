@@ -2,7 +2,7 @@
 //!
 //! Pure: bytes in, messages out. A message is a head of eight bytes ([`FrameHead`]) and its fields in order
 //! ([`Message`]). The bytes of blocks follow a [`Blocks`] message bare, so that they go from slot to socket
-//! without being framed. On TCP all of this is cut into the chunks of [`multiplex`].
+//! without being framed. On TCP all of this is cut into the parts of [`crate::lane`].
 //!
 //! A decoder takes nothing on trust: every length has a limit that is a named constant and is checked before memory is
 //! taken, and what it accepts is written again to the same bytes. Whether a sender may say a thing is
@@ -11,7 +11,6 @@
 mod fields;
 mod frame;
 mod message;
-pub mod multiplex;
 mod refusal;
 mod version;
 
