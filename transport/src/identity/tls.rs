@@ -10,8 +10,7 @@ use rustls::{ClientConfig, ServerConfig};
 
 use super::trust::{Trust, Verifier};
 
-/// What a lane speaks. Its number changes only when older nodes could not even say hello; versions of messages are
-/// agreed on behind it.
+/// What a lane speaks. It has no number: nodes of versions that do not fit say so behind it.
 pub const ALPN: &[u8] = b"darter";
 
 /// AES-128-GCM first: the fastest where the CPU has AES, as all that darter runs on do. One key exchange: nodes are of
