@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -161,7 +162,7 @@ impl World {
         match rng.below(8) {
             0 | 1 => {}
             2 => odds.sync_fails = 150,
-            3 => temper.flips = 60,
+            3 => (temper.flips, temper.lies) = (60, 200),
             4 => (odds.read_fails, odds.read_flips) = (20, 20),
             5 => (odds.write_fails, temper.bad_sectors) = (30, 30),
             6 => (odds.mapping_fails, temper.cuts) = (10, 8),
@@ -662,21 +663,21 @@ impl Stage {
     /// No slot is in two tables, and none that is free is in one.
     fn check_tenants(&self) -> Result<(), String> {
         let inner = &self.store.inner;
-        let mut owners: BTreeMap<u32, (u64, u32)> = BTreeMap::new();
+        let mut owners = [None; SLOTS as usize];
         let places = inner.index.places();
         for content in places.contents() {
             for (piece, slot) in content.slots() {
                 let word = inner.slots.word(slot);
-                let what = format!("piece {piece} of tenure {} in {slot:?}", content.tenure);
-                if let Some(other) = owners.insert(slot.0, (content.tenure, piece)) {
-                    return Err(format!("{what}: the slot is {other:?}'s too"));
+                let what = || format!("piece {piece} of tenure {} in {slot:?}", content.tenure);
+                if let Some(other) = owners[slot.0 as usize].replace((content.tenure, piece)) {
+                    return Err(format!("{}: the slot is {other:?}'s too", what()));
                 }
                 let tenant = inner.slots.tenant(slot);
                 if word.state != SlotState::Held || (tenant.content, tenant.piece) != (content.place, piece) {
-                    return Err(format!("{what}: the slot has {tenant:?} and is {word:?}"));
+                    return Err(format!("{}: the slot has {tenant:?} and is {word:?}", what()));
                 }
                 if content.is_gone() {
-                    return Err(format!("{what}: the content is gone"));
+                    return Err(format!("{}: the content is gone", what()));
                 }
             }
         }
@@ -684,7 +685,7 @@ impl Stage {
         let room = inner.room();
         for slot in (0..SLOTS).filter(|slot| room.free.contains(*slot)) {
             let word = inner.slots.word(SlotIndex(slot));
-            if word.state != SlotState::Free || word.leases != 0 || owners.contains_key(&slot) {
+            if word.state != SlotState::Free || word.leases != 0 || owners[slot as usize].is_some() {
                 return Err(format!("slot {slot} is free to be taken and is {word:?}"));
             }
         }
@@ -702,7 +703,7 @@ struct Clients {
     temper: Temper,
     now: Duration,
     steps: u64,
-    writing: Vec<(String, Task<Result<(), WriteError>>)>,
+    writing: Vec<(Brought, Task<Result<(), WriteError>>)>,
     reading: Vec<Reading>,
     reserved: Vec<Arc<Reservation>>,
     known: Vec<Arc<Content>>,
@@ -726,6 +727,22 @@ struct Flush {
     /// Tenures that were over by then.
     gone: BTreeSet<u64>,
     done: oneshot::Receiver<Result<(), FlushError>>,
+}
+
+/// What a writer brings.
+#[derive(Clone, Copy)]
+struct Brought {
+    sample: &'static Sample,
+    run: BlockRun,
+    tenure: u64,
+    registry: &'static str,
+}
+
+impl fmt::Display for Brought {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sample, run, tenure, registry } = self;
+        write!(f, "write blocks {:?} of {}, tenure {tenure}, from {registry}", numbers(*run), sample.name())
+    }
 }
 
 struct Reading {
@@ -802,7 +819,7 @@ impl Clients {
     }
 
     fn sample(&mut self) -> &'static Sample {
-        let count = if self.rng.chance(750) { 4 } else { SAMPLES.len() };
+        let count = if self.rng.chance(550) { 4 } else { SAMPLES.len() };
         &SAMPLES[self.rng.below(count)]
     }
 
@@ -837,14 +854,9 @@ impl Clients {
         let run = self.run_of(sample);
         let Some(content) = self.content(sample, registry) else { return };
         let store = self.store.clone();
-        let what = format!(
-            "write blocks {:?} of {}, tenure {}, from {registry}",
-            numbers(run),
-            sample.name(),
-            content.tenure
-        );
+        let what = Brought { sample, run, tenure: content.tenure, registry };
         let reserved = self.reserved.iter().position(|reserved| Arc::ptr_eq(reserved.content(), &content));
-        let reservation = match reserved.filter(|_| self.rng.chance(300)) {
+        let reservation = match reserved.filter(|_| self.rng.chance(500)) {
             Some(reserved) => self.reserved[reserved].clone(),
             None => match self.store.inner.try_reserve(&content, run) {
                 Some(reservation) => Arc::new(reservation),
@@ -854,7 +866,7 @@ impl Clients {
                 }
             },
         };
-        self.note(|| what.clone());
+        self.note(|| what.to_string());
         if self.rng.chance(150) {
             self.reserved.push(reservation.clone());
         }
@@ -958,14 +970,20 @@ impl Clients {
     /// What happens to a disk at rest.
     fn disk_suffers(&mut self) {
         let geometry = self.store.inner.geometry;
-        let slot = self.rng.below(SLOTS as usize) as u32;
-        let (file, at) = if self.rng.chance(500) {
+        // Mostly where something is.
+        let content = self.some_content().filter(|_| self.rng.chance(700));
+        let slots: Vec<_> = content.iter().flat_map(|content| content.slots()).collect();
+        let slot = self.rng.pick(&slots).map(|(_, slot)| slot.0);
+        let slot = slot.unwrap_or_else(|| self.rng.below(SLOTS as usize) as u32);
+        let copy = if self.rng.chance(500) { Copy::A } else { Copy::B };
+        let (file, at) = if self.rng.chance(400) {
             (slab_file(geometry.slab_of(slot)), geometry.offset_in_slab(slot) + self.rng.below(300) as u64)
-        } else if self.rng.chance(500) {
-            (RECORDS, geometry.slot_offset(Copy::A, slot) + self.rng.below(SLOT_RECORD_BYTES) as u64)
+        } else if self.rng.chance(400) {
+            (RECORDS, geometry.slot_offset(copy, slot) + self.rng.below(SLOT_RECORD_BYTES) as u64)
         } else {
-            let place = self.rng.below(geometry.contents().min(8) as usize) as u32;
-            (RECORDS, geometry.content_offset(Copy::A, place) + self.rng.below(CONTENT_RECORD_BYTES) as u64)
+            let place = content.map(|content| content.place);
+            let place = place.unwrap_or_else(|| self.rng.below(geometry.contents().min(8) as usize) as u32);
+            (RECORDS, geometry.content_offset(copy, place) + self.rng.below(CONTENT_RECORD_BYTES) as u64)
         };
         // The share of steps that come here is 3 %.
         let per_step = |odds: u32| odds * 1000 / 30;
