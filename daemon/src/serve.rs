@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::access::Access;
 use crate::admin::Admin;
 use crate::config::{Inputs, IoChoice, Resolved};
-use crate::fetch::Fetches;
+use crate::fetch::{Bounds, Fetches, Turns};
 use crate::front::connection;
 use crate::logs::Verbosity;
 use crate::memory_limit::{free_memory, memory_limit};
@@ -142,13 +142,15 @@ impl Daemon {
         let access_file = settings.data_dir.join("access");
         access.recall(&access_file);
         let (fetches, inboxes) = Fetches::new(count);
+        let turns = Turns::within(memory_limit());
+        let bounds = Bounds { prefetch_pace: live.prefetch_pace.clone(), turns };
         let (stop, stopping) = watch::channel(false);
         let common = Common {
             store: self.store.clone(),
             metrics: metrics.clone(),
             access: access.clone(),
             fetches,
-            prefetch_pace: live.prefetch_pace.clone(),
+            bounds,
             front: Arc::default(),
             stop: stopping,
         };

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::access::Access;
-use crate::fetch::{Fetches, Inbox, Owner, Pace};
+use crate::fetch::{Bounds, Fetches, Inbox, Owner};
 use crate::front::connection;
 use crate::front::reader::Sources;
 use crate::front::{Front, Fronts, Shared};
@@ -30,7 +30,7 @@ pub(crate) struct Common {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access: Arc<Access>,
     pub(crate) fetches: Fetches,
-    pub(crate) prefetch_pace: Arc<Pace>,
+    pub(crate) bounds: Bounds,
     pub(crate) front: Arc<Shared>,
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -132,7 +132,7 @@ async fn serve(
         common.access.clone(),
         policy.clone(),
         common.metrics.clone(),
-        common.prefetch_pace.clone(),
+        common.bounds.clone(),
     );
     let timer = common.metrics.clone();
     let mut owning =

@@ -145,7 +145,7 @@ impl Active {
             let Some(run) = self.next_absent(run) else { return true };
             let bytes = self.content.layout().bytes(run);
             // Below readers: the configured rate allows it, and then no request of theirs is under way.
-            self.owner.prefetch_pace.take(bytes.end - bytes.start).await;
+            self.owner.bounds.prefetch_pace.take(bytes.end - bytes.start).await;
             while self.requests.get() > 0 {
                 self.quiet.notified().await;
             }
@@ -247,19 +247,25 @@ impl Active {
     }
 
     /// One request; where the registry has redirected this reader's last one to, if that still answers.
-    pub(super) async fn ask(&self, target: &Rc<Target>, ask: Ask) -> Result<BlobAnswer, OriginError> {
+    pub(super) async fn ask(
+        &self,
+        target: &Rc<Target>,
+        ask: Ask,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<BlobAnswer, FetchError> {
         let known = self.owner.places.borrow().find(&self.key, target);
         if let Some(place) = known {
-            match self.owner.ask(target, ask, Some(&place)).await {
+            match self.owner.ask(target, ask, Some(&place), &is_wanted).await {
                 Ok((BlobAnswer::Bytes(stream), _)) => {
                     self.note_answer(&stream, target.clone(), Some(place));
                     return Ok(BlobAnswer::Bytes(stream));
                 }
+                Err(FetchError::Busy) => return Err(FetchError::Busy),
                 // Its signature may have expired: the registry knows a new one.
                 _ => self.owner.places.borrow_mut().forget(&self.key),
             }
         }
-        let (answer, place) = self.owner.ask(target, ask, None).await?;
+        let (answer, place) = self.owner.ask(target, ask, None, is_wanted).await?;
         if let BlobAnswer::Bytes(stream) = &answer {
             self.note_answer(stream, target.clone(), place);
         }

@@ -16,6 +16,7 @@ mod plan;
 mod remembered;
 mod subscription;
 mod transfer;
+mod turns;
 
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ use crate::origin::Target;
 pub(crate) use self::owner::Owner;
 pub(crate) use self::pace::Pace;
 pub(crate) use self::patience::Patience;
+pub(crate) use self::turns::Turns;
 
 /// Messages on their way to one shard; beyond that readers are told to come back.
 const MESSAGES_MAX: usize = 4096;
@@ -40,6 +42,13 @@ const MESSAGES_MAX: usize = 4096;
 pub const ORIGIN_REQUEST_BLOCKS: u32 = REQUEST_BLOCKS_MAX;
 /// Longest run of one demand, so that its channel has room for every block.
 pub const DEMAND_BLOCKS_MAX: u32 = REQUEST_BLOCKS_MAX + 1;
+
+/// What the fetches of a node may take, all together.
+#[derive(Clone, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) prefetch_pace: Arc<Pace>,
+    pub(crate) turns: Turns,
+}
 
 /// The way to every content's fetch; cheap to clone, for all shards.
 #[derive(Clone, Debug)]

@@ -13,15 +13,14 @@ use darter_engine::{BLOCK_BYTES, Content, ContentId, ContentSpec, Layout, Naming
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::Inbox;
 use super::active::{self, Active};
 use super::copies::Copies;
 use super::demand::{FetchError, FetchKey, Message};
-use super::pace::Pace;
 use super::patience::Patience;
 use super::places::Places;
 use super::plan::REQUEST_BLOCKS_MAX;
 use super::remembered::Remembered;
+use super::{Bounds, Inbox};
 use crate::access::Access;
 use crate::front::range::{Resolved, Wanted};
 use crate::metrics::Metrics;
@@ -52,7 +51,7 @@ pub(crate) struct Owner {
     access: Arc<Access>,
     policy: watch::Receiver<Policy>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) prefetch_pace: Arc<Pace>,
+    pub(super) bounds: Bounds,
     active: RefCell<HashMap<FetchKey, Rc<Active>>>,
     /// The daemon stops: nothing is brought that nobody waits for.
     pub(super) closing: Cell<bool>,
@@ -94,14 +93,14 @@ impl Owner {
         access: Arc<Access>,
         policy: watch::Receiver<Policy>,
         metrics: Arc<Metrics>,
-        prefetch_pace: Arc<Pace>,
+        bounds: Bounds,
     ) -> Rc<Self> {
         Rc::new(Self {
             store,
             access,
             policy,
             metrics,
-            prefetch_pace,
+            bounds,
             active: RefCell::default(),
             closing: Cell::new(false),
             forgotten: Notify::new(),
@@ -290,6 +289,11 @@ impl Owner {
         next
     }
 
+    fn has_asker(&self, key: &FetchKey) -> bool {
+        let describing = self.describing.borrow();
+        describing.get(key).is_some_and(|askers| askers.iter().any(|asker| !asker.reply.is_closed()))
+    }
+
     async fn ask_what_it_is(
         self: &Rc<Self>,
         key: FetchKey,
@@ -299,8 +303,8 @@ impl Owner {
         let unusable = |reason| OriginError::Unusable { registry: target.registry().to_string(), reason };
         let mut patience = Patience::new();
         let (answer, place) = loop {
-            match self.ask(target, first_ask(wanted), None).await {
-                Err(OriginError::Unreachable { .. }) if patience.wait_once().await => {}
+            match self.ask(target, first_ask(wanted), None, || self.has_asker(&key)).await {
+                Err(FetchError::Origin(OriginError::Unreachable { .. })) if patience.wait_once().await => {}
                 Ok((BlobAnswer::Verdict(verdict), _)) if patience.wait(&verdict).await => {}
                 answer => break answer?,
             }
@@ -366,14 +370,16 @@ impl Owner {
         self.policy.borrow().origin.clone()
     }
 
-    /// One request, at the registry or where it has redirected such a request to before.
+    /// One request, in its turn, at the registry or where it has redirected such a request to before.
     pub(super) async fn ask(
         &self,
         target: &Target,
         ask: Ask,
         place: Option<&Place>,
-    ) -> Result<(BlobAnswer, Option<Place>), OriginError> {
-        let (answer, place) = match self.origin().blob(target, ask, place).await {
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<(BlobAnswer, Option<Place>), FetchError> {
+        let asking = async { self.origin().blob(target, ask, place).await };
+        let (answer, place) = match self.bounds.turns.ask(asking, is_wanted).await? {
             Ok((answer, place)) => (Ok(answer), place),
             Err(error) => (Err(error), None),
         };

@@ -98,7 +98,7 @@ impl<'a> Transfer<'a> {
         let mut patience = Patience::new();
         loop {
             let registry = self.target.registry().to_string();
-            match self.active.ask(&self.target, ask).await {
+            match self.active.ask(&self.target, ask, || self.is_awaited()).await {
                 Ok(BlobAnswer::Bytes(stream)) if self.active.is_of_the_same(&stream) => {
                     return Ok(Ok(stream));
                 }
@@ -112,10 +112,14 @@ impl<'a> Transfer<'a> {
                 }
                 Ok(BlobAnswer::Verdict(verdict)) if patience.wait(&verdict).await => {}
                 Ok(BlobAnswer::Verdict(verdict)) => self.refused(verdict)?,
-                Err(error @ OriginError::Unreachable { .. }) => return Ok(Err(error)),
-                Err(error) => return Err(error.into()),
+                Err(FetchError::Origin(error @ OriginError::Unreachable { .. })) => return Ok(Err(error)),
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.active.plan.borrow().first_waiter(self.run, self.id, Waiter::is_there).is_some()
     }
 
     /// Goes on with another reader's credentials if the verdict is about the one that asked: then it is told to

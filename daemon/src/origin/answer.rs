@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::LocalBoxStream;
 use http::{HeaderMap, StatusCode, header};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer_head::AnswerHead;
 use super::{Ask, OriginError, innermost};
@@ -58,6 +59,8 @@ pub struct BlobStream {
     pub validator: String,
     registry: String,
     body: LocalBoxStream<'static, reqwest::Result<Bytes>>,
+    /// Given back when the body is dropped.
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl BlobAnswer {
@@ -79,7 +82,16 @@ impl BlobAnswer {
         let validator = validator_of(response.headers());
         let body = response.bytes_stream().boxed_local();
         let registry = registry.to_string();
-        Ok(Self::Bytes(BlobStream { bytes, length_bytes, is_part, media_type, validator, registry, body }))
+        Ok(Self::Bytes(BlobStream {
+            bytes,
+            length_bytes,
+            is_part,
+            media_type,
+            validator,
+            registry,
+            body,
+            _permit: None,
+        }))
     }
 }
 
@@ -92,6 +104,26 @@ fn validator_of(headers: &HeaderMap) -> String {
 }
 
 impl BlobStream {
+    /// Gives the permit back when the body is dropped.
+    pub(crate) fn hold(&mut self, permit: OwnedSemaphorePermit) {
+        self._permit = Some(permit);
+    }
+
+    /// Of nothing.
+    #[cfg(test)]
+    pub(crate) fn empty() -> Self {
+        Self {
+            bytes: 0..0,
+            length_bytes: 0,
+            is_part: false,
+            media_type: String::new(),
+            validator: String::new(),
+            registry: String::new(),
+            body: futures_util::stream::empty().boxed_local(),
+            _permit: None,
+        }
+    }
+
     /// The next bytes; `None` at the end of the body, which may come before the promised end.
     ///
     /// # Errors
