@@ -162,6 +162,13 @@ impl<'a> SlowReader<'a> {
             let refused = own_trouble.iter().any(|status| self.head.starts_with(status));
             assert!(refused || self.head.len() < 13, "{}", String::from_utf8_lossy(&self.head));
             self.ended |= refused;
+            if refused {
+                println!(
+                    "{} | {}",
+                    String::from_utf8_lossy(&self.head[..12.min(self.head.len())]),
+                    String::from_utf8_lossy(part)
+                );
+            }
             return;
         }
         let end = self.taken_bytes + part.len() as u64;

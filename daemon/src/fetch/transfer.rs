@@ -174,11 +174,14 @@ impl<'a> Transfer<'a> {
             let known = gather.position().saturating_sub(position).min(chunk.len() as u64);
             position += chunk.len() as u64;
             let _ = chunk.split_to(known as usize);
+            let taking = Instant::now();
             while !chunk.is_empty() && !gather.left().is_empty() {
                 if let Some((block, bytes)) = gather.push(&mut chunk, &pool).await {
                     self.take(block, bytes).await;
                 }
             }
+            // What this node waited for, a buffer or room, is not the origin's time.
+            mark.1 += taking.elapsed();
             if position == stream.bytes.end && !gather.left().is_empty() {
                 return Err(self.cut());
             }

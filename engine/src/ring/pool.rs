@@ -1,8 +1,10 @@
 //! The same operations with preadv and pwritev on tokio's blocking threads.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::Arc;
 
 use rustix::io::{preadv, pwritev};
+use tokio::sync::Semaphore;
 
 use super::{ReadOp, WriteOp, short_read};
 use crate::buffer::BlockBuffer;
@@ -10,6 +12,14 @@ use crate::device::Device;
 
 /// Blocking threads of one shard: writes stall for 0.6–0.8 ms, so a few suffice.
 const THREADS_MAX: usize = 8;
+/// Of them that writes may take: a disk that takes nothing would stop reads and the resolver, which wait for it no
+/// longer than they need.
+const WRITES_MAX: usize = THREADS_MAX / 2;
+
+thread_local! {
+    /// The shard's, which is a thread.
+    static WRITES: Arc<Semaphore> = Arc::new(Semaphore::new(WRITES_MAX));
+}
 
 pub(super) fn run<F: Future>(future: F) -> io::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -20,7 +30,12 @@ pub(super) fn run<F: Future>(future: F) -> io::Result<F::Output> {
 }
 
 pub(super) async fn write<G: Send + 'static>(op: WriteOp<G>) -> io::Result<()> {
+    let place = WRITES.with(Arc::clone).acquire_owned().await.map_err(io::Error::other)?;
     blocking(move || {
+        // Both are the thread's until the write is done, whether anyone waits for it or not; and all of `op`, of
+        // which a closure takes by itself only the fields that it names.
+        let _place = place;
+        let op = op;
         let mut slices: Vec<IoSlice<'_>> = op.bytes.iter().map(|bytes| IoSlice::new(bytes)).collect();
         let mut rest = slices.as_mut_slice();
         let mut offset = op.offset;
@@ -80,5 +95,85 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(gone) => Err(io::Error::other(gone)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError, mpsc};
+    use std::thread::{self, ThreadId};
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::buffer::BlockPool;
+
+    /// A write ends when it is dropped, so this one does not before the lock is free.
+    struct Stuck(Arc<Mutex<()>>);
+
+    impl Drop for Stuck {
+        fn drop(&mut self) {
+            let _disk = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Tells which thread let it go.
+    struct Told(mpsc::Sender<ThreadId>);
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _ = self.0.send(thread::current().id());
+        }
+    }
+
+    #[test]
+    fn a_write_that_nobody_waits_for_keeps_its_guard() {
+        let file = Arc::new(Device::from(tempfile::tempfile().unwrap()));
+        let (tell, told) = mpsc::channel();
+        run(async {
+            let bytes = vec![Bytes::from(vec![1; 1 << 20])];
+            let op = WriteOp { file: file.clone(), offset: 0, bytes, guard: Told(tell) };
+            let mut write = Box::pin(write(op));
+            tokio::select! { biased; _ = &mut write => panic!("it is not done at once"), () = std::future::ready(()) => {} }
+        })
+        .unwrap();
+        assert_ne!(told.recv().unwrap(), thread::current().id(), "not the one that waited for it");
+        assert_eq!(file.length_bytes().unwrap(), 1 << 20);
+    }
+
+    #[test]
+    fn reads_do_not_wait_behind_writes_that_are_stuck() {
+        let file = Arc::new(Device::from(tempfile::tempfile().unwrap()));
+        let disk = Arc::new(Mutex::new(()));
+        run(async {
+            let stands_still = disk.lock().unwrap();
+            let writes: Vec<_> = (0..2 * THREADS_MAX as u64)
+                .map(|number| {
+                    let bytes = vec![Bytes::from(vec![number as u8; 100])];
+                    let guard = Stuck(disk.clone());
+                    let op = WriteOp { file: file.clone(), offset: number * 100, bytes, guard };
+                    tokio::task::spawn_local(write(op))
+                })
+                .collect();
+            let written = async {
+                while file.length_bytes().unwrap() < 100 * WRITES_MAX as u64 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let reading = async {
+                written.await;
+                let buffers = vec![BlockPool::new(1).take().await];
+                read(ReadOp { file: file.clone(), offset: 0, bytes: 100, buffers }).await
+            };
+            let read = tokio::time::timeout(Duration::from_secs(20), reading).await;
+            drop(stands_still);
+            assert_eq!(read.expect("a thread is free").unwrap()[0].as_ref()[..100], [0; 100]);
+            for write in writes {
+                write.await.unwrap().unwrap();
+            }
+            assert_eq!(file.length_bytes().unwrap(), 200 * THREADS_MAX as u64);
+        })
+        .unwrap();
     }
 }
