@@ -23,9 +23,9 @@ const READER_BYTES_PER_S: usize = 1 << 10;
 /// More than all buffers between the daemon and a client hold, and four times the store in all.
 const BLOB_BYTES: u64 = 4 * MIB;
 const CAPACITY: &str = "512MiB";
-/// All block buffers and the copies for slow clients, 128 MiB and 16 for each shard; 32 for the rest of a daemon; and
-/// what a request holds that is under way at the registry, which is the HTTP client's own buffer in the main.
-const MEMORY_KIB_MAX: u64 = ((128 + 4 * 16 + 32) << 10) + READERS * 512;
+/// All block buffers, 128 MiB; the copies for slow clients, 16 for each shard; what the HTTP client holds of bodies, 64;
+/// and 32 for the rest of a daemon.
+const MEMORY_KIB_MAX: u64 = (128 + 4 * 16 + 64 + 32) << 10;
 
 /// Made once for both.
 static LARGE: LazyLock<Vec<registry::Blob>> = LazyLock::new(|| {
@@ -70,8 +70,8 @@ fn slow_readers_hold_little_and_leave_nothing(io: Io) {
         buffers() as u64 >> 20,
         most_kib >> 10,
     );
-    // On a slow machine some hundreds of cold blobs at a time are told to come back.
-    assert!(begun > readers.len() / 10, "{begun} readers have got anything");
+    // The store holds a quarter of what they ask for. Those for whom there is no room are told to come back.
+    assert!(begun > readers.len() / 4, "{begun} readers have got anything");
     assert!(leases() + buffers() > 0.0, "nobody holds anything");
     assert!(most_kib < MEMORY_KIB_MAX, "{most_kib} KiB");
 
@@ -158,17 +158,10 @@ impl<'a> SlowReader<'a> {
             part = &part[1..];
         }
         if !self.head.starts_with(b"HTTP/1.1 200 ") {
-            let own_trouble: [&[u8]; 2] = [b"HTTP/1.1 502 ", b"HTTP/1.1 503 "];
-            let refused = own_trouble.iter().any(|status| self.head.starts_with(status));
+            // Not 502: the registry is well.
+            let refused = self.head.starts_with(b"HTTP/1.1 503 ");
             assert!(refused || self.head.len() < 13, "{}", String::from_utf8_lossy(&self.head));
             self.ended |= refused;
-            if refused {
-                println!(
-                    "{} | {}",
-                    String::from_utf8_lossy(&self.head[..12.min(self.head.len())]),
-                    String::from_utf8_lossy(part)
-                );
-            }
             return;
         }
         let end = self.taken_bytes + part.len() as u64;
