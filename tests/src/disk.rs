@@ -5,10 +5,12 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::need::Need;
+use crate::wait_until;
 
 /// What a [`Disk`] needs, whatever is on it.
 pub const DISK: [Need; 4] = [
@@ -129,7 +131,11 @@ impl Disk {
     /// # Panics
     /// When somebody has, or the file system cannot be mounted.
     pub fn mount_again(&mut self) {
-        run(Command::new("umount").arg(self.directory()));
+        // A ring of a process that was killed lets its files go a little after the process is gone.
+        let mut unmount = Command::new("umount");
+        on_path(&mut unmount).arg(self.directory());
+        let unmounted = || unmount.output().expect("the program is there").status.success();
+        wait_until(Duration::from_secs(30), unmounted, || "the disk stays in use".to_owned());
         // A copy: another test's mount namespace, made meanwhile, would keep the file system as it is, without power,
         // and mounting the same image again would find that one.
         let before = self.image();

@@ -100,7 +100,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, PoisonError, mpsc};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
     use std::thread::{self, ThreadId};
     use std::time::Duration;
 
@@ -109,12 +110,14 @@ mod tests {
     use super::*;
     use crate::buffer::BlockPool;
 
-    /// A write ends when it is dropped, so this one does not before the lock is free.
-    struct Stuck(Arc<Mutex<()>>);
+    /// A write ends when it lets this go, which is not before the disk goes on.
+    struct Stuck(Arc<AtomicBool>);
 
     impl Drop for Stuck {
         fn drop(&mut self) {
-            let _disk = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            while !self.0.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
         }
     }
 
@@ -145,13 +148,12 @@ mod tests {
     #[test]
     fn reads_do_not_wait_behind_writes_that_are_stuck() {
         let file = Arc::new(Device::from(tempfile::tempfile().unwrap()));
-        let disk = Arc::new(Mutex::new(()));
+        let goes_on = Arc::new(AtomicBool::new(false));
         run(async {
-            let stands_still = disk.lock().unwrap();
             let writes: Vec<_> = (0..2 * THREADS_MAX as u64)
                 .map(|number| {
                     let bytes = vec![Bytes::from(vec![number as u8; 100])];
-                    let guard = Stuck(disk.clone());
+                    let guard = Stuck(goes_on.clone());
                     let op = WriteOp { file: file.clone(), offset: number * 100, bytes, guard };
                     tokio::task::spawn_local(write(op))
                 })
@@ -167,7 +169,7 @@ mod tests {
                 read(ReadOp { file: file.clone(), offset: 0, bytes: 100, buffers }).await
             };
             let read = tokio::time::timeout(Duration::from_secs(20), reading).await;
-            drop(stands_still);
+            goes_on.store(true, Ordering::SeqCst);
             assert_eq!(read.expect("a thread is free").unwrap()[0].as_ref()[..100], [0; 100]);
             for write in writes {
                 write.await.unwrap().unwrap();
