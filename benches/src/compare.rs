@@ -62,7 +62,7 @@ enum Suite {
 
 impl CompareArgs {
     fn setting(&self) -> anyhow::Result<Setting> {
-        let (rounds, seconds) = if self.quick { (1, 0.3) } else { (7, 3.0) };
+        let (rounds, seconds) = if self.quick { (1, 0.15) } else { (7, 3.0) };
         Ok(Setting {
             binary: self.darter.clone().map_or_else(darter_side::built, Ok)?,
             cores: Cores::choose()?,
