@@ -13,6 +13,9 @@ use crate::connection::{Connection, connect};
 use crate::server::{Server, free_address};
 use crate::workload::Request;
 
+/// The rate has no flag.
+const PREFETCH_AT_ANY_RATE: &str = "download: {prefetchRateLimit: 1TiB}\n";
+
 /// How to start it.
 #[derive(Clone, Debug)]
 pub(crate) struct DarterOptions<'a> {
@@ -21,6 +24,8 @@ pub(crate) struct DarterOptions<'a> {
     pub(crate) registry: String,
     /// Where else it may ask: hosts with ports.
     pub(crate) allowed: Vec<String>,
+    /// Each ranged request brings in the rest of its blob, as fast as that comes.
+    pub(crate) prefetch: bool,
     /// `None`: as many as there are cores.
     pub(crate) shards: Option<u32>,
     pub(crate) capacity_bytes: u64,
@@ -41,7 +46,8 @@ impl<'a> DarterOptions<'a> {
     /// One shard, with room for contents of so many bytes.
     pub(crate) fn one_shard(binary: &'a Path, registry: String, capacity_bytes: u64) -> Self {
         let allowed = Vec::new();
-        Self { binary, registry, allowed, shards: Some(1), capacity_bytes, data_dir: None }
+        let (prefetch, shards) = (false, Some(1));
+        Self { binary, registry, allowed, prefetch, shards, capacity_bytes, data_dir: None }
     }
 }
 
@@ -58,6 +64,11 @@ impl Darter {
         command.args(options.allowed.iter().flat_map(|host| ["--allow-registry", host]));
         command.args(options.shards.iter().flat_map(|shards| ["--shards".into(), shards.to_string()]));
         command.args(["--capacity", &format!("{}MiB", (options.capacity_bytes >> 20).max(64))]);
+        if options.prefetch {
+            let configuration = home.path().join("config.yaml");
+            fs::write(&configuration, PREFETCH_AT_ANY_RATE)?;
+            command.arg("--config").arg(&configuration).args(["--prefetch", "true"]);
+        }
         // No configuration, proxy or state of the person who measures.
         command.env("HOME", home.path()).env_remove("XDG_STATE_HOME").env("NO_PROXY", "*");
         let server = Server::start(command, admin, front, &home.path().join("log"))?;
@@ -85,6 +96,13 @@ impl Darter {
     /// Removes a content, so that its slots are free and their pages warm.
     pub(crate) fn remove(&self, digest: &str) -> anyhow::Result<()> {
         self.ask_admin("DELETE", &format!("/api/v1/contents/{digest}")).map(drop)
+    }
+
+    /// Whether all bytes of a content that it knows have come and are those of the digest.
+    pub(crate) fn has_proved(&self, digest: &str) -> anyhow::Result<bool> {
+        let body = self.ask_admin("GET", &format!("/api/v1/contents/{digest}"))?;
+        let content: serde_json::Value = serde_json::from_slice(&body)?;
+        Ok(content["verification"] == "passed" && content["held_bytes"] == content["length_bytes"])
     }
 
     /// Takes the slabs' pages out of memory, those that are clean and that no read has mapped.

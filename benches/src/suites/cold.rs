@@ -1,10 +1,10 @@
-//! Cold pulls of large blobs from an origin on loopback: fetched, hashed, checked, written, and sent on, all on the same
-//! cores.
+//! Large blobs from an origin on loopback, all on the same cores: fetched, hashed, checked, written, and sent on to a
+//! client, or brought in for nobody.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use darter::demo::registry::Blob;
 use tempfile::TempDir;
 
@@ -16,7 +16,7 @@ use crate::measure::Measure;
 use crate::nginx_side::Nginx;
 use crate::report::Table;
 use crate::rounds::Round;
-use crate::server::Server;
+use crate::server::{Server, pause};
 use crate::setting::{SEED, Setting};
 use crate::side::Side;
 use crate::workload::Subject;
@@ -24,8 +24,10 @@ use crate::workload::Subject;
 const BLOB_BYTES: u64 = 1 << 30;
 const QUICK_BLOB_BYTES: u64 = 128 << 20;
 const IN_MEMORY: &str = "/dev/shm";
+/// How often it is looked whether a blob has come in.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// One table.
+/// Two tables.
 pub(crate) fn run(setting: &Setting) -> anyhow::Result<Vec<Table>> {
     let bytes = if setting.quick { QUICK_BLOB_BYTES } else { BLOB_BYTES };
     let rounds = setting.long_rounds();
@@ -84,7 +86,61 @@ pub(crate) fn run(setting: &Setting) -> anyhow::Result<Vec<Table>> {
             table.add(&*case, Side::NginxCache, pull(cache.server(), &subjects)?);
         }
     }
-    Ok(vec![table])
+    Ok(vec![table, brought_in(setting, bytes)?])
+}
+
+/// A client asks for one byte, and prefetch brings the rest.
+fn brought_in(setting: &Setting, bytes: u64) -> anyhow::Result<Table> {
+    let (rounds, mib) = (setting.long_rounds(), bytes >> 20);
+    let mut table = Table::new(
+        "Bringing in",
+        format!(
+            "The same origin; one byte is asked for and prefetch, without a limit to its rate, brings in the blob of {mib} \
+             MiB: fetched, hashed, checked and written, and sent to nobody. It has ended when all of it is held and the \
+             SHA-256 was right. {rounds} rounds after one that makes the slabs' pages warm, each by a daemon of its own on \
+             the same slabs, in memory (tmpfs)."
+        ),
+        &[Measure::BytesPerS, Measure::ElapsedS, Measure::CpuS, Measure::CpuSPerGb],
+    );
+    // Prefetch takes no more than three quarters of the store.
+    let capacity_bytes = bytes + bytes / 2;
+    if !has_room(IN_MEMORY.as_ref(), capacity_bytes + bytes / 2) {
+        eprintln!("SKIPPED: {IN_MEMORY} has no {} MiB free", 2 * mib);
+        return Ok(table);
+    }
+    let case = format!("{mib} MiB, memory");
+    eprintln!("  bringing in {case}");
+    let blob = Blob::synthetic(SEED, bytes);
+    let origin = Nginx::of_files(std::slice::from_ref(&blob))?;
+    let registry = format!("http://{}", origin.server().address());
+    let subject = subject(&registry, blob.digest(), blob.len());
+    let digest = blob.digest().to_string();
+    let home = TempDir::with_prefix_in("darter-bench-", IN_MEMORY)?;
+    let options = DarterOptions {
+        prefetch: true,
+        shards: None,
+        data_dir: Some(home.path().join("data")),
+        ..DarterOptions::one_shard(&setting.binary, registry, capacity_bytes)
+    };
+    for round in 0..=rounds {
+        let darter = Darter::start(&options)?;
+        let cpu = darter.server().cpu()?;
+        let started = Instant::now();
+        let mut connection = Connection::new(connect(darter.server().address())?);
+        connection.send(subject.range(0, 1))?;
+        connection.body()?;
+        while !darter.has_proved(&digest)? {
+            ensure!(started.elapsed() < SILENCE_MAX, "{digest} was not brought in");
+            pause(LOOK_EVERY);
+        }
+        let measured = measured(bytes, started.elapsed(), darter.server().cpu()?.saturating_sub(cpu));
+        darter.remove(&digest)?;
+        if round > 0 {
+            table.add(&*case, Side::Darter, measured);
+        }
+    }
+    table.want(Goal::value(&*case, Side::Darter, Measure::BytesPerS, Bound::AtLeast(1e9)));
+    Ok(table)
 }
 
 fn has_room(directory: &std::path::Path, bytes: u64) -> bool {
@@ -103,13 +159,16 @@ pub(super) fn pull(server: &Server, subjects: &[Subject]) -> anyhow::Result<Roun
             .map(|pull| pull.join().expect("a client does not panic"))
             .sum::<anyhow::Result<u64>>()
     })?;
-    let elapsed_s = started.elapsed().as_secs_f64();
-    let cpu_s = (server.cpu()?.saturating_sub(cpu)).as_secs_f64();
-    Ok(Round::default()
+    Ok(measured(bytes, started.elapsed(), server.cpu()?.saturating_sub(cpu)))
+}
+
+fn measured(bytes: u64, elapsed: Duration, cpu: Duration) -> Round {
+    let (elapsed_s, cpu_s) = (elapsed.as_secs_f64(), cpu.as_secs_f64());
+    Round::default()
         .with(Measure::BytesPerS, bytes as f64 / elapsed_s)
         .with(Measure::ElapsedS, elapsed_s)
         .with(Measure::CpuS, cpu_s)
-        .with(Measure::CpuSPerGb, cpu_s / bytes as f64 * 1e9))
+        .with(Measure::CpuSPerGb, cpu_s / bytes as f64 * 1e9)
 }
 
 fn pull_one(server: &Server, subject: &Subject) -> anyhow::Result<u64> {
