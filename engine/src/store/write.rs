@@ -19,6 +19,9 @@ use crate::slot::SlotIndex;
 /// Part of the block buffers that may be on their way to the disk: a quarter. A disk that is slower than the network
 /// would else take them all, and what comes would wait for the disk.
 const WRITING_SHARE: u64 = 4;
+/// Blocks that are hashed in one go: 256 KiB, some 60 µs. Then the shard looks after its sockets, so that readers of what
+/// is cached do not wait for a MiB of somebody's pull.
+const HASHED_AT_ONCE: usize = 4;
 
 /// Why blocks cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +78,9 @@ impl Inner {
         let mut wanted: Vec<NewBlock> = Vec::with_capacity(blocks.len());
         for (block, bytes) in run.blocks().zip(blocks) {
             assert_eq!(bytes.len(), layout.block_bytes(block) as usize, "blocks are written whole");
+            if !wanted.is_empty() && wanted.len().is_multiple_of(HASHED_AT_ONCE) {
+                tokio::task::yield_now().await;
+            }
             let slot = *reservation.slots.get(&block.piece()).ok_or(WriteError::Gone)?;
             let Some(claim) = Claim::take(reservation, slot, block) else { continue };
             match content.frontier.note_write(block) {
