@@ -1,7 +1,6 @@
 //! A content in memory: what it is, which slots hold its pieces, and how far its digest has been checked.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -12,6 +11,8 @@ use crate::frontier::Frontier;
 use crate::layout::{BlockIndex, Layout, PieceIndex};
 use crate::piece_table::PieceTable;
 use crate::slot::{Leases, SlotIndex, SlotTable};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// How coarse "last used" is on disk: a record is not rewritten for every read.
 const USED_AT_STEP_S: u64 = 300;
@@ -198,7 +199,7 @@ impl Content {
         scope
     }
 
-    fn source(&self) -> std::sync::MutexGuard<'_, Source> {
+    fn source(&self) -> MutexGuard<'_, Source> {
         self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

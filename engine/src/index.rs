@@ -4,16 +4,17 @@
 //! from; a verified one under every registry.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::content::{Content, ContentSpec, Verification};
 use crate::content_id::{ContentId, RegistryScope, Scope};
 use crate::format::Geometry;
 use crate::layout::Layout;
+use crate::sync::{Map, Mutex, MutexGuard};
 
 #[derive(Debug)]
 pub(crate) struct Index {
-    by_name: papaya::HashMap<(ContentId, Scope), Arc<Content>>,
+    by_name: Map<(ContentId, Scope), Arc<Content>>,
     places: Mutex<Places>,
 }
 
@@ -53,7 +54,7 @@ impl Index {
             table_entries_max: u64::from(geometry.slots()) * TABLE_ENTRIES_PER_SLOT,
             length_bytes_max: geometry.capacity_bytes(),
         };
-        Self { by_name: papaya::HashMap::new(), places: Mutex::new(places) }
+        Self { by_name: Map::new(), places: Mutex::new(places) }
     }
 
     /// At start: no content that is made later gets this tenure.

@@ -302,6 +302,12 @@ impl SlotTable {
         checked.store((second & CHECKED_SECONDS) << 4 | mask, Ordering::Relaxed);
     }
 
+    /// Pages of the block come from the disk now: that it was right before says nothing about them. A lost race costs
+    /// one more check.
+    pub(crate) fn forget_checked(&self, index: SlotIndex, block: BlockIndex) {
+        self.slot(index).checked.fetch_and(!(1 << block.in_piece()), Ordering::Relaxed);
+    }
+
     /// The piece was wanted. Within one boot half of the pieces are touched twice, so one touch counts per
     /// minute; the minute of arrival counts as touched.
     pub(crate) fn touch(&self, index: SlotIndex, minute: u16) {

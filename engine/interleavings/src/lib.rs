@@ -1,24 +1,47 @@
-//! The slot word and the piece table of `darter-engine`, compiled against loom's atomics.
+//! The slot word, the piece table and the index of `darter-engine`, compiled against loom's atomics and locks.
 //!
 //! The files are the engine's own, included by path, so the daemon never sees a model of an atomic, and the model never
 //! a copy of the code. Each case is run in every interleaving that loom finds, with what the memory model allows in it.
 //! A slot's bytes are a cell that loom watches: a read beside a write that it is not ordered with is an error, as is
 //! another tenant's value.
 #![forbid(unsafe_code)]
-#![allow(dead_code, unreachable_pub, reason = "the files are the engine's, which uses the rest")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "the files are the engine's, which uses the rest"
+)]
 
+#[path = "../../src/clock.rs"]
+mod clock;
+#[path = "../../src/content.rs"]
+mod content;
+#[path = "../../src/content_id.rs"]
+mod content_id;
+#[path = "../../src/format/mod.rs"]
+mod format;
+#[path = "../../src/frontier.rs"]
+mod frontier;
+#[path = "../../src/index.rs"]
+mod index;
+mod index_cases;
 #[path = "../../src/layout.rs"]
 mod layout;
+mod map;
 #[path = "../../src/piece_table.rs"]
 mod piece_table;
 #[path = "../../src/slot.rs"]
 mod slot;
 
 mod sync {
-    pub(crate) use loom::sync::{Arc, atomic};
+    pub(crate) use loom::sync::{Arc, Mutex, MutexGuard, atomic};
+
+    pub(crate) use crate::map::Map;
 
     pub(crate) const IS_PLAIN: bool = false;
 }
+
+pub use index_cases::*;
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};

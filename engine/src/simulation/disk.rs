@@ -30,8 +30,10 @@ use crate::buffer::BlockBuffer;
 use crate::ring::{ReadOp, WriteOp};
 use crate::slot::Leases;
 
-/// What is written whole or not at all.
+/// What is written whole or not at all, but for [`SHORN`].
 const SECTOR_BYTES: usize = 512;
+/// In 1000: sectors in which the power goes, or the disk fails, between one byte and the next.
+const SHORN: u32 = 100;
 const PAGE_BYTES: usize = 4096;
 
 /// How often the disk does what it should not, in 1000.
@@ -557,7 +559,9 @@ impl FileState {
         while luck > 0 && start < end {
             let sector_end = end.min((start / SECTOR_BYTES as u64 + 1) * SECTOR_BYTES as u64);
             if rng.chance(luck) {
-                let part = (start - write.offset) as usize..(sector_end - write.offset) as usize;
+                let shorn =
+                    if rng.chance(SHORN) { rng.below((sector_end - start) as usize) as u64 } else { 0 };
+                let part = (start - write.offset) as usize..(sector_end - shorn - write.offset) as usize;
                 self.persist_bytes(start, &write.bytes[part]);
             }
             start = sector_end;

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -662,21 +663,21 @@ impl Stage {
     /// No slot is in two tables, and none that is free is in one.
     fn check_tenants(&self) -> Result<(), String> {
         let inner = &self.store.inner;
-        let mut owners: BTreeMap<u32, (u64, u32)> = BTreeMap::new();
+        let mut owners = [None; SLOTS as usize];
         let places = inner.index.places();
         for content in places.contents() {
             for (piece, slot) in content.slots() {
                 let word = inner.slots.word(slot);
-                let what = format!("piece {piece} of tenure {} in {slot:?}", content.tenure);
-                if let Some(other) = owners.insert(slot.0, (content.tenure, piece)) {
-                    return Err(format!("{what}: the slot is {other:?}'s too"));
+                let what = || format!("piece {piece} of tenure {} in {slot:?}", content.tenure);
+                if let Some(other) = owners[slot.0 as usize].replace((content.tenure, piece)) {
+                    return Err(format!("{}: the slot is {other:?}'s too", what()));
                 }
                 let tenant = inner.slots.tenant(slot);
                 if word.state != SlotState::Held || (tenant.content, tenant.piece) != (content.place, piece) {
-                    return Err(format!("{what}: the slot has {tenant:?} and is {word:?}"));
+                    return Err(format!("{}: the slot has {tenant:?} and is {word:?}", what()));
                 }
                 if content.is_gone() {
-                    return Err(format!("{what}: the content is gone"));
+                    return Err(format!("{}: the content is gone", what()));
                 }
             }
         }
@@ -684,7 +685,7 @@ impl Stage {
         let room = inner.room();
         for slot in (0..SLOTS).filter(|slot| room.free.contains(*slot)) {
             let word = inner.slots.word(SlotIndex(slot));
-            if word.state != SlotState::Free || word.leases != 0 || owners.contains_key(&slot) {
+            if word.state != SlotState::Free || word.leases != 0 || owners[slot as usize].is_some() {
                 return Err(format!("slot {slot} is free to be taken and is {word:?}"));
             }
         }
@@ -702,7 +703,7 @@ struct Clients {
     temper: Temper,
     now: Duration,
     steps: u64,
-    writing: Vec<(String, Task<Result<(), WriteError>>)>,
+    writing: Vec<(Brought, Task<Result<(), WriteError>>)>,
     reading: Vec<Reading>,
     reserved: Vec<Arc<Reservation>>,
     known: Vec<Arc<Content>>,
@@ -726,6 +727,22 @@ struct Flush {
     /// Tenures that were over by then.
     gone: BTreeSet<u64>,
     done: oneshot::Receiver<Result<(), FlushError>>,
+}
+
+/// What a writer brings.
+#[derive(Clone, Copy)]
+struct Brought {
+    sample: &'static Sample,
+    run: BlockRun,
+    tenure: u64,
+    registry: &'static str,
+}
+
+impl fmt::Display for Brought {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sample, run, tenure, registry } = self;
+        write!(f, "write blocks {:?} of {}, tenure {tenure}, from {registry}", numbers(*run), sample.name())
+    }
 }
 
 struct Reading {
@@ -837,12 +854,7 @@ impl Clients {
         let run = self.run_of(sample);
         let Some(content) = self.content(sample, registry) else { return };
         let store = self.store.clone();
-        let what = format!(
-            "write blocks {:?} of {}, tenure {}, from {registry}",
-            numbers(run),
-            sample.name(),
-            content.tenure
-        );
+        let what = Brought { sample, run, tenure: content.tenure, registry };
         let reserved = self.reserved.iter().position(|reserved| Arc::ptr_eq(reserved.content(), &content));
         let reservation = match reserved.filter(|_| self.rng.chance(300)) {
             Some(reserved) => self.reserved[reserved].clone(),
@@ -854,7 +866,7 @@ impl Clients {
                 }
             },
         };
-        self.note(|| what.clone());
+        self.note(|| what.to_string());
         if self.rng.chance(150) {
             self.reserved.push(reservation.clone());
         }

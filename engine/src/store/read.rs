@@ -271,6 +271,8 @@ impl Inner {
         for (block, slot, at, bytes) in self.blocks_of(content, extent) {
             if !self.slots.checked_lately(slot, block, second) {
                 self.check(content, block, slot, slab.crc32(at..at + bytes))?;
+                // Of the pages, which others are served from within this second; not of a buffer's copy.
+                self.slots.note_checked(slot, block, second);
             }
         }
         // A page that the file now ends in is in memory still, and its blocks may have been checked in this second.
@@ -287,6 +289,7 @@ impl Inner {
         extent: Extent,
         out: &mut Vec<Bytes>,
     ) -> Result<(), ReadError> {
+        self.blocks_of(content, &extent).for_each(|(block, slot, ..)| self.slots.forget_checked(slot, block));
         let filled = match self.read_blocks(&extent, extent.run, extent.offset, extent.bytes).await? {
             Ok(filled) => filled,
             // Slabs are of full length: somebody has cut this one short.
@@ -360,7 +363,6 @@ impl Inner {
     ) -> Result<(), ReadError> {
         self.counters.blocks_checked.fetch_add(1, Ordering::Relaxed);
         if found == self.slots.crc32(slot, block) {
-            self.slots.note_checked(slot, block, clock::process_s());
             return Ok(());
         }
         self.counters.checks_failed.fetch_add(1, Ordering::Relaxed);
@@ -377,6 +379,7 @@ impl Inner {
         let mut bytes = vec![0; extent.bytes];
         let slab = &self.slabs[extent.slab as usize];
         let slot = extent.leases.first();
+        self.slots.forget_checked(slot, block);
         if let Err(error) = slab.file().read_exact_at(&mut bytes, extent.offset as u64) {
             if error.kind() == io::ErrorKind::UnexpectedEof {
                 slab.fail();
@@ -404,4 +407,62 @@ pub(crate) enum Unread {
 fn joined_run(content: &Content, left: BlockRun, right: BlockRun) -> BlockRun {
     debug_assert_eq!(left.last().number() + 1, right.first().number());
     content.layout().run(left.first().number(), right.last().number() + 1).unwrap_or(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::ContentSpec;
+    use crate::content_id::{ContentId, Naming};
+    use crate::layout::Layout;
+    use crate::ring::Backend;
+    use crate::store::StoreOptions;
+
+    /// A block was checked, its page left memory and came back otherwise from the disk, by another's read that had not
+    /// looked at it yet: within the second it was served unchecked.
+    #[test]
+    fn what_is_read_from_the_disk_again_is_checked_again() {
+        clock::simulated::set(Some(std::time::Duration::from_secs(100)));
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreOptions {
+            data_dir: directory.path().into(),
+            capacity_bytes: Some(16 << 20),
+            backend: Backend::Pool,
+            pool_blocks: 16,
+            ttl: None,
+        })
+        .unwrap();
+        let registry = "http://a";
+        let scope = RegistryScope::of_origin(registry);
+        let bytes = Bytes::from_static(b"bytes");
+        let layout = Layout::new(bytes.len() as u64).unwrap();
+        let spec = ContentSpec {
+            id: ContentId::of_name("x"),
+            naming: Naming::Url,
+            layout,
+            registry: registry.into(),
+            media_type: String::new(),
+            validator: String::new(),
+        };
+        let content = store.create(&spec).unwrap();
+        let run = layout.whole().unwrap();
+        let lately = || {
+            let slot = content.slot_of(run.first().piece()).unwrap();
+            store.inner.slots.checked_lately(slot, run.first(), clock::process_s())
+        };
+        ring::run_shard(Backend::Pool, async {
+            let reservation = std::sync::Arc::new(store.reserve(&content, run).await.unwrap());
+            store.write(&reservation, run.first(), vec![bytes.clone()], registry).await.unwrap();
+            assert!(!lately());
+            assert_eq!(store.read(&content, scope, run).await.unwrap().concat(), bytes);
+            assert!(lately());
+            assert_eq!(store.read_copied(&content, scope, run).await.unwrap().concat(), bytes);
+            assert!(!lately(), "a read from the disk is under way, or was");
+            assert_eq!(store.read(&content, scope, run).await.unwrap().concat(), bytes);
+            assert!(lately());
+        })
+        .unwrap();
+        store.close();
+        clock::simulated::set(None);
+    }
 }
