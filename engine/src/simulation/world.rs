@@ -162,7 +162,7 @@ impl World {
         match rng.below(8) {
             0 | 1 => {}
             2 => odds.sync_fails = 150,
-            3 => temper.flips = 60,
+            3 => (temper.flips, temper.lies) = (60, 200),
             4 => (odds.read_fails, odds.read_flips) = (20, 20),
             5 => (odds.write_fails, temper.bad_sectors) = (30, 30),
             6 => (odds.mapping_fails, temper.cuts) = (10, 8),
@@ -856,7 +856,7 @@ impl Clients {
         let store = self.store.clone();
         let what = Brought { sample, run, tenure: content.tenure, registry };
         let reserved = self.reserved.iter().position(|reserved| Arc::ptr_eq(reserved.content(), &content));
-        let reservation = match reserved.filter(|_| self.rng.chance(300)) {
+        let reservation = match reserved.filter(|_| self.rng.chance(500)) {
             Some(reserved) => self.reserved[reserved].clone(),
             None => match self.store.inner.try_reserve(&content, run) {
                 Some(reservation) => Arc::new(reservation),
@@ -970,14 +970,20 @@ impl Clients {
     /// What happens to a disk at rest.
     fn disk_suffers(&mut self) {
         let geometry = self.store.inner.geometry;
-        let slot = self.rng.below(SLOTS as usize) as u32;
-        let (file, at) = if self.rng.chance(500) {
+        // Mostly where something is.
+        let content = self.some_content().filter(|_| self.rng.chance(700));
+        let slots: Vec<_> = content.iter().flat_map(|content| content.slots()).collect();
+        let slot = self.rng.pick(&slots).map(|(_, slot)| slot.0);
+        let slot = slot.unwrap_or_else(|| self.rng.below(SLOTS as usize) as u32);
+        let copy = if self.rng.chance(500) { Copy::A } else { Copy::B };
+        let (file, at) = if self.rng.chance(400) {
             (slab_file(geometry.slab_of(slot)), geometry.offset_in_slab(slot) + self.rng.below(300) as u64)
-        } else if self.rng.chance(500) {
-            (RECORDS, geometry.slot_offset(Copy::A, slot) + self.rng.below(SLOT_RECORD_BYTES) as u64)
+        } else if self.rng.chance(400) {
+            (RECORDS, geometry.slot_offset(copy, slot) + self.rng.below(SLOT_RECORD_BYTES) as u64)
         } else {
-            let place = self.rng.below(geometry.contents().min(8) as usize) as u32;
-            (RECORDS, geometry.content_offset(Copy::A, place) + self.rng.below(CONTENT_RECORD_BYTES) as u64)
+            let place = content.map(|content| content.place);
+            let place = place.unwrap_or_else(|| self.rng.below(geometry.contents().min(8) as usize) as u32);
+            (RECORDS, geometry.content_offset(copy, place) + self.rng.below(CONTENT_RECORD_BYTES) as u64)
         };
         // The share of steps that come here is 3 %.
         let per_step = |odds: u32| odds * 1000 / 30;
