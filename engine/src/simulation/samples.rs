@@ -23,8 +23,24 @@ pub(super) struct Sample {
     wrong: Vec<Bytes>,
 }
 
-/// Most are of one short block, which costs little; the others have pieces that grow, and neighbours.
-const LENGTHS: [usize; 8] = [300, 700, 1_900, 5_000, 65_536 + 300, 2_600, 65_536 + 4_200, 262_144 + 600];
+/// Most are of one short block, which costs little; the others have pieces that grow, and neighbours. Together they have
+/// more pieces than a world has slots: something has to go.
+const LENGTHS: [usize; 14] = [
+    300,
+    700,
+    1_900,
+    5_000,
+    65_536 + 300,
+    2_600,
+    65_536 + 4_200,
+    262_144 + 600,
+    900,
+    1_300,
+    262_144 + 200,
+    400,
+    2_200,
+    3_100,
+];
 const BY_URL: usize = 5;
 
 pub(super) static SAMPLES: LazyLock<Vec<Sample>> = LazyLock::new(|| {

@@ -819,7 +819,7 @@ impl Clients {
     }
 
     fn sample(&mut self) -> &'static Sample {
-        let count = if self.rng.chance(750) { 4 } else { SAMPLES.len() };
+        let count = if self.rng.chance(550) { 4 } else { SAMPLES.len() };
         &SAMPLES[self.rng.below(count)]
     }
 
