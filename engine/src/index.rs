@@ -191,3 +191,66 @@ impl Places {
         self.contents.len() - self.free.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content_id::Naming;
+
+    const REGISTRIES: [&str; 2] = ["http://a", "http://b"];
+
+    fn spec(name: usize, registry: &str) -> ContentSpec {
+        ContentSpec {
+            id: ContentId::of_name(&name.to_string()),
+            naming: Naming::Digest,
+            layout: Layout::new(1).unwrap(),
+            registry: registry.into(),
+            media_type: String::new(),
+            validator: String::new(),
+        }
+    }
+
+    /// What each interleaving of two threads is in `interleavings`, many threads are here, on the map that it is.
+    #[test]
+    fn names_and_places_agree_whoever_comes_and_goes() {
+        const THREADS: usize = 4;
+        const TURNS: usize = 5_000;
+        const NAMES: usize = 3;
+        let index = Index::new(Geometry::for_capacity(Geometry::CAPACITY_BYTES_MIN).unwrap());
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let index = &index;
+                scope.spawn(move || {
+                    for turn in 0..TURNS {
+                        let wanted = spec((turn + thread) % NAMES, REGISTRIES[turn / NAMES % 2]);
+                        let registry = RegistryScope::of_origin(&wanted.registry);
+                        let made = index.create(&wanted).unwrap();
+                        assert_eq!(made.id(), wanted.id);
+                        if let Some(found) = index.find(&wanted.id, registry) {
+                            assert_eq!(found.id(), wanted.id);
+                        }
+                        let other = RegistryScope::of_origin(REGISTRIES[(turn + thread) % 2]);
+                        match turn % 5 {
+                            0 | 1 => drop(index.rescope(&made, Scope::Registry(other))),
+                            2 | 3 => {
+                                index.hide(&made);
+                                let found = index.find(&wanted.id, registry);
+                                assert!(!found.is_some_and(|found| Arc::ptr_eq(&found, &made)));
+                                index.vacate(&made);
+                            }
+                            _ => {}
+                        }
+                    }
+                });
+            }
+        });
+        let places = index.places();
+        assert!(places.len() <= NAMES * REGISTRIES.len());
+        for content in places.contents() {
+            let Scope::Registry(registry) = content.scope() else { panic!("nothing was verified") };
+            assert!(!content.is_gone());
+            assert!(index.find(&content.id(), registry).is_some_and(|found| Arc::ptr_eq(&found, content)));
+        }
+        assert_eq!(index.by_name.len(), places.len());
+    }
+}
