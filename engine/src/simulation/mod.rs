@@ -111,21 +111,20 @@ fn any_seed() {
 /// Seeds that found something once, and some that every run has in common.
 #[test]
 fn seeds_that_failed_once() {
-    const FAILED_ONCE: [u64; 7] = [
+    // Each failed when its rule was broken again.
+    const FAILED_ONCE: [u64; 6] = [
         // A dropped content is back.
-        7_081_120_320_025_768_779,
+        9_197_798_629_570_517_989,
         // Records from the page cache after a failed sync.
-        6_599_786_625_856_951_227,
+        4_090_134_357_838_157_874,
         // A slot whose record is perhaps on disk goes to another.
-        3_216_193_334_588_684_730,
+        7_106_330_548_381_221_205,
         // A verdict is given back by a place that could be read.
-        4_265_926_794_119_701_409,
+        982_900_738_378_068_703,
         // Written beneath a reader.
-        7_981_369_127_627_223_427,
+        7_660_275_890_016_417_671,
         // A content that a start refused comes back.
-        2_970_890_421_742_020_173,
-        // A clean stop leaves slots behind.
-        3_346_215_377_202_909_132,
+        6_622_670_666_658_302_032,
     ];
     FAILED_ONCE.into_iter().chain(0..100).for_each(check);
 }
