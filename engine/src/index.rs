@@ -251,6 +251,9 @@ mod tests {
             assert!(!content.is_gone());
             assert!(index.find(&content.id(), registry).is_some_and(|found| Arc::ptr_eq(&found, content)));
         }
-        assert_eq!(index.by_name.len(), places.len());
+        let names = (0..NAMES).flat_map(|name| REGISTRIES.map(|registry| spec(name, registry)));
+        let found =
+            names.filter(|spec| index.find(&spec.id, RegistryScope::of_origin(&spec.registry)).is_some());
+        assert_eq!(found.count(), places.len(), "a name is left of a content that has no place");
     }
 }
