@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use darter_tests::need::{Need, need};
 use darter_tests::{
-    Blob, DISK, Daemon, Disk, FileSystem, Holdings, Io, Mounted, Origin, on_both_io, wait_until,
+    Blob, DISK, Daemon, Disk, FileSystem, Holdings, Io, Mounted, Origin, on_both_io, pause, wait_until,
 };
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use tempfile::TempDir;
@@ -61,6 +61,9 @@ fn what_could_not_be_synced_is_not_held_after_a_restart(io: Io) {
     }
     assert_eq!(durable(&late) + durable(&later), 0, "the slab takes no more");
     assert!(daemon.metrics().sum("darter_unkept_bytes_total") > 0.0);
+    // Nor is anything given up for room that the slab does not have: time enough for the next records.
+    pause(Duration::from_secs(3));
+    assert_eq!(durable(&early), pieces, "what was synced before is still held");
 
     // Killed or stopped: no record speaks of what was lost.
     for stop in [Daemon::kill9, Daemon::stop] {

@@ -29,7 +29,9 @@ impl Residents for Evictor<'_> {
             self.inner.slots.durable(resident.slot) != 0 || unsure.contains(&resident.slot)
         };
         let unreleasable = self.bound.is_some_and(bound);
-        if word.leases > 0 || unreleasable || content.is_some_and(|content| content.pinned()) {
+        // A slab that takes no more has nothing to gain from an eviction: what was synced on it is still good.
+        let in_vain = !self.inner.slab_of(resident.slot).in_service();
+        if word.leases > 0 || unreleasable || in_vain || content.is_some_and(|content| content.pinned()) {
             return Candidate::Kept;
         }
         let heat = self.inner.slots.heat(resident.slot);
