@@ -62,7 +62,7 @@ pub enum Command {
     /// Check a configuration, or show what it comes to
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Make several nodes a cluster
+    /// Prepare a cluster of nodes; `darter serve` does not join one yet
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Print what a shell needs to complete commands and flags
