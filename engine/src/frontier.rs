@@ -1,8 +1,10 @@
 //! How far a content's SHA-256 has been fed, in order.
 //!
 //! The digest of a blob can be checked only when the blob is whole. A running hash is fed block by block as the
-//! frontier grows: from the store, and from the network's bytes where a block could not be kept. A block that is
-//! written *behind* the frontier starts it anew: what the hash has seen is no longer what is held.
+//! frontier grows: from the store, and from the network's bytes where a block could not be kept, or is still on its way
+//! to the disk. A block that is written *behind* the frontier starts it anew: what the hash has seen is no longer what
+//! is held. Unless it is the same: of blocks that were hashed from the network their BLAKE3 is remembered for a while,
+//! because their write may come after.
 //!
 //! The ledger's lock is held for moments. [`Frontier::advance`] hashes outside of it, into a copy that counts only
 //! if nobody has written that block meanwhile; it is called by the hasher thread alone.
@@ -19,6 +21,10 @@ use crate::layout::{BlockIndex, Layout};
 
 /// Blocks from the network that wait for their turn: 1 MiB for each content.
 const FED_BLOCKS_MAX: usize = 16;
+/// Blocks that were hashed from the network and may still be written: more than are ever on their way to the disk.
+const UNWRITTEN_MAX: usize = 1024;
+/// Of these, those that are remembered beyond the verdict: what the last request brought.
+const UNWRITTEN_AFTER_VERDICT_MAX: u32 = 64;
 
 #[derive(Debug)]
 pub(crate) struct Frontier {
@@ -39,8 +45,10 @@ struct Ledger {
     epoch: u64,
     /// The next block was written since the hasher began to look at it.
     rewritten: bool,
-    /// Blocks that were not kept.
+    /// Blocks that were not kept, or not yet.
     fed: BTreeMap<u32, Bytes>,
+    /// BLAKE3 of blocks that were hashed from the network's bytes.
+    unwritten: BTreeMap<u32, [u8; 32]>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -106,6 +114,7 @@ impl Frontier {
             epoch: 0,
             rewritten: false,
             fed: BTreeMap::new(),
+            unwritten: BTreeMap::new(),
         };
         Self { ledger: Mutex::new(ledger), running: Mutex::default() }
     }
@@ -160,20 +169,23 @@ impl Frontier {
         }
     }
 
-    /// A block is about to be written. Behind the frontier, the hash starts anew.
-    pub(crate) fn note_write(&self, block: BlockIndex) -> Noted {
+    /// A block with this BLAKE3 is about to be written. Behind the frontier the hash starts anew, unless these are the
+    /// bytes that it has seen.
+    pub(crate) fn note_write(&self, block: BlockIndex, blake3: &[u8; 32]) -> Noted {
         let mut ledger = self.ledger();
         if ledger.verdict == Verdict::Wrong {
             return Noted::Wrong;
         }
         ledger.fed.remove(&block.number());
         ledger.rewritten |= block.number() == ledger.next;
-        if block.number() >= ledger.next {
+        if block.number() >= ledger.next || ledger.unwritten.remove(&block.number()).as_ref() == Some(blake3)
+        {
             return Noted::Pending;
         }
         ledger.next = 0;
         ledger.epoch += 1;
         ledger.fed.clear();
+        ledger.unwritten.clear();
         let fell = std::mem::replace(&mut ledger.verdict, Verdict::Pending) == Verdict::Passed;
         if fell { Noted::VerdictFell } else { Noted::Pending }
     }
@@ -198,6 +210,7 @@ impl Frontier {
                 ledger.fed = ledger.fed.split_off(&block.number());
                 (block, ledger.fed.remove(&block.number()))
             };
+            let of_network = fed.as_ref().map(|bytes| blake3::hash(bytes).into());
             let hashed = fed.or_else(|| read(block)).map(|bytes| {
                 let mut hashed = running.clone();
                 hashed.sha256.update(&bytes);
@@ -215,6 +228,12 @@ impl Frontier {
             };
             *running = hashed;
             ledger.next = block.number() + 1;
+            if let Some(blake3) = of_network {
+                ledger.unwritten.insert(block.number(), blake3);
+                if ledger.unwritten.len() > UNWRITTEN_MAX {
+                    ledger.unwritten.pop_first();
+                }
+            }
         }
         let mut ledger = self.ledger();
         let whole = ledger.next == layout.block_count() && ledger.epoch == running.epoch;
@@ -223,6 +242,8 @@ impl Frontier {
         }
         let right = running.sha256.clone().finalize().as_slice() == id.as_bytes();
         ledger.verdict = if right { Verdict::Passed } else { Verdict::Wrong };
+        let last = layout.block_count().saturating_sub(UNWRITTEN_AFTER_VERDICT_MAX);
+        ledger.unwritten = ledger.unwritten.split_off(&last);
         if right { Advance::Passed } else { Advance::Wrong }
     }
 }
@@ -230,6 +251,9 @@ impl Frontier {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of no block here.
+    const OTHER: [u8; 32] = [0xee; 32];
 
     fn content(blocks: u32) -> (Layout, Vec<Bytes>, ContentId) {
         let layout = Layout::new(u64::from(blocks) * 65536 - 100).unwrap();
@@ -293,7 +317,7 @@ mod tests {
         let from_store = |block: BlockIndex| Some(bytes[block.number() as usize].clone());
         let frontier = Frontier::new(layout, &id);
         assert_eq!(frontier.advance(layout, &id, 64, from_store), Advance::Wrong);
-        assert_eq!(frontier.note_write(layout.block(0).unwrap()), Noted::Wrong);
+        assert_eq!(frontier.note_write(layout.block(0).unwrap(), &OTHER), Noted::Wrong);
         assert_eq!(frontier.verification(layout), Verification::Wrong);
     }
 
@@ -303,9 +327,38 @@ mod tests {
         let frontier = Frontier::new(layout, &id);
         let from_store = |block: BlockIndex| Some(bytes[block.number() as usize].clone());
         frontier.advance(layout, &id, 64, from_store);
-        assert_eq!(frontier.note_write(layout.block(1).unwrap()), Noted::VerdictFell);
+        assert_eq!(frontier.note_write(layout.block(1).unwrap(), &OTHER), Noted::VerdictFell);
         assert!(matches!(frontier.verification(layout), Verification::Pending { .. }));
         assert_eq!(frontier.advance(layout, &id, 64, from_store), Advance::Passed);
+    }
+
+    /// A pull whose blocks were on their way to a slow disk once hashed all of it for each of its requests.
+    #[test]
+    fn what_was_hashed_from_the_network_may_be_written_behind_the_frontier() {
+        let (layout, bytes, id) = content(3);
+        let at = |number: u32| layout.block(number).unwrap();
+        let written = |number: u32| blake3::hash(&bytes[number as usize]).into();
+        let frontier = Frontier::new(layout, &id);
+        frontier.feed(at(0), bytes[0].clone());
+        frontier.feed(at(1), bytes[1].clone());
+        frontier.advance(layout, &id, 64, |_| None);
+        assert_eq!(frontier.note_write(at(0), &written(0)), Noted::Pending);
+        assert_eq!(frontier.verification(layout), Verification::Pending { next: at(2), stalled: true });
+        // Not twice: what was written may have been lost since. And never other bytes.
+        for (number, blake3) in [(0, written(0)), (1, OTHER)] {
+            let frontier = Frontier::new(layout, &id);
+            frontier.feed(at(0), bytes[0].clone());
+            frontier.feed(at(1), bytes[1].clone());
+            frontier.advance(layout, &id, 64, |_| None);
+            assert_eq!(frontier.note_write(at(0), &written(0)), Noted::Pending);
+            assert_eq!(frontier.note_write(at(number), &blake3), Noted::Pending);
+            assert_eq!(frontier.verification(layout), Verification::Pending { next: at(0), stalled: true });
+        }
+        // The last ones may come after the verdict.
+        frontier.feed(at(2), bytes[2].clone());
+        assert_eq!(frontier.advance(layout, &id, 64, |_| None), Advance::Passed);
+        assert_eq!(frontier.note_write(at(2), &written(2)), Noted::Pending);
+        assert_eq!(frontier.note_write(at(2), &written(2)), Noted::VerdictFell);
     }
 
     #[test]
@@ -314,7 +367,7 @@ mod tests {
         let frontier = Frontier::new(layout, &id);
         frontier.feed(layout.block(0).unwrap(), bytes[0].clone());
         frontier.advance(layout, &id, 64, |_| None);
-        assert_eq!(frontier.note_write(layout.block(1).unwrap()), Noted::Pending);
+        assert_eq!(frontier.note_write(layout.block(1).unwrap(), &OTHER), Noted::Pending);
     }
 
     #[test]
@@ -325,7 +378,7 @@ mod tests {
         let verdict = frontier.advance(layout, &id, 64, |block| {
             if block.number() == 1 && std::mem::take(&mut first_look) {
                 // Other bytes than those that are stored in this moment.
-                assert_eq!(frontier.note_write(block), Noted::Pending);
+                assert_eq!(frontier.note_write(block, &OTHER), Noted::Pending);
                 return Some(Bytes::from(vec![0xee; 65536]));
             }
             Some(bytes[block.number() as usize].clone())

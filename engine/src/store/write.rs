@@ -83,7 +83,8 @@ impl Inner {
             }
             let slot = *reservation.slots.get(&block.piece()).ok_or(WriteError::Gone)?;
             let Some(claim) = Claim::take(reservation, slot, block) else { continue };
-            match content.frontier.note_write(block) {
+            let (crc32, blake3) = (crc32fast::hash(&bytes), blake3::hash(&bytes).into());
+            match content.frontier.note_write(block, &blake3) {
                 Noted::Pending => {}
                 Noted::Wrong => return Err(WriteError::Gone),
                 Noted::VerdictFell => self.fall_back_to(content, registry),
@@ -94,7 +95,6 @@ impl Inner {
             if !content.takes_bytes_of(scope) {
                 return Err(WriteError::OtherRegistry);
             }
-            let (crc32, blake3) = (crc32fast::hash(&bytes), blake3::hash(&bytes).into());
             wanted.push(NewBlock { block, slot, crc32, blake3, bytes, claim });
         }
         for group in neighbours(self.geometry, wanted) {
