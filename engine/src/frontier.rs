@@ -80,6 +80,8 @@ pub(crate) enum Advance {
 pub(crate) enum Noted {
     /// Nothing that was proved.
     Pending,
+    /// It is part of what was proved.
+    Proved,
     /// The verdict that stood is taken back.
     VerdictFell,
     /// The bytes were found wrong: nothing more is kept for this content.
@@ -178,9 +180,11 @@ impl Frontier {
         }
         ledger.fed.remove(&block.number());
         ledger.rewritten |= block.number() == ledger.next;
-        if block.number() >= ledger.next || ledger.unwritten.remove(&block.number()).as_ref() == Some(blake3)
-        {
+        if block.number() >= ledger.next {
             return Noted::Pending;
+        }
+        if ledger.unwritten.remove(&block.number()).as_ref() == Some(blake3) {
+            return if ledger.verdict == Verdict::Passed { Noted::Proved } else { Noted::Pending };
         }
         ledger.next = 0;
         ledger.epoch += 1;
@@ -357,7 +361,7 @@ mod tests {
         // The last ones may come after the verdict.
         frontier.feed(at(2), bytes[2].clone());
         assert_eq!(frontier.advance(layout, &id, 64, |_| None), Advance::Passed);
-        assert_eq!(frontier.note_write(at(2), &written(2)), Noted::Pending);
+        assert_eq!(frontier.note_write(at(2), &written(2)), Noted::Proved);
         assert_eq!(frontier.note_write(at(2), &written(2)), Noted::VerdictFell);
     }
 

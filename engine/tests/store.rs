@@ -621,8 +621,10 @@ fn when_a_verdict_falls_the_content_belongs_to_the_registry_of_its_newest_bytes(
         let reservation = Arc::new(store.reserve(&content, layout.whole().unwrap()).await.unwrap());
         let parts = blocks_of(&bytes, layout, layout.whole().unwrap());
         store.write(&reservation, layout.block(0).unwrap(), parts[..1].to_vec(), REGISTRY).await.unwrap();
+        assert_eq!(content.verification(), Verification::Passed, "those are the bytes that were proved");
         let wrong = vec![Bytes::from(vec![0x66; 1 << 16])];
-        let refused = store.write(&reservation, layout.block(1).unwrap(), wrong, OTHER).await;
+        store.write(&reservation, layout.block(1).unwrap(), wrong.clone(), REGISTRY).await.unwrap();
+        let refused = store.write(&reservation, layout.block(2).unwrap(), wrong, OTHER).await;
         assert!(matches!(refused, Err(WriteError::OtherRegistry)));
         // Whoever got hold of it while it was verified reads nothing of it under the other registry.
         let other = RegistryScope::of_origin(OTHER);

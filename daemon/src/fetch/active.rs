@@ -303,7 +303,7 @@ impl Active {
 
     /// Slots for a run; `None` if the store has no room.
     pub(super) async fn reserve(&self, run: BlockRun) -> Option<Arc<Reservation>> {
-        if self.is_without_room() {
+        if self.is_without_slots() || !self.owner.disk_keeps_up().await {
             return None;
         }
         let reserved = self.owner.store.reserve(&self.content, run).await;
@@ -313,8 +313,11 @@ impl Active {
 
     /// Nothing can be kept now: no slot is free, or the disk does not keep up.
     fn is_without_room(&self) -> bool {
-        let no_slots = self.no_room_since.get().is_some_and(|since| since.elapsed() < NO_ROOM_FOR);
-        no_slots || self.owner.store.is_behind()
+        self.is_without_slots() || self.owner.store.is_behind()
+    }
+
+    fn is_without_slots(&self) -> bool {
+        self.no_room_since.get().is_some_and(|since| since.elapsed() < NO_ROOM_FOR)
     }
 
     /// Gives a block to those who wait for it; the bytes that they got. A slow client pins what it got, so when

@@ -12,6 +12,7 @@ use std::time::Duration;
 use darter_engine::{BLOCK_BYTES, Content, ContentId, ContentSpec, Layout, Naming, Store, Verification};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
 
 use super::active::{self, Active};
 use super::copies::Copies;
@@ -41,6 +42,13 @@ const DIGEST_WITHIN: Duration = Duration::from_secs(30);
 /// A content is prefetched once in this time: what was evicted since is not wanted so much that it must push out
 /// something else.
 const PREFETCH_AGAIN_AFTER: Duration = Duration::from_secs(600);
+/// How long a disk that is behind the network is waited for: many are for a moment, and what is not kept is paid for
+/// again.
+const CATCHES_UP_WITHIN: Duration = Duration::from_millis(200);
+/// How often it is looked at meanwhile.
+const CATCH_UP_LOOK_EVERY: Duration = Duration::from_millis(5);
+/// One that does not catch up is not waited for again so soon: its readers would have its speed.
+const LAGS_FOR: Duration = Duration::from_secs(2);
 /// How long what is on its way to the store may take when the daemon stops; the disk needs milliseconds.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -64,6 +72,8 @@ pub(crate) struct Owner {
     /// Here and not in the fetch: a container that boots misses block after block, and each is a fetch of its own.
     pub(super) places: RefCell<Places>,
     pub(super) copies: Copies,
+    /// When the disk was last waited for in vain.
+    disk_lagged_at: Cell<Option<Instant>>,
 }
 
 type Described = Result<Arc<Content>, FetchError>;
@@ -110,6 +120,7 @@ impl Owner {
             prefetched: RefCell::new(Remembered::new(PREFETCH_AGAIN_AFTER)),
             places: RefCell::default(),
             copies: Copies::new(),
+            disk_lagged_at: Cell::new(None),
         })
     }
 
@@ -206,6 +217,26 @@ impl Owner {
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + 'static) {
         let metrics = self.metrics.clone();
         tokio::task::spawn_local(polls::timed(work, move |longest| metrics.longest_poll(longest)));
+    }
+
+    /// Whether the disk takes more, if it must in a moment. Where it does not, what comes is served and not kept.
+    pub(super) async fn disk_keeps_up(&self) -> bool {
+        if !self.store.is_behind() {
+            return true;
+        }
+        if self.disk_lagged_at.get().is_some_and(|at| at.elapsed() < LAGS_FOR) {
+            return false;
+        }
+        let catches_up = async {
+            while self.store.is_behind() {
+                tokio::time::sleep(CATCH_UP_LOOK_EVERY).await;
+            }
+        };
+        let caught_up = tokio::time::timeout(CATCHES_UP_WITHIN, catches_up).await.is_ok();
+        if !caught_up {
+            self.disk_lagged_at.set(Some(Instant::now()));
+        }
+        caught_up
     }
 
     /// Whether readers may hold buffers of the pool: half of it is for fetches to go on.

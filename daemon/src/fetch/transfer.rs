@@ -194,8 +194,12 @@ impl<'a> Transfer<'a> {
         if self.window.as_ref().is_none_or(|window| !window.run.contains(block)) {
             self.enter_window(block).await;
         }
+        let has_slot = self.window.as_ref().is_some_and(|window| window.reservation.is_some());
+        if has_slot && self.active.owner.store.is_behind() {
+            self.flush();
+        }
+        let kept = has_slot && self.active.owner.disk_keeps_up().await;
         let Some(window) = &mut self.window else { return };
-        let kept = window.reservation.is_some() && !self.active.owner.store.is_behind();
         let handed = self.active.deliver(block, &bytes, kept);
         if !kept {
             // What is gathered is written as one run of neighbours, and this block would be missing in it.

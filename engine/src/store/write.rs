@@ -84,15 +84,17 @@ impl Inner {
             let slot = *reservation.slots.get(&block.piece()).ok_or(WriteError::Gone)?;
             let Some(claim) = Claim::take(reservation, slot, block) else { continue };
             let (crc32, blake3) = (crc32fast::hash(&bytes), blake3::hash(&bytes).into());
-            match content.frontier.note_write(block, &blake3) {
-                Noted::Pending => {}
+            let noted = content.frontier.note_write(block, &blake3);
+            match noted {
+                Noted::Pending | Noted::Proved => {}
                 Noted::Wrong => return Err(WriteError::Gone),
                 Noted::VerdictFell => self.fall_back_to(content, registry),
             }
             if content.is_gone() {
                 return Err(WriteError::Gone);
             }
-            if !content.takes_bytes_of(scope) {
+            // What is part of the proved content is so whoever brings it.
+            if noted != Noted::Proved && !content.takes_bytes_of(scope) {
                 return Err(WriteError::OtherRegistry);
             }
             wanted.push(NewBlock { block, slot, crc32, blake3, bytes, claim });
