@@ -275,10 +275,10 @@ impl AsRef<[u8]> for Lent {
             #[cfg(test)]
             Maps::Simulated(_) => unreachable!("a simulated file lends its own"),
         };
-        // SAFETY: `lend` checked the range against the mapping's length, and `slab` keeps the mapping alive.
-        // The leases keep the slots from being given to anyone else, and a present block is never written
-        // again in its generation, so these bytes do not change while `self` lives. Those of a file that somebody
-        // cuts short go away: whoever is lent them only hands them to the kernel, which finds EFAULT.
+        // Bytes of a file that somebody cuts short go away: whoever is lent them only hands them to the kernel, which
+        // finds EFAULT.
+        // SAFETY: `lend` checked the range, and `slab` keeps the mapping alive. The leases keep the slots from being
+        // given to anyone else, and a present block is never written again in its generation: nothing changes here.
         unsafe { std::slice::from_raw_parts(send.as_ptr().add(self.range.start), self.range.len()) }
     }
 }
