@@ -5,23 +5,20 @@
 //! gives the connection back when it has answered and waits for a head. A request that has a body, and one after which
 //! the connection is not to be kept, it keeps to the end.
 //!
-//! [`Line`] stands between them and the socket, and sees when bytes move: a head that does not come
-//! to its end, a client that takes nothing of its answer, a connection that is kept and not used each have a time, and
-//! heads that are not whole yet have a budget of the whole node. What is read of a request is bounded by hyper: 32 KiB
-//! of head (431), and a buffer that is no longer than that of one read.
+//! [`Line`] stands between them and the socket, and sees when bytes move; what may stand still how long is said by
+//! [`Flow`]. What is read of a request is bounded by hyper: 32 KiB of head (431), and a buffer that is no longer than
+//! that of one read.
 //!
 //! However it ends, the client is told before and never by a reset: what is still on its way reaches it, then the
 //! end; what it goes on sending is read and dropped for some seconds. A reset would make its system throw away bytes
 //! that it has and has not read, and containerd resumes after an early end, but not after a reset.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -32,15 +29,16 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rustix::net::SendFlags;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
 use super::Fronts;
 use super::body::{AnswerBody, Batch, BodyError};
+use super::flow::{Allowance, Answering, End, Flow};
 use super::hit::{Answer, Hits};
+use super::line::{Heard, Line};
 
 /// The longest head of a request. Tokens of registries have up to 8 KiB, and some clients send two.
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -48,15 +46,8 @@ const HEADERS_MAX: usize = 128;
 /// What hyper reads at once, and what it has left to write when it asks for more of a body. A body comes in batches
 /// of up to 1 MiB, so this does not cut writes.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
-/// What is read at once while no request is under way. A head that is longer, or comes in parts, is hyper's to wait
-/// for.
-const READ_BYTES: usize = 16 << 10;
 /// Slices of one write; a system takes up to 1024.
 const SLICES_MAX: usize = 64;
-/// Bytes of unfinished heads that the node holds beyond [`HEAD_BYTES_OWN`] of each.
-const HEADS_BYTES_MAX: usize = 32 << 20;
-/// So much of a head every connection may hold: the heads of clients that mean well fit.
-const HEAD_BYTES_OWN: usize = 4 << 10;
 /// How long answers under way may still take when the daemon stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a client that was answered for the last time may go on sending.
@@ -67,96 +58,6 @@ const LINGER_AT_STOP: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 64 << 20;
 /// How long a connection that finds no place may take to send something and to take its refusal.
 const TURN_AWAY_WITHIN: Duration = Duration::from_secs(1);
-
-/// How long a connection may stand still.
-#[derive(Clone, Copy, Debug)]
-struct Allowance {
-    /// From the first byte of a head to its last, and for the first one from the beginning of the connection.
-    head: Duration,
-    /// Between an answer and the next request.
-    idle: Duration,
-    /// Without taking a byte of an answer.
-    untaken: Duration,
-    /// The same while what clients have not taken keeps others waiting.
-    pressed: Duration,
-    /// Without a byte in any direction while a request is being answered. Every wait for an origin is shorter.
-    unmoved: Duration,
-}
-
-impl Allowance {
-    const OF_CLIENTS: Self = Self {
-        head: Duration::from_secs(10),
-        idle: Duration::from_secs(90),
-        untaken: Duration::from_secs(60),
-        pressed: Duration::from_secs(5),
-        unmoved: Duration::from_secs(120),
-    };
-}
-
-/// Bytes of heads under way on the whole node.
-#[derive(Debug, Default)]
-pub(super) struct Heads {
-    held_bytes: AtomicUsize,
-}
-
-/// One connection's part of [`Heads`].
-#[derive(Debug)]
-struct HeadRoom {
-    heads: Arc<Heads>,
-    held_bytes: Cell<usize>,
-}
-
-/// Why a connection ends.
-#[derive(Debug)]
-enum End {
-    /// As HTTP has it: the client or this side is done, or one of them has failed.
-    Http(io::Result<()>),
-    /// A head takes too long.
-    SlowHead,
-    /// Heads of all connections take too much.
-    NoHeadRoom,
-    /// Nothing was asked for a long time.
-    Idle,
-    /// The client does not take its answer, or does not send the body that it has promised.
-    Stuck,
-    /// The daemon stops, and the answer was not at its end.
-    Cut,
-}
-
-/// What has moved on a connection, told by [`Line`] and by the requests being answered.
-struct Flow {
-    allowance: Allowance,
-    /// Whether others wait for what clients have not taken.
-    is_pressed: Box<dyn Fn() -> bool>,
-    room: HeadRoom,
-    /// Requests whose answers hyper has not got whole yet: 0 or 1.
-    answering: Cell<u32>,
-    /// Since when a head is waited for that has begun.
-    head_since: Cell<Option<Instant>>,
-    head_bytes: Cell<usize>,
-    /// Something was read while a request was being answered: its body, or the next head.
-    read_ahead: Cell<bool>,
-    /// When a byte last moved.
-    moved_at: Cell<Instant>,
-    /// The system takes no more bytes for the client.
-    blocked: Cell<bool>,
-    /// The next write that the runtime would not try is to be tried all the same.
-    insist: Cell<bool>,
-    no_head_room: Cell<bool>,
-    /// The daemon stops: no request is begun any more.
-    stopping: Cell<bool>,
-    /// All that hyper had to write is written, and it waits for a head.
-    settled: Cell<bool>,
-    /// It has been asked something in this turn.
-    asked_hyper: Cell<bool>,
-    /// What hyper was asked makes the connection its own to the end.
-    hypers: Cell<bool>,
-}
-
-thread_local! {
-    /// What a shard reads into. Nothing of it is kept when another connection's turn comes.
-    static READ: RefCell<Box<[u8; READ_BYTES]>> = RefCell::new(Box::new([0; READ_BYTES]));
-}
 
 /// Serves one connection until its client leaves or the daemon stops.
 pub(crate) async fn serve(fronts: Rc<Fronts>, stream: TcpStream, stop: watch::Receiver<bool>) {
@@ -222,16 +123,6 @@ async fn converse<A: Future<Output = Response<AnswerBody>>>(
         () = tokio::time::sleep(LINGER) => {}
         () = stopping => {}
     }
-}
-
-/// What comes of listening while no request is under way.
-enum Heard {
-    /// A request whose answer is made.
-    Hit,
-    /// Something else, or a part of something.
-    Else,
-    /// Nothing, and nothing more will come.
-    End,
 }
 
 async fn talk<A: Future<Output = Response<AnswerBody>>>(
@@ -414,136 +305,6 @@ fn poll_sleep(mut sleep: Pin<&mut Sleep>, due: Instant, context: &mut Context<'_
     sleep.poll(context)
 }
 
-impl Flow {
-    fn new(allowance: Allowance, heads: Arc<Heads>, is_pressed: Box<dyn Fn() -> bool>) -> Self {
-        let now = Instant::now();
-        Self {
-            allowance,
-            is_pressed,
-            room: HeadRoom { heads, held_bytes: Cell::new(0) },
-            answering: Cell::new(0),
-            // Who connects has something to ask.
-            head_since: Cell::new(Some(now)),
-            head_bytes: Cell::new(0),
-            read_ahead: Cell::new(false),
-            moved_at: Cell::new(now),
-            blocked: Cell::new(false),
-            insist: Cell::new(false),
-            no_head_room: Cell::new(false),
-            stopping: Cell::new(false),
-            settled: Cell::new(false),
-            asked_hyper: Cell::new(false),
-            hypers: Cell::new(false),
-        }
-    }
-
-    /// Whether hyper has done what it was there for, and nothing but a head could come next.
-    fn is_back(&self) -> bool {
-        let is_done = self.asked_hyper.get() && self.answering.get() == 0 && self.settled.get();
-        is_done && !self.hypers.get() && !self.stopping.get()
-    }
-
-    /// When the connection ends if nothing moves before, and why.
-    fn due(&self) -> (Instant, End) {
-        let Allowance { head, idle, untaken, unmoved, .. } = self.allowance;
-        match (self.blocked.get(), self.answering.get(), self.head_since.get()) {
-            (true, ..) => (self.moved_at.get() + untaken, End::Stuck),
-            (false, 1.., _) => (self.moved_at.get() + unmoved, End::Stuck),
-            (false, 0, Some(since)) => (since + head, End::SlowHead),
-            (false, 0, None) => (self.moved_at.get() + idle, End::Idle),
-        }
-    }
-
-    /// Whether others need what this client does not take.
-    fn outstays(&self, now: Instant) -> bool {
-        self.blocked.get() && now >= self.moved_at.get() + self.allowance.pressed && (self.is_pressed)()
-    }
-
-    fn request_begins(&self) {
-        self.answering.set(self.answering.get() + 1);
-        self.head_since.set(None);
-        self.head_bytes.set(0);
-        self.room.hold(0);
-        self.moved_at.set(Instant::now());
-    }
-
-    fn answer_ends(&self) {
-        let now = Instant::now();
-        self.answering.set(self.answering.get() - 1);
-        self.settled.set(false);
-        self.head_since.set(self.read_ahead.take().then_some(now));
-        self.moved_at.set(now);
-    }
-
-    fn read(&self, bytes: usize) -> io::Result<()> {
-        let now = Instant::now();
-        self.moved_at.set(now);
-        if self.answering.get() > 0 {
-            self.read_ahead.set(true);
-            return Ok(());
-        }
-        self.head_since.set(self.head_since.get().or(Some(now)));
-        self.head_bytes.set(self.head_bytes.get() + bytes);
-        if self.room.hold(self.head_bytes.get().saturating_sub(HEAD_BYTES_OWN)) {
-            return Ok(());
-        }
-        self.no_head_room.set(true);
-        Err(io::Error::other("heads of requests take too much memory"))
-    }
-
-    fn wrote(&self) {
-        self.blocked.set(false);
-        self.insist.set(false);
-        self.moved_at.set(Instant::now());
-    }
-
-    fn write_waits(&self) {
-        if !self.blocked.replace(true) {
-            self.moved_at.set(Instant::now());
-        }
-    }
-}
-
-impl HeadRoom {
-    /// Changes what is held to so many bytes; false if that is more than the node has left.
-    fn hold(&self, bytes: usize) -> bool {
-        let held = self.held_bytes.get();
-        if bytes <= held {
-            self.heads.held_bytes.fetch_sub(held - bytes, Ordering::Relaxed);
-        } else {
-            let more = bytes - held;
-            if self.heads.held_bytes.fetch_add(more, Ordering::Relaxed) + more > HEADS_BYTES_MAX {
-                self.heads.held_bytes.fetch_sub(more, Ordering::Relaxed);
-                return false;
-            }
-        }
-        self.held_bytes.set(bytes);
-        true
-    }
-}
-
-impl Drop for HeadRoom {
-    fn drop(&mut self) {
-        self.hold(0);
-    }
-}
-
-/// A request is being answered, until this is dropped with the answer's body.
-struct Answering(Rc<Flow>);
-
-impl Answering {
-    fn begin(flow: &Rc<Flow>) -> Self {
-        flow.request_begins();
-        Self(flow.clone())
-    }
-}
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        self.0.answer_ends();
-    }
-}
-
 /// A body that tells when hyper is done with it.
 struct Told {
     body: AnswerBody,
@@ -570,140 +331,18 @@ impl Body for Told {
     }
 }
 
-/// The socket, watched. It is shut down by [`let_go`] and not by hyper.
-struct Line {
-    stream: Rc<RefCell<TcpStream>>,
-    flow: Rc<Flow>,
-    /// What was read and belongs to no request yet: it is read first.
-    seen: Bytes,
-}
-
-impl Line {
-    /// Listens for a request. `hit` says how long the head was of what it has answered; what is behind it, or all if
-    /// it has answered nothing, is seen and kept.
-    fn poll_hear(
-        &mut self,
-        context: &mut Context<'_>,
-        mut hit: impl FnMut(&[u8]) -> Option<usize>,
-    ) -> Poll<io::Result<Heard>> {
-        if self.flow.stopping.get() {
-            return Poll::Ready(Ok(Heard::End));
-        }
-        if !self.seen.is_empty() {
-            let head_bytes = hit(&self.seen);
-            self.seen.advance(head_bytes.unwrap_or(0));
-            return Poll::Ready(Ok(head_bytes.map_or(Heard::Else, |_| Heard::Hit)));
-        }
-        READ.with_borrow_mut(|buffer| {
-            let mut buffer = ReadBuf::new(&mut buffer[..]);
-            ready!(Pin::new(&mut *self).poll_read(context, &mut buffer))?;
-            let bytes = buffer.filled();
-            if bytes.is_empty() {
-                return Poll::Ready(Ok(Heard::End));
-            }
-            let head_bytes = hit(bytes);
-            self.seen = Bytes::copy_from_slice(&bytes[head_bytes.unwrap_or(0)..]);
-            Poll::Ready(Ok(head_bytes.map_or(Heard::Else, |_| Heard::Hit)))
-        })
-    }
-
-    /// Ready when the client has ended its side, or the connection is broken: nobody waits for an answer.
-    fn poll_left(&self, context: &mut Context<'_>) -> Poll<io::Error> {
-        let mut byte = [0];
-        match ready!(self.stream.borrow_mut().poll_peek(context, &mut ReadBuf::new(&mut byte))) {
-            Ok(0) => Poll::Ready(io::ErrorKind::UnexpectedEof.into()),
-            // It asks ahead.
-            Ok(_) => Poll::Pending,
-            Err(error) => Poll::Ready(error),
-        }
-    }
-
-    fn written(&self, written: Poll<io::Result<usize>>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match written {
-            Poll::Ready(Ok(_)) => self.flow.wrote(),
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending if self.flow.insist.get() => {
-                let sent = rustix::net::send(
-                    &*self.stream.borrow(),
-                    bytes,
-                    SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-                );
-                match sent {
-                    Ok(sent) => {
-                        self.flow.wrote();
-                        return Poll::Ready(Ok(sent));
-                    }
-                    Err(rustix::io::Errno::AGAIN) => {}
-                    Err(error) => return Poll::Ready(Err(error.into())),
-                }
-            }
-            Poll::Pending => self.flow.write_waits(),
-        }
-        written
-    }
-}
-
-impl AsyncRead for Line {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let line = self.get_mut();
-        if !line.seen.is_empty() {
-            let bytes = line.seen.len().min(buffer.remaining());
-            buffer.put_slice(&line.seen.split_to(bytes));
-            return Poll::Ready(Ok(()));
-        }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut *line.stream.borrow_mut()).poll_read(context, buffer))?;
-        match buffer.filled().len() - before {
-            0 => Poll::Ready(Ok(())),
-            bytes => Poll::Ready(line.flow.read(bytes)),
-        }
-    }
-}
-
-impl AsyncWrite for Line {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let line = self.get_mut();
-        let written = Pin::new(&mut *line.stream.borrow_mut()).poll_write(context, bytes);
-        line.written(written, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let line = self.get_mut();
-        let written = Pin::new(&mut *line.stream.borrow_mut()).poll_write_vectored(context, slices);
-        let first = slices.iter().find(|slice| !slice.is_empty());
-        line.written(written, first.map_or(&[], |slice| &slice[..]))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    /// hyper calls this when its own buffer is empty.
-    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.flow.settled.set(true);
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
     use bytes::Bytes;
     use futures_util::StreamExt;
     use tokio::io::AsyncReadExt;
 
     use super::*;
+    use crate::front::flow::{HEADS_BYTES_MAX, Heads};
     use crate::front::head::PlainGet;
 
     /// Times after which a test has failed.

@@ -9,8 +9,10 @@
 pub mod body;
 pub(crate) mod connection;
 pub mod content;
+mod flow;
 pub mod head;
 mod hit;
+mod line;
 mod manifest;
 pub mod options;
 mod pass;
@@ -33,8 +35,8 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use self::body::AnswerBody;
-use self::connection::Heads;
 use self::content::{ContentRequest, Outcome};
+use self::flow::Heads;
 use self::head::PlainGet;
 use self::manifest::Named;
 use self::range::Wanted;
