@@ -219,6 +219,11 @@ impl Ledger {
         is_time
     }
 
+    /// For how long a claim that is let in now will be.
+    pub(super) fn still_lasts(&self, claim: &Claim, now: Instant) -> Duration {
+        self.proof_age(claim, now).map_or(Duration::ZERO, |(age, _)| self.lasting.proof.saturating_sub(age))
+    }
+
     /// The registry has shown that it has a content that came from another one.
     pub(super) fn show(&mut self, registry: RegistryScope, id: ContentId, now: Instant) {
         self.shown.insert((registry, id), now);

@@ -16,7 +16,7 @@ mod tags;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use darter_engine::{Content, ContentId};
@@ -28,7 +28,7 @@ pub use self::ledger::Lasting;
 use self::ledger::{Clock, Ledger, Renewal, Standing};
 use self::memory::Memory;
 pub use self::tags::Tag;
-use crate::fetch::{FetchError, Patience};
+use crate::fetch::{FetchError, Patience, WeakFetches};
 use crate::origin::challenge::BearerChallenge;
 use crate::origin::{Origin, Target, Verdict};
 
@@ -46,6 +46,17 @@ pub struct Access {
     asking: Mutex<HashMap<Question, watch::Receiver<Option<Answer>>>>,
     /// The tokens that registries give to anyone who reads a public repository.
     tokens: Mutex<HashMap<Repository, HeaderValue>>,
+    /// In a cluster the owner of a content is asked before the registry.
+    owners: OnceLock<WeakFetches>,
+}
+
+/// What the owner of a content says of a claim on it.
+#[derive(Clone, Debug)]
+pub(crate) enum OwnersWord {
+    /// It may be read for so long.
+    Granted { lasts: Duration },
+    /// The registry's verdict.
+    Refused(Arc<Verdict>),
 }
 
 /// May this claim read this content?
@@ -69,7 +80,13 @@ impl Access {
             changed: AtomicBool::new(false),
             asking: Mutex::default(),
             tokens: Mutex::default(),
+            owners: OnceLock::new(),
         })
+    }
+
+    /// From now on the owners of contents are asked before their registries.
+    pub(crate) fn ask_owners(&self, fetches: WeakFetches) {
+        let _ = self.owners.set(fetches);
     }
 
     /// Takes over what an earlier run wrote into this file.
@@ -151,6 +168,36 @@ impl Access {
     pub fn prove(self: &Arc<Self>, origin: &Origin, target: &Target, id: Option<&ContentId>) {
         self.ledger_mut().prove(target.claim(), id.copied(), &target.scope(), Instant::now());
         self.try_public_if_it_is_time(origin, target, id.copied());
+    }
+
+    /// For how long a proof lets its claim in.
+    pub(crate) fn proof_lasts(&self) -> Duration {
+        self.ledger().lasting().proof
+    }
+
+    /// For how long the target's claim is let in yet, for other nodes.
+    pub(crate) fn still_lasts(&self, target: &Target) -> Duration {
+        self.ledger().still_lasts(&target.claim(), Instant::now())
+    }
+
+    /// The owner of a content has asked the registry, or remembers what it said.
+    pub(crate) fn note_owners_word(&self, target: &Target, id: &ContentId, word: &OwnersWord) {
+        match word {
+            OwnersWord::Granted { lasts } => {
+                let now = Instant::now();
+                let age = self.proof_lasts().saturating_sub(*lasts);
+                let at = now.checked_sub(age).unwrap_or(now);
+                self.ledger_mut().prove(target.claim(), Some(*id), &target.scope(), at);
+            }
+            OwnersWord::Refused(verdict) => self.refuse(target, id, verdict),
+        }
+    }
+
+    async fn owners_word(&self, target: &Target, id: &ContentId) -> Option<OwnersWord> {
+        if target.is_straight() {
+            return None;
+        }
+        self.owners.get()?.upgrade()?.prove(id, target).await
     }
 
     /// With whose credential a target's bytes are to be fetched: its own, or what the registry gives to anyone where
@@ -319,6 +366,13 @@ impl Drop for Asked {
 impl Asked {
     async fn put(&self, origin: &Origin, target: &Target) -> Answer {
         let id = &self.question.1;
+        if let Some(word) = self.access.owners_word(target, id).await {
+            self.access.note_owners_word(target, id, &word);
+            return match word {
+                OwnersWord::Granted { .. } => Answer::Granted,
+                OwnersWord::Refused(verdict) => Answer::Refused(verdict),
+            };
+        }
         let answer = confirm(origin, target, || self.access.holds_while_down(target, id)).await;
         match &answer {
             Answer::Granted => self.access.prove(origin, target, Some(id)),

@@ -13,6 +13,7 @@ use darter_engine::{BlockIndex, BlockRun, Content, Naming, Reservation, Verifica
 use tokio::sync::Notify;
 
 use super::Owner;
+use super::bulk::{self, Bulk};
 use super::demand::{Arrival, Demand, FetchError, FetchKey, Waiter};
 use super::plan::{NotWaiting, Plan, REQUEST_BLOCKS_MAX, TransferId};
 use super::transfer::Transfer;
@@ -43,13 +44,15 @@ pub(super) struct Active {
     sends_whole: Cell<bool>,
     no_room_since: Cell<Option<Instant>>,
     prefetching: Cell<bool>,
+    /// What the cluster brings in bulk.
+    bulk: RefCell<Bulk>,
     /// Told when no request for a reader is under way.
     quiet: Notify,
 }
 
 /// Tells a reader that none of its blocks will come.
 pub(super) fn refuse(demand: &Demand, error: &FetchError) {
-    for block in demand.run.blocks() {
+    for block in demand.reading.run.blocks() {
         let _ = demand.arrivals.try_send(Arrival::Failed(block, error.clone()));
     }
 }
@@ -73,12 +76,23 @@ impl Active {
             sends_whole: Cell::new(false),
             no_room_since: Cell::new(None),
             prefetching: Cell::new(false),
+            bulk: RefCell::default(),
             quiet: Notify::new(),
         })
     }
 
     pub(super) fn content(&self) -> &Arc<Content> {
         &self.content
+    }
+
+    /// Whose bytes they are.
+    pub(super) fn registry(&self) -> String {
+        self.target.borrow().registry().to_string()
+    }
+
+    /// With which what nobody waits for is asked for.
+    pub(super) fn target(&self) -> Rc<Target> {
+        self.target.borrow().clone()
     }
 
     pub(super) fn is_for(&self, content: &Arc<Content>) -> bool {
@@ -90,7 +104,7 @@ impl Active {
         let waiter = Waiter { arrivals: demand.arrivals.clone(), target: target.clone() };
         let hand_out = self.owner.has_buffers_to_spare();
         let mut plan = self.plan.borrow_mut();
-        for block in demand.run.blocks() {
+        for block in demand.reading.run.blocks() {
             if self.has(block) {
                 waiter.tell(Arrival::InStore(block));
                 continue;
@@ -103,10 +117,17 @@ impl Active {
         }
         // Without room, what nobody waits for would be brought in vain.
         if !self.is_without_room() {
-            let ahead = demand.ahead.into_iter().flat_map(BlockRun::blocks);
+            let ahead = demand.reading.ahead.into_iter().flat_map(BlockRun::blocks);
             ahead.filter(|block| !self.has(*block)).for_each(|block| plan.want_ahead(block));
         }
         drop(plan);
+        match demand.reading.patience {
+            Some(patience) => {
+                self.begin_bulk(demand.reading.run.first(), target);
+                self.hurry_after(patience, demand.reading.run);
+            }
+            None => self.hurry(demand.reading.run),
+        }
         self.pump();
     }
 
@@ -140,6 +161,9 @@ impl Active {
     /// False if it broke off.
     async fn prefetch_all(self: &Rc<Self>) -> bool {
         let whole = self.content.layout().whole();
+        for span in whole.into_iter().flat_map(|whole| bulk::spans(self.content.layout(), whole)) {
+            self.bring_bulk(span).await;
+        }
         let mut rest = whole;
         while let Some(run) = rest {
             let Some(run) = self.next_absent(run) else { return true };
@@ -178,12 +202,12 @@ impl Active {
         Some(rest.take(length as u32))
     }
 
-    fn has(&self, block: BlockIndex) -> bool {
+    pub(super) fn has(&self, block: BlockIndex) -> bool {
         self.owner.store.has(&self.content, self.key.scope, block)
     }
 
     /// Starts requests for what readers wait for.
-    fn pump(self: &Rc<Self>) {
+    pub(super) fn pump(self: &Rc<Self>) {
         let requests_max = if self.sends_whole.get() { 1 } else { REQUESTS_MAX };
         while self.requests.get() < requests_max {
             let transfer = self.next_transfer();
@@ -194,7 +218,7 @@ impl Active {
         self.end_if_idle();
     }
 
-    fn next_transfer(&self) -> TransferId {
+    pub(super) fn next_transfer(&self) -> TransferId {
         self.transfers.set(self.transfers.get() + 1);
         TransferId(self.transfers.get())
     }
@@ -223,7 +247,8 @@ impl Active {
         *self.plan.borrow_mut() = Plan::new(self.content.layout());
     }
 
-    /// False if the run did not come whole, or nothing of it could be kept.
+    /// From the cluster, and what that does not bring from the origin. False if the run did not come whole, or nothing of
+    /// it could be kept.
     async fn transfer_and_tell(
         self: &Rc<Self>,
         run: BlockRun,
@@ -232,18 +257,35 @@ impl Active {
     ) -> bool {
         let waiter = self.plan.borrow().first_waiter(run, id, Waiter::is_there).cloned();
         let target = waiter.map_or_else(|| self.target.borrow().clone(), |waiter| waiter.target);
-        let mut transfer = Transfer::new(self, run, id, target);
-        let result = transfer.run(stream).await;
-        let (run, kept) = transfer.end();
-        let error = result.as_ref().err().cloned().unwrap_or(FetchError::Busy);
+        let pulled = match &stream {
+            Some(_) => None,
+            None => self.pull_for_readers(run, &target).await,
+        };
+        let (missing, mut kept) = pulled.map_or((vec![run], false), |pulled| (pulled.missing, pulled.kept_any));
+        let mut stream = stream;
+        let mut result = Ok(());
+        for run in missing {
+            let mut transfer = Transfer::new(self, run, id, target.clone());
+            let transferred = transfer.run(stream.take()).await;
+            let (run, kept_any) = transfer.end();
+            kept |= kept_any;
+            if let Err(error) = &transferred {
+                tracing::debug!(content = %self.key.id, %error, "a request to the origin failed");
+            }
+            self.give_up(run, id, transferred.as_ref().err());
+            result = result.and(transferred);
+        }
+        self.give_up(run, id, None);
+        result.is_ok() && kept
+    }
+
+    /// Tells those who wait for what a transfer has not brought.
+    fn give_up(&self, run: BlockRun, id: TransferId, error: Option<&FetchError>) {
+        let error = error.unwrap_or(&FetchError::Busy);
         let failed = self.plan.borrow_mut().failed(run, id);
         for (block, waiter) in failed {
             waiter.tell(Arrival::Failed(block, error.clone()));
         }
-        if let Err(error) = &result {
-            tracing::debug!(content = %self.key.id, %error, "a request to the origin failed");
-        }
-        result.is_ok() && kept
     }
 
     /// One request; where the registry has redirected this reader's last one to, if that still answers.
@@ -312,7 +354,7 @@ impl Active {
     }
 
     /// Nothing can be kept now: no slot is free, or the disk does not keep up.
-    fn is_without_room(&self) -> bool {
+    pub(super) fn is_without_room(&self) -> bool {
         self.is_without_slots() || self.owner.store.is_behind()
     }
 

@@ -2,11 +2,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use darter_engine::{BlockIndex, BlockRun, Content, ContentId, Naming, RegistryScope};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::access::OwnersWord;
 use crate::front::range::Wanted;
 use crate::origin::{OriginError, Target, Verdict};
 
@@ -90,13 +92,26 @@ pub(crate) enum Message {
     Bring { content: Arc<Content>, key: FetchKey, target: Target, demand: Demand },
     /// Bring what is still absent, behind all readers.
     Prefetch { content: Arc<Content>, key: FetchKey, target: Target },
+    /// May this client read this, as the owner in the cluster knows it?
+    Prove { id: ContentId, target: Target, reply: oneshot::Sender<Option<OwnersWord>> },
+    /// A seed has found the bytes of this content to be wrong.
+    Purge { key: FetchKey },
 }
 
-/// Blocks that one reader waits for.
+/// What one reader waits for, and what will follow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reading {
+    /// At most [`DEMAND_BLOCKS_MAX`](super::DEMAND_BLOCKS_MAX) of it are taken.
+    pub run: BlockRun,
+    /// Blocks that the reader will want next: brought too, but nobody waits for them yet.
+    pub ahead: Option<BlockRun>,
+    /// The reader takes all that follows: then others may give blocks in any order, if these come in this time.
+    pub patience: Option<Duration>,
+}
+
+/// A reader with its way back.
 #[derive(Debug)]
 pub(crate) struct Demand {
-    pub(crate) run: BlockRun,
-    /// Blocks that the reader will want next: brought too, but nobody waits for them yet.
-    pub(crate) ahead: Option<BlockRun>,
+    pub(crate) reading: Reading,
     pub(crate) arrivals: mpsc::Sender<Arrival>,
 }

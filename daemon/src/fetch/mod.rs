@@ -5,14 +5,18 @@
 //! keeps one `active::Active` for each content that has blocks on their way.
 
 mod active;
+mod bulk;
+mod by_cluster;
 mod copies;
 mod demand;
 mod gather;
+mod landing;
 mod owner;
 mod pace;
 mod patience;
 mod places;
 mod plan;
+mod pulled;
 mod remembered;
 mod subscription;
 mod transfer;
@@ -20,14 +24,15 @@ mod turns;
 
 use std::sync::Arc;
 
-use darter_engine::{BlockRun, Content, ContentId};
+use darter_engine::{Content, ContentId};
 use tokio::sync::{mpsc, oneshot};
 
-pub use demand::{Arrival, FetchError, FetchKey};
+pub use demand::{Arrival, FetchError, FetchKey, Reading};
 pub use subscription::Subscription;
 
 use self::demand::{Demand, Message};
 use self::plan::REQUEST_BLOCKS_MAX;
+use crate::access::OwnersWord;
 use crate::front::range::Wanted;
 use crate::origin::Target;
 
@@ -54,6 +59,18 @@ pub(crate) struct Bounds {
 #[derive(Clone, Debug)]
 pub struct Fetches {
     owners: Arc<[mpsc::Sender<Message>]>,
+}
+
+/// Ends with the shards, and not they with it.
+#[derive(Clone, Debug)]
+pub(crate) struct WeakFetches(Arc<[mpsc::WeakSender<Message>]>);
+
+impl WeakFetches {
+    /// `None` once the shards end.
+    pub(crate) fn upgrade(&self) -> Option<Fetches> {
+        let owners: Option<Vec<_>> = self.0.iter().map(mpsc::WeakSender::upgrade).collect();
+        Some(Fetches { owners: owners?.into() })
+    }
 }
 
 /// The receiving end of one shard.
@@ -83,7 +100,7 @@ impl Fetches {
         answer.await.unwrap_or(Err(FetchError::Busy))
     }
 
-    /// Asks for blocks, at most [`DEMAND_BLOCKS_MAX`], and names those that will be wanted next.
+    /// Asks for blocks.
     ///
     /// # Errors
     /// The owner's queue is full.
@@ -92,12 +109,11 @@ impl Fetches {
         content: &Arc<Content>,
         key: FetchKey,
         target: Target,
-        run: BlockRun,
-        ahead: Option<BlockRun>,
+        reading: Reading,
     ) -> Result<Subscription, FetchError> {
-        let run = run.take(DEMAND_BLOCKS_MAX);
+        let run = reading.run.take(DEMAND_BLOCKS_MAX);
         let (to, arrivals) = mpsc::channel(run.len() as usize);
-        let demand = Demand { run, ahead, arrivals: to };
+        let demand = Demand { reading: Reading { run, ..reading }, arrivals: to };
         self.send(key.id, Message::Bring { content: content.clone(), key, target, demand })?;
         Ok(Subscription::new(run, arrivals))
     }
@@ -105,6 +121,23 @@ impl Fetches {
     /// Brings the rest of a content, behind all readers. Does nothing when queues are full.
     pub fn prefetch(&self, content: &Arc<Content>, key: FetchKey, target: Target) {
         let _ = self.send(key.id, Message::Prefetch { content: content.clone(), key, target });
+    }
+
+    /// What the owner in the cluster says of a client's claim; `None` where the registry is to be asked.
+    pub(crate) async fn prove(&self, id: &ContentId, target: &Target) -> Option<OwnersWord> {
+        let (reply, answer) = oneshot::channel();
+        self.send(*id, Message::Prove { id: *id, target: target.clone(), reply }).ok()?;
+        answer.await.ok()?
+    }
+
+    /// A seed says that the bytes of this content are wrong.
+    pub(crate) fn purge(&self, key: FetchKey) {
+        let _ = self.send(key.id, Message::Purge { key });
+    }
+
+    /// The same, without keeping the shards at work.
+    pub(crate) fn downgrade(&self) -> WeakFetches {
+        WeakFetches(self.owners.iter().map(mpsc::Sender::downgrade).collect())
     }
 
     fn send(&self, id: ContentId, message: Message) -> Result<(), FetchError> {

@@ -3,13 +3,14 @@
 //! Bytes are shared among readers, verdicts are not: what the origin refuses to one credential it may give to
 //! another, so a refusal is told to those who asked alike, and the next one asks with its own.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use darter_engine::{BLOCK_BYTES, Content, ContentId, ContentSpec, Layout, Naming, Store, Verification};
+use darter_transport::cluster::Cluster;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
@@ -56,10 +57,12 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Owner {
     pub(super) store: Store,
-    access: Arc<Access>,
+    pub(super) access: Arc<Access>,
     policy: watch::Receiver<Policy>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) bounds: Bounds,
+    /// Of which this node is a part, if it is.
+    pub(super) cluster: OnceCell<Rc<Cluster>>,
     active: RefCell<HashMap<FetchKey, Rc<Active>>>,
     /// The daemon stops: nothing is brought that nobody waits for.
     pub(super) closing: Cell<bool>,
@@ -76,7 +79,7 @@ pub(crate) struct Owner {
     disk_lagged_at: Cell<Option<Instant>>,
 }
 
-type Described = Result<Arc<Content>, FetchError>;
+pub(super) type Described = Result<Arc<Content>, FetchError>;
 
 /// A reader that waits to learn what a content is.
 #[derive(Debug)]
@@ -111,6 +114,7 @@ impl Owner {
             policy,
             metrics,
             bounds,
+            cluster: OnceCell::new(),
             active: RefCell::default(),
             closing: Cell::new(false),
             forgotten: Notify::new(),
@@ -163,6 +167,18 @@ impl Owner {
                     active.prefetch();
                 }
             }
+            Message::Prove { id, target, reply } => {
+                let owner = self.clone();
+                self.spawn(async move {
+                    let _ = reply.send(owner.proven_by_cluster(&id, &target).await);
+                });
+            }
+            Message::Purge { key } => {
+                self.note_wrong(key);
+                if let Some(content) = self.store.find(&key.id, key.scope) {
+                    self.store.remove(&content);
+                }
+            }
         }
     }
 
@@ -205,12 +221,19 @@ impl Owner {
                     Verification::Passed
                     | Verification::Unprovable
                     | Verification::Pending { stalled: true, .. } => return,
-                    Verification::Wrong => return self.wrong.borrow_mut().insert(key),
+                    Verification::Wrong => {
+                        self.tell_cluster_wrong(&key);
+                        return self.note_wrong(key);
+                    }
                     Verification::Pending { .. } => changed.await,
                 }
             }
         };
         let _ = tokio::time::timeout(DIGEST_WITHIN, judged).await;
+    }
+
+    pub(super) fn note_wrong(&self, key: FetchKey) {
+        self.wrong.borrow_mut().insert(key);
     }
 
     /// Starts a part of a fetch's work beside what the shard does.
@@ -331,6 +354,9 @@ impl Owner {
         target: &Rc<Target>,
         wanted: Wanted,
     ) -> Described {
+        if let Some(described) = self.described_by_cluster(&key, target).await {
+            return described;
+        }
         let unusable = |reason| OriginError::Unusable { registry: target.registry().to_string(), reason };
         let mut patience = Patience::new();
         let (answer, place) = loop {

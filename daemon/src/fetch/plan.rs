@@ -180,6 +180,20 @@ impl<W> Plan<W> {
         waiting
     }
 
+    /// A transfer has ended without these blocks of its own: those that somebody waits for are wanted as before.
+    pub(crate) fn give_back(&mut self, run: BlockRun, transfer: TransferId) {
+        for block in run.blocks() {
+            let Some(State::Coming(id, waiters)) = self.blocks.get_mut(&block.number()) else { continue };
+            if *id == transfer {
+                let waiters = std::mem::take(waiters);
+                self.blocks.remove(&block.number());
+                if !waiters.is_empty() {
+                    self.enqueue(block, waiters);
+                }
+            }
+        }
+    }
+
     /// Takes out those who wait for blocks of this transfer, and of whom `whether` is true.
     pub(crate) fn take_waiters(
         &mut self,
@@ -225,6 +239,11 @@ impl<W> Plan<W> {
     /// Whether the block is at rest.
     pub(crate) fn at_rest(&self, block: BlockIndex) -> bool {
         !self.blocks.contains_key(&block.number())
+    }
+
+    /// Whether no transfer brings the block, and it is not here.
+    pub(crate) fn is_open(&self, block: BlockIndex) -> bool {
+        matches!(self.blocks.get(&block.number()), None | Some(State::Wanted(_)))
     }
 
     /// Whether every block is at rest.
@@ -283,6 +302,20 @@ mod tests {
         want(&mut plan, layout.block(1).unwrap(), 7).unwrap();
         plan.want_ahead(layout.block(5).unwrap());
         assert_eq!(plan.next_request(FIRST, |waiter| *waiter != 7), layout.run(5, 6));
+    }
+
+    #[test]
+    fn what_a_transfer_gives_back_is_wanted_by_those_who_wait() {
+        let (mut plan, layout) = plan(10);
+        let run = layout.run(2, 6).unwrap();
+        want(&mut plan, layout.block(4).unwrap(), 1).unwrap();
+        plan.begin(run, FIRST);
+        plan.arrived(layout.block(2).unwrap(), Bytes::new(), true);
+        plan.begin(layout.run(7, 8).unwrap(), SECOND);
+        plan.give_back(layout.run(2, 8).unwrap(), FIRST);
+        assert!(plan.at_rest(layout.block(3).unwrap()) && !plan.is_open(layout.block(7).unwrap()));
+        assert_eq!(plan.next_request(SECOND, |_| true), layout.run(4, 5));
+        assert_eq!(plan.next_request(SECOND, |_| true), None);
     }
 
     #[test]

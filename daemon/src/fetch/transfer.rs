@@ -6,20 +6,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use darter_engine::{BLOCK_BYTES, BlockIndex, BlockRun, Reservation};
+use darter_engine::{BLOCK_BYTES, BlockRun};
 use http::StatusCode;
 use tokio::time::Instant;
 
 use super::active::Active;
 use super::demand::{Arrival, FetchError, Waiter};
 use super::gather::Gather;
+use super::landing::Landing;
 use super::patience::Patience;
-use super::plan::{REQUEST_BLOCKS_MAX, TransferId};
+use super::plan::TransferId;
 use crate::origin::{Ask, BlobAnswer, BlobStream, OriginError, Target, Verdict};
 
-/// Blocks of one write: 1 MiB.
-const WRITE_BLOCKS: usize = 16;
 /// Tries of a request that makes no progress.
 const TRIES_MAX: u32 = 4;
 const RETRY_AFTER: Duration = Duration::from_millis(150);
@@ -32,29 +30,19 @@ pub(super) struct Transfer<'a> {
     /// With whose credentials the next request goes.
     target: Rc<Target>,
     run: BlockRun,
-    window: Option<Window>,
-    kept_any: bool,
-}
-
-/// Neighbouring blocks with slots reserved for them, and those that wait to be written together.
-struct Window {
-    run: BlockRun,
-    reservation: Option<Arc<Reservation>>,
-    first: Option<BlockIndex>,
-    batch: Vec<Bytes>,
+    landing: Landing<'a>,
 }
 
 impl<'a> Transfer<'a> {
     /// Of blocks that the plan knows as this transfer's.
     pub(super) fn new(active: &'a Rc<Active>, run: BlockRun, id: TransferId, target: Rc<Target>) -> Self {
-        Self { active, id, target, run, window: None, kept_any: false }
+        Self { active, id, target, run, landing: Landing::of(active, run) }
     }
 
     /// Brings the blocks, or says why those that are left do not come.
     pub(super) async fn run(&mut self, mut stream: Option<BlobStream>) -> Result<(), FetchError> {
-        self.enter_window(self.run.first()).await;
-        let no_room = self.window.as_ref().is_some_and(|window| window.reservation.is_none());
-        if no_room && stream.is_none() && !self.leave_out_what_nobody_waits_for() {
+        let has_room = self.landing.prepare(self.run.first()).await;
+        if !has_room && stream.is_none() && !self.leave_out_what_nobody_waits_for() {
             return Err(FetchError::Busy);
         }
         let mut gather = Gather::new(self.active.content().layout(), self.run);
@@ -83,9 +71,8 @@ impl<'a> Transfer<'a> {
     }
 
     /// Lets what has come go to the store. The run in the end, and whether anything of it was kept.
-    pub(super) fn end(mut self) -> (BlockRun, bool) {
-        self.flush();
-        (self.run, self.kept_any)
+    pub(super) fn end(self) -> (BlockRun, bool) {
+        (self.run, self.landing.end())
     }
 
     /// Asks until there is an answer. The outer error ends the transfer, the inner one is worth another try.
@@ -152,6 +139,7 @@ impl<'a> Transfer<'a> {
         {
             self.active.plan.borrow_mut().begin(run, self.id);
             self.run = run;
+            self.landing.change_run(run);
             *gather = Gather::new(layout, run);
         }
     }
@@ -177,7 +165,7 @@ impl<'a> Transfer<'a> {
             let taking = Instant::now();
             while !chunk.is_empty() && !gather.left().is_empty() {
                 if let Some((block, bytes)) = gather.push(&mut chunk, &pool).await {
-                    self.take(block, bytes).await;
+                    self.landing.take(block, bytes).await;
                 }
             }
             // What this node waited for, a buffer or room, is not the origin's time.
@@ -189,66 +177,6 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// A block is whole.
-    async fn take(&mut self, block: BlockIndex, bytes: Bytes) {
-        if self.window.as_ref().is_none_or(|window| !window.run.contains(block)) {
-            self.enter_window(block).await;
-        }
-        let has_slot = self.window.as_ref().is_some_and(|window| window.reservation.is_some());
-        if has_slot && self.active.owner.store.is_behind() {
-            self.flush();
-        }
-        let kept = has_slot && self.active.owner.disk_keeps_up().await;
-        let Some(window) = &mut self.window else { return };
-        let handed = self.active.deliver(block, &bytes, kept);
-        if !kept {
-            // What is gathered is written as one run of neighbours, and this block would be missing in it.
-            self.flush();
-            self.active.owner.metrics.unkept(bytes.len());
-            if let Some(bytes) = handed {
-                self.active.owner.store.feed(self.active.content(), block, bytes);
-            }
-            self.active.settle(block);
-            return;
-        }
-        self.kept_any = true;
-        window.first.get_or_insert(block);
-        window.batch.push(bytes);
-        // When buffers are short, those that are gathered here may be what everyone waits for.
-        if window.batch.len() >= WRITE_BLOCKS || !self.active.owner.has_buffers_to_spare() {
-            self.flush();
-        }
-    }
-
-    async fn enter_window(&mut self, first: BlockIndex) {
-        self.flush();
-        let Some(run) = self.run.starting_at(first).map(|run| run.take(REQUEST_BLOCKS_MAX)) else { return };
-        let reservation = self.active.reserve(run).await;
-        self.window = Some(Window { run, reservation, first: None, batch: Vec::new() });
-    }
-
-    /// Hands the gathered blocks to the store, in a task of their own: nobody waits for the disk.
-    fn flush(&mut self) {
-        let Some(window) = &mut self.window else { return };
-        let (Some(first), Some(reservation)) = (window.first.take(), window.reservation.clone()) else {
-            return;
-        };
-        let blocks = std::mem::take(&mut window.batch);
-        let active = self.active.clone();
-        let registry = self.target.registry().to_string();
-        self.active.owner.spawn(async move {
-            let count = blocks.len() as u32;
-            let written = active.owner.store.write(&reservation, first, blocks, &registry).await;
-            if let Err(error) = written {
-                active.owner.metrics.unkept(count as usize * BLOCK_BYTES as usize);
-                tracing::warn!(content = %active.key.id, %error, "blocks were served and not kept");
-            }
-            let run = active.content().layout().run(first.number(), first.number() + count);
-            run.into_iter().flat_map(BlockRun::blocks).for_each(|block| active.settle(block));
-            active.end_if_idle();
-        });
-    }
-
     /// Without room in the store, bytes that nobody waits for would be asked for in vain. False if that is all.
     fn leave_out_what_nobody_waits_for(&mut self) -> bool {
         let mut plan = self.active.plan.borrow_mut();
@@ -257,6 +185,7 @@ impl<'a> Transfer<'a> {
         if let Some(rest) = self.run.skip(count) {
             plan.failed(rest, self.id);
             self.run = self.run.take(count);
+            self.landing.change_run(self.run);
         }
         true
     }

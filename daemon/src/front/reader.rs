@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::trouble::Trouble;
 use crate::access::Access;
-use crate::fetch::{Arrival, FetchKey, Fetches, ORIGIN_REQUEST_BLOCKS, Subscription};
+use crate::fetch::{Arrival, FetchKey, Fetches, ORIGIN_REQUEST_BLOCKS, Reading, Subscription};
 use crate::metrics::{Metrics, Source};
 use crate::origin::{Origin, Target};
 
@@ -25,6 +25,10 @@ const DEMAND_BLOCKS: u32 = 16;
 const AHEAD_REQUESTS: u32 = 2;
 /// How long a reader waits for one block of a body that has begun.
 const BLOCK_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a reader of much leaves others the choice which blocks come first, before its answer has begun…
+const FIRST_BLOCKS_WITHIN: Duration = Duration::from_millis(200);
+/// …and when it has.
+const LATER_BLOCKS_WITHIN: Duration = Duration::from_secs(5);
 /// How often a block may vanish between the look and the read before the reader gives up.
 const LOST_RACES_MAX: u32 = 64;
 
@@ -219,8 +223,11 @@ impl Reader {
         let end = (wanted.last().number() + 1).next_multiple_of(ORIGIN_REQUEST_BLOCKS)
             + AHEAD_REQUESTS * ORIGIN_REQUEST_BLOCKS;
         let ahead = run.skip(wanted.len()).map(|rest| rest.take(end.saturating_sub(rest.first().number())));
+        let begun = self.arrived_at.is_some();
+        let patience = (!self.short).then_some(if begun { LATER_BLOCKS_WITHIN } else { FIRST_BLOCKS_WITHIN });
+        let reading = Reading { run: wanted, ahead, patience };
         let (content, target) = (&self.content, self.target.clone());
-        self.subscription = Some(self.sources.fetches.bring(content, self.key, target, wanted, ahead)?);
+        self.subscription = Some(self.sources.fetches.bring(content, self.key, target, reading)?);
         Ok(())
     }
 
@@ -309,7 +316,8 @@ impl Reader {
         let Some(run) = layout.run(next.number(), layout.block_count()) else { return Ok(()) };
         let run = run.take(DEMAND_BLOCKS);
         let target = self.target.clone();
-        let mut blocks = self.sources.fetches.bring(&self.content, self.key, target, run, None)?;
+        let reading = Reading { run, ahead: None, patience: None };
+        let mut blocks = self.sources.fetches.bring(&self.content, self.key, target, reading)?;
         for block in run.blocks() {
             let arrival = tokio::time::timeout(BLOCK_TIMEOUT, blocks.block(block)).await;
             match arrival.map_err(|_| Trouble::Late)? {

@@ -16,6 +16,10 @@ pub struct Target {
     url: Url,
     headers: HeaderMap,
     claim: Claim,
+    /// Of the query's parameters those that are credentials.
+    filter: Vec<String>,
+    /// Not to be asked of the cluster: another node has sent it here, or nobody there could help.
+    straight: bool,
 }
 
 /// Headers that end at each hop (RFC 9110, section 7.6.1) or that the next request makes anew. `Proxy-Connection` is
@@ -58,7 +62,27 @@ impl Target {
             repository: Repository::of(&origin, url.path()),
             credential: Credential::of(&headers, url.query().unwrap_or_default(), filter),
         };
-        Some(Self { registry, scope: RegistryScope::of_origin(&origin), url, headers, claim })
+        let occurs = |name: &&String| url.query_pairs().any(|(parameter, _)| parameter == name.as_str());
+        let filter = filter.iter().filter(occurs).cloned().collect();
+        let scope = RegistryScope::of_origin(&origin);
+        Some(Self { registry, scope, url, headers, claim, filter, straight: false })
+    }
+
+    /// The same, to be asked of the registry by this node itself.
+    #[must_use]
+    pub fn straight(mut self) -> Self {
+        self.straight = true;
+        self
+    }
+
+    /// Whether this node itself asks the registry, whoever owns the content.
+    pub fn is_straight(&self) -> bool {
+        self.straight
+    }
+
+    /// Names of the query's parameters that are credentials.
+    pub fn filter(&self) -> &[String] {
+        &self.filter
     }
 
     /// The same with another path below the same repository, and the same credential.

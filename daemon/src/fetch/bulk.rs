@@ -1,0 +1,146 @@
+//! What the cluster brings of a content in bulk: all that is absent of a span, in whatever order others can give it.
+//!
+//! Nodes that read the same content at once would all ask for its blocks in their order, and have nothing to give
+//! each other. So a reader that takes all of it waits for what comes, and only when the next block is long in coming is that one
+//! asked for ahead of others.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use darter_engine::{BlockIndex, BlockRun, Layout};
+use darter_transport::pull::Wanted;
+use darter_transport::span::SPAN_BLOCKS;
+
+use super::active::Active;
+use super::plan::TransferId;
+use super::pulled::{self, Outcome};
+use crate::cluster::errand;
+use crate::origin::Target;
+
+/// How long nothing is asked for in bulk after the cluster has not brought a span.
+const NOT_AGAIN_FOR: Duration = Duration::from_secs(10);
+
+/// Of one content.
+#[derive(Debug, Default)]
+pub(super) struct Bulk {
+    /// Spans on their way.
+    spans: BTreeSet<u32>,
+    /// When the cluster last left something out.
+    failed_at: Option<Instant>,
+}
+
+impl Bulk {
+    fn may_begin(&self, span: u32) -> bool {
+        let failed_lately = self.failed_at.is_some_and(|at| at.elapsed() < NOT_AGAIN_FOR);
+        !failed_lately && !self.spans.contains(&span)
+    }
+}
+
+impl Active {
+    /// The span around a block, beside what readers ask for.
+    pub(super) fn begin_bulk(self: &Rc<Self>, block: BlockIndex, target: &Rc<Target>) {
+        let span = block.number() / SPAN_BLOCKS;
+        let is_asked = self.owner.cluster_for(target).is_some();
+        if !is_asked || self.is_without_room() || !self.bulk.borrow().may_begin(span) {
+            return;
+        }
+        let Some(run) = span_of(self.content().layout(), block) else { return };
+        let active = self.clone();
+        self.owner.spawn(async move { active.bring_bulk(run).await });
+    }
+
+    /// Brings what the cluster has of a span. What it leaves out and somebody waits for is asked for as before.
+    pub(super) async fn bring_bulk(self: &Rc<Self>, span: BlockRun) {
+        let number = span.first().number() / SPAN_BLOCKS;
+        let target = self.target();
+        if self.owner.cluster_for(&target).is_none() || !self.bulk.borrow().may_begin(number) {
+            return;
+        }
+        let id = self.next_transfer();
+        let absent = self.claim_absent(span, id);
+        if absent.is_empty() {
+            return;
+        }
+        self.bulk.borrow_mut().spans.insert(number);
+        let outcome = match self.wanted(span, true, &target) {
+            Some(wanted) => self.pull(absent, wanted).await,
+            None => None,
+        };
+        let mut bulk = self.bulk.borrow_mut();
+        bulk.spans.remove(&number);
+        if outcome.is_none_or(|outcome| !outcome.missing.is_empty()) {
+            bulk.failed_at = Some(Instant::now());
+        }
+        drop(bulk);
+        self.plan.borrow_mut().give_back(span, id);
+        self.pump();
+    }
+
+    /// What is asked of the cluster; `None` where the client's request cannot be told to others.
+    fn wanted(&self, run: BlockRun, bulk: bool, target: &Target) -> Option<Wanted> {
+        let errand = errand::pack(target)?;
+        Some(Wanted { content: self.content().clone(), registry: self.key.scope, run, bulk, errand })
+    }
+
+    /// The blocks of a span that are neither in the store nor on their way: they are this transfer's now.
+    fn claim_absent(&self, span: BlockRun, id: TransferId) -> Vec<BlockIndex> {
+        let mut plan = self.plan.borrow_mut();
+        let mut claimed = Vec::new();
+        for block in span.blocks().filter(|block| !self.has(*block) && plan.is_open(*block)).collect::<Vec<_>>() {
+            if let Some(run) = span.starting_at(block) {
+                plan.begin(run.take(1), id);
+                claimed.push(block);
+            }
+        }
+        claimed
+    }
+
+    /// What the cluster gives of a run, of which the plan knows these blocks as one transfer's; `None` where it is not
+    /// asked.
+    async fn pull(self: &Rc<Self>, blocks: Vec<BlockIndex>, wanted: Wanted) -> Option<Outcome> {
+        let arrivals = self.owner.cluster.get()?.pull(&wanted);
+        Some(pulled::take_all(self, blocks, arrivals).await)
+    }
+
+    /// What the cluster gives of a run that readers wait for; `None` where it is not asked.
+    pub(super) async fn pull_for_readers(self: &Rc<Self>, run: BlockRun, target: &Target) -> Option<Outcome> {
+        self.owner.cluster_for(target)?;
+        self.pull(run.blocks().collect(), self.wanted(run, false, target)?).await
+    }
+
+    /// Somebody waits for these: where they come in bulk, they are asked for ahead of others.
+    pub(super) fn hurry(&self, run: BlockRun) {
+        let is_coming = self.bulk.borrow().spans.contains(&(run.first().number() / SPAN_BLOCKS));
+        let target = self.target();
+        if is_coming && let Some(cluster) = self.owner.cluster_for(&target) {
+            cluster.hurry(self.content(), self.key.scope, run);
+        }
+    }
+
+    /// The same, if they have not come in this time.
+    pub(super) fn hurry_after(self: &Rc<Self>, patience: Duration, run: BlockRun) {
+        let is_coming = self.bulk.borrow().spans.contains(&(run.first().number() / SPAN_BLOCKS));
+        if is_coming || self.owner.cluster_for(&self.target()).is_some() {
+            let active = self.clone();
+            self.owner.spawn(async move {
+                tokio::time::sleep(patience).await;
+                let late = run.blocks().find(|block| active.plan.borrow().is_awaited(*block));
+                if let Some(run) = late.and_then(|block| run.starting_at(block)) {
+                    active.hurry(run);
+                }
+            });
+        }
+    }
+}
+
+fn span_of(layout: Layout, block: BlockIndex) -> Option<BlockRun> {
+    let first = block.number() / SPAN_BLOCKS * SPAN_BLOCKS;
+    layout.run(first, first.saturating_add(SPAN_BLOCKS).min(layout.block_count()))
+}
+
+/// A run cut at the borders of spans.
+pub(super) fn spans(layout: Layout, run: BlockRun) -> impl Iterator<Item = BlockRun> {
+    let firsts = (0..layout.block_count()).step_by(SPAN_BLOCKS as usize);
+    firsts.filter_map(move |first| span_of(layout, layout.block(first)?)).filter(move |span| run.contains(span.first()))
+}

@@ -1,0 +1,68 @@
+//! One run of blocks on its way from the cluster, each checked by then, in whatever order they come.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use darter_engine::{BlockIndex, BlockRun};
+use darter_transport::pull::Pulled;
+use tokio::sync::mpsc;
+
+use super::active::Active;
+use super::landing::Landing;
+use super::plan::REQUEST_BLOCKS_MAX;
+
+/// Blocks that one turn away from the store leaves on their way: with more, what finds no room would be asked for in vain.
+const UNKEPT_MAX: u32 = REQUEST_BLOCKS_MAX;
+
+/// What has become of a run.
+pub(super) struct Outcome {
+    /// These the cluster has not brought: the origin has them.
+    pub(super) missing: Vec<BlockRun>,
+    pub(super) kept_any: bool,
+}
+
+/// Takes what comes of these blocks, which are in their order, until nothing more does.
+pub(super) async fn take_all(
+    active: &Rc<Active>,
+    mut missing: Vec<BlockIndex>,
+    mut arrivals: mpsc::Receiver<Pulled>,
+) -> Outcome {
+    // Neighbours come together, and parts of several requests beside each other: a window of slots for each.
+    let mut landings: BTreeMap<u32, Landing<'_>> = BTreeMap::new();
+    let mut unkept = 0;
+    while let Some(pulled) = arrivals.recv().await {
+        let Pulled::Block(block, bytes) = pulled else { continue };
+        let number = block.number() / REQUEST_BLOCKS_MAX;
+        let (Ok(at), Some(window)) = (missing.binary_search(&block), window(active, number)) else { continue };
+        missing.remove(at);
+        active.owner.metrics.peer_body(bytes.len());
+        let landing = landings.entry(number).or_insert_with(|| Landing::of(active, window));
+        if landing.take(block, bytes).await { unkept = 0 } else { unkept += 1 }
+        if unkept >= UNKEPT_MAX && !missing.iter().any(|block| active.plan.borrow().is_awaited(*block)) {
+            break;
+        }
+        // Nothing follows soon: what is gathered is not kept waiting.
+        if arrivals.is_empty() {
+            landings.values_mut().for_each(Landing::flush);
+        }
+    }
+    let kept = landings.into_values().map(Landing::end);
+    Outcome { kept_any: kept.fold(false, |any, kept| any || kept), missing: runs(active, &missing) }
+}
+
+/// Neighbours that have their slots reserved together.
+fn window(active: &Active, number: u32) -> Option<BlockRun> {
+    let (layout, first) = (active.content().layout(), number * REQUEST_BLOCKS_MAX);
+    // The block that came is one of them.
+    layout.run(first, first.saturating_add(REQUEST_BLOCKS_MAX).min(layout.block_count()))
+}
+
+/// Blocks in their order as runs of neighbours.
+fn runs(active: &Active, blocks: &[BlockIndex]) -> Vec<BlockRun> {
+    let neighbours = blocks.chunk_by(|one, next| one.number() + 1 == next.number());
+    let run = |run: &[BlockIndex]| {
+        let (first, last) = (run.first()?, run.last()?);
+        active.content().layout().run(first.number(), last.number() + 1)
+    };
+    neighbours.filter_map(run).collect()
+}
