@@ -31,11 +31,13 @@
 pub mod block_set;
 pub mod boot_list;
 pub mod chance;
+pub mod cluster;
 pub mod download;
 pub mod identity;
 pub mod lane;
 pub mod node;
 pub mod ownership;
+pub mod pull;
 pub mod schedule;
 pub mod span;
 pub mod tracker;
