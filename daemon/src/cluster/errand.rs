@@ -38,7 +38,8 @@ pub(crate) fn pack(target: &Target) -> Option<wire::Errand> {
         None => url.path().to_owned(),
     };
     // What is about this one answer is not the owner's business.
-    let passed = |name: &HeaderName| !matches!(*name, header::RANGE | header::IF_RANGE | header::ACCEPT_ENCODING);
+    let passed =
+        |name: &HeaderName| !matches!(*name, header::RANGE | header::IF_RANGE | header::ACCEPT_ENCODING);
     let headers = target.headers().iter().filter(|(name, _)| passed(name));
     let headers = headers.map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())));
     let packed = Packed {
@@ -83,13 +84,15 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::try_from(*value).unwrap()))
             .collect();
-        Target::new("https://registry.example:5000".parse().unwrap(), path_and_query, &headers, filter).unwrap()
+        Target::new("https://registry.example:5000".parse().unwrap(), path_and_query, &headers, filter)
+            .unwrap()
     }
 
     #[test]
     fn the_owner_asks_what_the_client_asked_with_the_same_claim() {
         let filter = ["sig".to_owned(), "expires".to_owned()];
-        let lines = [("authorization", "Bearer x"), ("cookie", "a=b"), ("accept", "*/*"), ("range", "bytes=0-1")];
+        let lines =
+            [("authorization", "Bearer x"), ("cookie", "a=b"), ("accept", "*/*"), ("range", "bytes=0-1")];
         let asked = target("/v2/library/a/blobs/sha256:00?sig=1&b=%20", &lines, &filter);
         let read = unpack(&pack(&asked).unwrap()).unwrap();
         assert_eq!(read.url(), asked.url());

@@ -144,7 +144,13 @@ impl OwnerSide {
         let parts = read.map_err(|_| FetchError::Busy)?;
         Ok(match &parts[..] {
             [whole] => whole.clone(),
-            parts => parts.iter().fold(BytesMut::new(), |mut all, part| { all.extend_from_slice(part); all }).freeze(),
+            parts => parts
+                .iter()
+                .fold(BytesMut::new(), |mut all, part| {
+                    all.extend_from_slice(part);
+                    all
+                })
+                .freeze(),
         })
     }
 }

@@ -19,7 +19,9 @@ struct Packed {
 
 /// For the wire. Of a body that is no text or does not fit, and of heads that do not fit, only the status stays.
 pub(crate) fn pack(verdict: &Verdict) -> wire::Verdict {
-    let text = |(name, value): (&HeaderName, &HeaderValue)| Some((name.to_string(), value.to_str().ok()?.to_owned()));
+    let text = |(name, value): (&HeaderName, &HeaderValue)| {
+        Some((name.to_string(), value.to_str().ok()?.to_owned()))
+    };
     let status = verdict.status.as_u16();
     let headers: Vec<_> = verdict.headers.iter().filter_map(text).take(HEADERS_MAX).collect();
     let body = std::str::from_utf8(&verdict.body).unwrap_or_default().to_owned();
@@ -29,7 +31,9 @@ pub(crate) fn pack(verdict: &Verdict) -> wire::Verdict {
         return fits;
     }
     packed.body.clear();
-    fit(&packed).or_else(|| fit(&Packed { status, headers: Vec::new(), body: String::new() })).unwrap_or_default()
+    fit(&packed)
+        .or_else(|| fit(&Packed { status, headers: Vec::new(), body: String::new() }))
+        .unwrap_or_default()
 }
 
 /// `None` where it is no refusal.
@@ -50,7 +54,11 @@ mod tests {
     fn verdict(status: u16, body: &str) -> Verdict {
         let mut headers = HeaderMap::new();
         headers.insert("www-authenticate", HeaderValue::from_static("Bearer realm=\"https://r/token\""));
-        Verdict { status: StatusCode::from_u16(status).unwrap(), headers, body: Bytes::copy_from_slice(body.as_bytes()) }
+        Verdict {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers,
+            body: Bytes::copy_from_slice(body.as_bytes()),
+        }
     }
 
     #[test]
@@ -68,7 +76,8 @@ mod tests {
 
     #[test]
     fn a_success_is_no_refusal() {
-        let told = wire::Verdict::new(Bytes::from_static(br#"{"status":200,"headers":[],"body":""}"#)).unwrap();
+        let told =
+            wire::Verdict::new(Bytes::from_static(br#"{"status":200,"headers":[],"body":""}"#)).unwrap();
         assert!(unpack(&told).is_none());
         assert!(unpack(&wire::Verdict::default()).is_none());
     }

@@ -45,7 +45,7 @@ pub(super) struct Active {
     no_room_since: Cell<Option<Instant>>,
     prefetching: Cell<bool>,
     /// What the cluster brings in bulk.
-    bulk: RefCell<Bulk>,
+    pub(super) bulk: RefCell<Bulk>,
     /// Told when no request for a reader is under way.
     quiet: Notify,
 }
@@ -261,7 +261,8 @@ impl Active {
             Some(_) => None,
             None => self.pull_for_readers(run, &target).await,
         };
-        let (missing, mut kept) = pulled.map_or((vec![run], false), |pulled| (pulled.missing, pulled.kept_any));
+        let (missing, mut kept) =
+            pulled.map_or((vec![run], false), |pulled| (pulled.missing, pulled.kept_any));
         let mut stream = stream;
         let mut result = Ok(());
         for run in missing {

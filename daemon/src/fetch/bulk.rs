@@ -87,7 +87,9 @@ impl Active {
     fn claim_absent(&self, span: BlockRun, id: TransferId) -> Vec<BlockIndex> {
         let mut plan = self.plan.borrow_mut();
         let mut claimed = Vec::new();
-        for block in span.blocks().filter(|block| !self.has(*block) && plan.is_open(*block)).collect::<Vec<_>>() {
+        for block in
+            span.blocks().filter(|block| !self.has(*block) && plan.is_open(*block)).collect::<Vec<_>>()
+        {
             if let Some(run) = span.starting_at(block) {
                 plan.begin(run.take(1), id);
                 claimed.push(block);
@@ -142,5 +144,7 @@ fn span_of(layout: Layout, block: BlockIndex) -> Option<BlockRun> {
 /// A run cut at the borders of spans.
 pub(super) fn spans(layout: Layout, run: BlockRun) -> impl Iterator<Item = BlockRun> {
     let firsts = (0..layout.block_count()).step_by(SPAN_BLOCKS as usize);
-    firsts.filter_map(move |first| span_of(layout, layout.block(first)?)).filter(move |span| run.contains(span.first()))
+    firsts
+        .filter_map(move |first| span_of(layout, layout.block(first)?))
+        .filter(move |span| run.contains(span.first()))
 }

@@ -110,7 +110,7 @@ impl<'a> Landing<'a> {
 }
 
 impl Active {
-    async fn keep(self: &Rc<Self>, reservation: &Reservation, first: BlockIndex, blocks: Vec<Bytes>) {
+    async fn keep(self: &Rc<Self>, reservation: &Arc<Reservation>, first: BlockIndex, blocks: Vec<Bytes>) {
         let count = blocks.len() as u32;
         let registry = self.registry();
         let written = self.owner.store.write(reservation, first, blocks, &registry).await;

@@ -33,11 +33,16 @@ pub(super) async fn take_all(
     while let Some(pulled) = arrivals.recv().await {
         let Pulled::Block(block, bytes) = pulled else { continue };
         let number = block.number() / REQUEST_BLOCKS_MAX;
-        let (Ok(at), Some(window)) = (missing.binary_search(&block), window(active, number)) else { continue };
+        let (Ok(at), Some(window)) = (missing.binary_search(&block), window(active, number)) else {
+            continue;
+        };
         missing.remove(at);
-        active.owner.metrics.peer_body(bytes.len());
         let landing = landings.entry(number).or_insert_with(|| Landing::of(active, window));
-        if landing.take(block, bytes).await { unkept = 0 } else { unkept += 1 }
+        if landing.take(block, bytes).await {
+            unkept = 0
+        } else {
+            unkept += 1
+        }
         if unkept >= UNKEPT_MAX && !missing.iter().any(|block| active.plan.borrow().is_awaited(*block)) {
             break;
         }

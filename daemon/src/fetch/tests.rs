@@ -127,7 +127,8 @@ impl Node {
     async fn bring(&self, blob: &[u8], content: &Arc<Content>, block: u32, credentials: &str) -> Arrival {
         let run = content.layout().run(block, block + 1).unwrap();
         let target = self.target(credentials);
-        let mut subscription = self.fetches.bring(content, self.key(blob), target, run, None).unwrap();
+        let reading = Reading { run, ahead: None, patience: None };
+        let mut subscription = self.fetches.bring(content, self.key(blob), target, reading).unwrap();
         subscription.block(run.first()).await
     }
 
