@@ -13,7 +13,7 @@ use darter_transport::boot_list::Follower;
 use darter_transport::chance::Chance;
 use darter_transport::download::{Download, Source, Step};
 use darter_transport::node::{Node, NodeId};
-use darter_transport::schedule::Asker;
+use darter_transport::schedule::{Asker, LazyAsk, Own};
 use darter_transport::tracker::Tracker;
 use darter_transport::wire::{
     CANDIDATES_MAX, Decoded, FrameHead, HEAD_BYTES, MESSAGE_BYTES_MAX, Message, Text,
@@ -64,8 +64,13 @@ fuzz_target!(|input: &[u8]| {
             }
             Message::Want(want) => {
                 let asker = Asker { id: who, zone: "" };
-                let lazy = tracker.lazy(asker, &want.plot, &want.places, &want.failed, now, &mut chance);
-                let mut answered = lazy.send;
+                let (plot, places, failed) = (&want.plot, &want.places, &want.failed);
+                // An owner that has the blocks of the first half and can tell the digests of the second.
+                let here = BlockSet::first(BLOCKS / 2);
+                let own = &Own { here, attested: if want.stand_in { BlockSet::EMPTY } else { BlockSet::full() } };
+                let lazy = tracker.lazy(&LazyAsk { asker, plot, places, failed, own }, now, &mut chance);
+                assert!(lazy.send.minus(&here).is_empty() && lazy.bring.and(&here).is_empty());
+                let mut answered = lazy.send.or(&lazy.bring);
                 for holder in &lazy.holders {
                     assert!(holder.node.id != who && !want.failed.contains(&holder.node.id));
                     answered = answered.or(&holder.held).or(&holder.coming);

@@ -39,69 +39,110 @@ pub struct Asker<'a> {
     pub zone: &'a str,
 }
 
-/// What a lazy reader gets.
+/// Somebody waits for certain blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct LazyAsk<'a> {
+    /// The node.
+    pub asker: Asker<'a>,
+    /// Where.
+    pub plot: &'a Plot,
+    /// Which blocks.
+    pub places: &'a BlockSet,
+    /// Holders that were named before and did not send.
+    pub failed: &'a [NodeId],
+    /// What the owner itself has of the plot.
+    pub own: &'a Own,
+}
+
+/// What the owner itself has of a plot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Own {
+    /// Blocks that it holds, or that are on their way to it from the origin.
+    pub here: BlockSet,
+    /// Blocks whose digests it can tell. Without its digest a block is taken from nobody, so it is of no use to name who
+    /// holds it.
+    pub attested: BlockSet,
+}
+
+impl Own {
+    /// What a holder is named for: what the owner has been asked for often enough, and what the owner lacks, the
+    /// latter only if it is held now. Else two nodes that wait for the same block could be sent to each other.
+    fn useful_of(&self, held: &BlockSet, coming: &BlockSet) -> BlockSet {
+        held.or(coming).and(&self.here).or(&held.and(&self.elsewhere()))
+    }
+
+    fn useful(&self, holder: &Holder) -> BlockSet {
+        self.useful_of(&holder.held, &holder.coming)
+    }
+
+    /// It has everything.
+    pub const ALL: Self = Self { here: BlockSet::full(), attested: BlockSet::full() };
+    /// It has nothing.
+    pub const NOTHING: Self = Self { here: BlockSet::EMPTY, attested: BlockSet::EMPTY };
+
+    /// Blocks that the owner lacks and that another holder may be named for.
+    fn elsewhere(&self) -> BlockSet {
+        self.attested.minus(&self.here)
+    }
+}
+
+/// What a lazy reader gets. Each block that it waits for is in one of the sets, or one of the holders has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Lazy {
-    /// Blocks that the owner sends.
+    /// Blocks that the owner has and sends.
     pub send: BlockSet,
+    /// Blocks that nobody has: the owner brings them from the origin, and then sends them.
+    pub bring: BlockSet,
     /// Who has the other ones, the best first.
     pub holders: Vec<Holder>,
 }
 
 impl Tracker {
-    /// Somebody waits for these blocks. `failed` were named before and did not send.
-    pub fn lazy(
-        &mut self,
-        asker: Asker<'_>,
-        plot: &Plot,
-        places: &BlockSet,
-        failed: &[NodeId],
-        now: Instant,
-        chance: &mut Chance,
-    ) -> Lazy {
-        self.join(&asker.id, plot, now);
+    /// Somebody waits for blocks: who sends them. What the owner lacks and another holds is named, however few
+    /// hold it, so that it does not leave the origin twice.
+    pub fn lazy(&mut self, ask: &LazyAsk<'_>, now: Instant, chance: &mut Chance) -> Lazy {
+        let (plot, places, here) = (ask.plot, ask.places, ask.own.here);
+        self.join(&ask.asker.id, plot, now);
         let Some(swarm) = self.swarm(plot) else {
-            return Lazy { send: *places, holders: Vec::new() };
+            return Lazy { send: places.and(&here), bring: places.minus(&here), holders: Vec::new() };
         };
-        failed.iter().for_each(|id| swarm.disappoint(id, places));
+        ask.failed.iter().for_each(|id| swarm.disappoint(id, places));
         // What the asker was to get before and asks for again has not come.
-        swarm.disappoint(&asker.id, places);
-        let scarce = |place: &u32| swarm.copies(*place) < COPIES_FROM_OWNER;
-        let mut send: BlockSet = places.places().filter(scarce).collect();
-        let named = self.holders_of(asker, plot, &places.minus(&send), now, chance);
-        let covered =
-            named.iter().fold(BlockSet::EMPTY, |all, holder| all.or(&holder.held).or(&holder.coming));
-        // Those who had them are not to be named: gone, slow or expelled.
-        send = send.or(&places.minus(&covered));
+        swarm.disappoint(&ask.asker.id, places);
+        let scarce = |place: &u32| here.contains(*place) && swarm.copies(*place) < COPIES_FROM_OWNER;
+        let scarce: BlockSet = places.places().filter(scarce).collect();
+        let holders = self.holders_of(ask, &places.minus(&scarce), now, chance);
+        let named = holders.iter().fold(BlockSet::EMPTY, |all, holder| all.or(&ask.own.useful(holder)));
+        // Those who had the others are not to be named: gone, slow or expelled.
+        let left = places.minus(&named).or(&scarce);
         if let Some(swarm) = self.swarm(plot) {
-            swarm.expect(&asker.id, places, now);
+            swarm.expect(&ask.asker.id, places, now);
         }
-        Lazy { send, holders: named }
+        Lazy { send: left.and(&here), bring: left.minus(&here), holders }
     }
 
     fn holders_of(
         &mut self,
-        asker: Asker<'_>,
-        plot: &Plot,
+        ask: &LazyAsk<'_>,
         places: &BlockSet,
         now: Instant,
         chance: &mut Chance,
     ) -> Vec<Holder> {
         let Some(first) = places.places().next() else { return Vec::new() };
         let described = places.or(&BlockSet::run(first, NEIGHBOURS));
-        let count = self.members(plot);
+        let count = self.members(ask.plot);
         let start = chance.below(count);
-        if let Some(swarm) = self.swarm(plot) {
+        if let Some(swarm) = self.swarm(ask.plot) {
             (0..count).for_each(|at| swarm.expect_no_longer(at, now));
         }
-        let Some(swarm) = self.look(plot) else { return Vec::new() };
+        let Some(swarm) = self.look(ask.plot) else { return Vec::new() };
         let mut found = Vec::new();
         for at in (start..count).chain(0..start) {
             let member = &swarm.members()[at];
-            let useful = !member.held.or(&member.coming).and(places).is_empty();
+            let useful = !ask.own.useful_of(&member.held, &member.coming).and(places).is_empty();
             if useful
-                && member.id != asker.id
-                && let Some(rank) = self.rank(member, asker.zone, now)
+                && member.id != ask.asker.id
+                && let Some(rank) = self.rank(member, ask.asker.zone, now)
             {
                 // Who has it before who will have it.
                 let not_yet = member.held.and(places).is_empty();
@@ -112,10 +153,29 @@ impl Tracker {
             }
         }
         found.sort_by_key(|(rank, _)| *rank);
-        self.named(plot, found.into_iter().map(|(_, at)| at).take(HOLDERS_NAMED), |holder| {
+        self.named(ask.plot, found.into_iter().map(|(_, at)| at).take(HOLDERS_NAMED), |holder| {
             holder.held = holder.held.and(&described);
             holder.coming = holder.coming.and(&described);
         })
+    }
+
+    /// Of these blocks, those that the owner lacks and others hold, and who: what a node that takes any is not given,
+    /// since it can have it from them.
+    pub fn elsewhere(
+        &mut self,
+        ask: &LazyAsk<'_>,
+        now: Instant,
+        chance: &mut Chance,
+    ) -> (BlockSet, Vec<Holder>) {
+        let lacking = ask.places.and(&ask.own.elsewhere());
+        let is_held = |place: &u32| {
+            let swarm = self.look(ask.plot);
+            swarm.is_some_and(|swarm| swarm.is_held_beside(&ask.asker.id, *place))
+        };
+        let held: BlockSet = lacking.places().filter(is_held).collect();
+        let holders = self.holders_of(ask, &held, now, chance);
+        let named = holders.iter().fold(BlockSet::EMPTY, |all, holder| all.or(&holder.held));
+        (held.and(&named), holders)
     }
 
     fn named(
@@ -221,6 +281,23 @@ mod tests {
         Asker { id: node(number).id, zone: "" }
     }
 
+    /// What an owner answers who has all of plot 1 itself.
+    fn lazy(tracker: &mut Tracker, number: u32, place: u32, failed: &[NodeId], now: Instant) -> Lazy {
+        lazy_of(tracker, number, (place, &Own::ALL), failed, now)
+    }
+
+    fn lazy_of(
+        tracker: &mut Tracker,
+        number: u32,
+        (place, own): (u32, &Own),
+        failed: &[NodeId],
+        now: Instant,
+    ) -> Lazy {
+        let (plot, places) = (&plot(1), &BlockSet::one(place));
+        let ask = LazyAsk { asker: asker(number), plot, places, failed, own };
+        tracker.lazy(&ask, now, &mut Chance::seeded(number.into()))
+    }
+
     /// A tracker, the time, and chance.
     fn with_nodes(count: u32) -> (Tracker, Instant, Chance) {
         let mut tracker = Tracker::new();
@@ -231,12 +308,11 @@ mod tests {
     /// Twelve nodes that boot the same image at once: the owner sends each block twice, whoever asks first.
     #[test]
     fn the_owner_sends_two_copies_and_then_names_who_has_it() {
-        let (mut tracker, now, mut chance) = with_nodes(12);
+        let (mut tracker, now, _) = with_nodes(12);
         let mut sent = 0;
         for block in 0..50 {
             for number in 0..12 {
-                let lazy =
-                    tracker.lazy(asker(number), &plot(1), &BlockSet::one(block), &[], now, &mut chance);
+                let lazy = lazy(&mut tracker, number, block, &[], now);
                 sent += lazy.send.len();
                 if lazy.send.is_empty() {
                     assert!(lazy.holders.iter().all(|holder| holder.node.id != node(number).id));
@@ -249,36 +325,73 @@ mod tests {
 
     #[test]
     fn holders_are_named_with_what_they_have_of_the_blocks_behind() {
-        let (mut tracker, now, mut chance) = with_nodes(3);
+        let (mut tracker, now, _) = with_nodes(3);
         for number in 0..2 {
             tracker.record(&node(number).id, &holds(plot(1), &[3, 4, 5, 900], &[]), now);
         }
-        let lazy = tracker.lazy(asker(2), &plot(1), &BlockSet::one(3), &[], now, &mut chance);
+        let lazy = lazy(&mut tracker, 2, 3, &[], now);
         assert_eq!((lazy.send.len(), lazy.holders.len()), (0, 2));
         assert_eq!(lazy.holders[0].held, [3, 4, 5].into_iter().collect());
     }
 
     #[test]
     fn who_was_named_and_did_not_send_is_not_named_again() {
-        let (mut tracker, now, mut chance) = with_nodes(3);
+        let (mut tracker, now, _) = with_nodes(3);
         for number in 0..2 {
             tracker.record(&node(number).id, &holds(plot(1), &[3], &[]), now);
         }
         let failed = [node(0).id, node(1).id];
-        let lazy = tracker.lazy(asker(2), &plot(1), &BlockSet::one(3), &failed, now, &mut chance);
+        let lazy = lazy(&mut tracker, 2, 3, &failed, now);
         assert_eq!((lazy.send, lazy.holders), (BlockSet::one(3), vec![]));
     }
 
     /// A node that was named as one that will have a block, and died, does not keep others waiting for ever.
     #[test]
     fn what_does_not_come_is_not_counted_on_for_long() {
-        let (mut tracker, now, mut chance) = with_nodes(4);
+        let (mut tracker, now, _) = with_nodes(4);
         for number in 0..2 {
-            tracker.lazy(asker(number), &plot(1), &BlockSet::one(3), &[], now, &mut chance);
+            lazy(&mut tracker, number, 3, &[], now);
         }
         let later = now + Duration::from_secs(6);
-        let lazy = tracker.lazy(asker(2), &plot(1), &BlockSet::one(3), &[], later, &mut chance);
+        let lazy = lazy(&mut tracker, 2, 3, &[], later);
         assert_eq!(lazy.send, BlockSet::one(3));
+    }
+
+    /// An owner that has lost the block, or never had it: one holder is enough, and the origin is not asked.
+    #[test]
+    fn what_the_owner_lacks_and_another_holds_is_named_and_not_brought() {
+        let (mut tracker, now, _) = with_nodes(3);
+        tracker.record(&node(0).id, &holds(plot(1), &[3], &[]), now);
+        let lacks = Own { here: BlockSet::EMPTY, attested: BlockSet::full() };
+        let named = lazy_of(&mut tracker, 1, (3, &lacks), &[], now);
+        assert_eq!((named.send, named.bring), (BlockSet::EMPTY, BlockSet::EMPTY));
+        assert_eq!(named.holders[0].node.id, node(0).id);
+        // Who waits for the block itself is no holder.
+        let failed = lazy_of(&mut tracker, 2, (3, &lacks), &[node(0).id], now);
+        assert_eq!((failed.bring, failed.holders), (BlockSet::one(3), vec![]));
+    }
+
+    #[test]
+    fn nobody_is_named_for_a_block_whose_digest_cannot_be_told() {
+        let (mut tracker, now, _) = with_nodes(2);
+        tracker.record(&node(0).id, &holds(plot(1), &[3], &[]), now);
+        let lazy = lazy_of(&mut tracker, 1, (3, &Own::NOTHING), &[], now);
+        assert_eq!((lazy.bring, lazy.holders), (BlockSet::one(3), vec![]));
+    }
+
+    #[test]
+    fn a_node_that_takes_any_is_sent_to_others_for_what_the_owner_lacks() {
+        let (mut tracker, now, mut chance) = with_nodes(2);
+        tracker.record(&node(0).id, &holds(plot(1), &[3, 4], &[]), now);
+        let places = [2, 3, 4].into_iter().collect();
+        let own = Own { here: BlockSet::one(4), attested: BlockSet::full() };
+        let of_others = |tracker: &mut Tracker, number, chance: &mut Chance| {
+            let ask = LazyAsk { asker: asker(number), plot: &plot(1), places: &places, failed: &[], own: &own };
+            let (elsewhere, holders) = tracker.elsewhere(&ask, now, chance);
+            (elsewhere, holders.len())
+        };
+        assert_eq!(of_others(&mut tracker, 1, &mut chance), (BlockSet::one(3), 1));
+        assert_eq!(of_others(&mut tracker, 0, &mut chance), (BlockSet::EMPTY, 0), "it is the only holder itself");
     }
 
     #[test]

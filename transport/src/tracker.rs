@@ -222,6 +222,24 @@ impl Tracker {
         self.nodes.get(id).is_some_and(|known| known.is_expelled(now))
     }
 
+    /// A node that is known.
+    pub fn node(&self, id: &NodeId) -> Option<&Node> {
+        self.nodes.get(id).map(|known| &known.node)
+    }
+
+    /// Everyone who has or brings something of a content, each once.
+    pub fn members_of(&self, content: &ContentId, scope: Scope) -> BTreeSet<NodeId> {
+        let plots = self.plots(content, scope);
+        let swarms = plots.iter().filter_map(|plot| self.swarms.get(plot));
+        swarms.flat_map(|swarm| swarm.members.iter().map(|member| member.id)).collect()
+    }
+
+    /// Whether there is room for nodes that only others speak of: half of what may be known is for those that are
+    /// connected.
+    fn has_room_for_hearsay(&self) -> bool {
+        self.nodes.len() < NODES_MAX / 2
+    }
+
     /// How many members hold the block or are about to.
     pub fn copies(&self, plot: &Plot, place: u32) -> u16 {
         self.swarms.get(plot).and_then(|swarm| swarm.copies.get(place as usize).copied()).unwrap_or(0)
@@ -249,7 +267,9 @@ impl Tracker {
     /// Takes over what another seed knew. What nodes have said themselves meanwhile is newer, and stays.
     pub fn adopt(&mut self, plot: &Plot, holders: &[Holder], now: Instant) {
         for holder in holders {
-            let is_heard = self.meet(holder.node.clone()) && !self.is_expelled(&holder.node.id, now);
+            let is_met = self.nodes.contains_key(&holder.node.id)
+                || self.has_room_for_hearsay() && self.meet(holder.node.clone());
+            let is_heard = is_met && !self.is_expelled(&holder.node.id, now);
             if is_heard && let Some((swarm, at)) = self.member(plot, &holder.node.id, now) {
                 swarm.change(at, &holder.held, &BlockSet::EMPTY);
             }
@@ -359,6 +379,12 @@ impl Swarm {
 
     pub(crate) fn copies(&self, place: u32) -> u16 {
         self.copies.get(place as usize).copied().unwrap_or(0)
+    }
+
+    /// Whether a member other than this one holds the block now.
+    pub(crate) fn is_held_beside(&self, id: &NodeId, place: u32) -> bool {
+        self.copies(place) > 0
+            && self.members.iter().any(|member| member.id != *id && member.held.contains(place))
     }
 }
 
