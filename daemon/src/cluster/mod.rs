@@ -1,0 +1,7 @@
+//! What the daemon brings to its cluster: the node's identity, and where the seeds are.
+//!
+//! The protocol and all that is in it are `darter-transport`'s. Here is what needs files and names.
+
+pub mod identity;
+#[cfg(test)]
+pub(crate) mod pem;
