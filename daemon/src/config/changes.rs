@@ -59,7 +59,7 @@ impl Resolved {
             let waits = keys::taken_up(new.key) == TakenUp::Restart;
             let before = old.iter().find(|before| before.key == new.key && before.value != new.value);
             let rows = before.filter(|_| waits).unwrap_or(&new);
-            effective.extend(rows.rows.iter().map(|row| Effective::clone(row)));
+            effective.extend(rows.rows.iter().copied().cloned());
         }
         Self { settings: self.settings.taken_up_over(&running.settings), effective, ..self }
     }
