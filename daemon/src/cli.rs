@@ -131,6 +131,24 @@ pub struct ServeArgs {
     /// Bring in the rest of a blob of which a range was asked: true or false [default: false]
     #[arg(long, value_name = "BOOL")]
     pub prefetch: Option<String>,
+    /// Be a node of the cluster that this file has the secrets of; see darter cluster init
+    #[arg(long, value_name = "FILE")]
+    pub cluster_secret: Option<String>,
+    /// Be a seed there: a node that goes to the registry for others too
+    #[arg(long)]
+    pub seed: bool,
+    /// Listen here for other nodes, by UDP and TCP [default: 127.0.0.1:65000]
+    #[arg(long, value_name = "ADDR", value_parser = socket_addr)]
+    pub peer_listen: Option<SocketAddr>,
+    /// Have other nodes connect to this address [default: where it listens]
+    #[arg(long, value_name = "IP[:PORT]")]
+    pub peer_advertise: Option<String>,
+    /// Find the cluster's seeds here: HOST:PORT, dns://NAME:PORT or dns+srv://NAME; may be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    pub join: Vec<String>,
+    /// Be near to the nodes of this zone
+    #[arg(long, value_name = "NAME")]
+    pub zone: Option<String>,
     /// Serve with this many threads [default: the CPUs that the daemon may use, at most 4]
     #[arg(long, value_name = "N")]
     pub shards: Option<String>,
@@ -155,6 +173,7 @@ impl ServeArgs {
         let front = self.front.as_ref();
         let admin = self.admin.as_ref();
         let allowed = self.allow_registry.iter();
+        let join = self.join.iter();
         [
             Override::given("dataDir", "--data-dir", self.data_dir.as_ref()),
             Override::given("storage.capacity", "--capacity", self.capacity.as_ref()),
@@ -164,6 +183,11 @@ impl ServeArgs {
             Override::given("health.tcpListen.port", "--admin", admin.map(SocketAddr::port)),
             Override::given("proxy.registryMirror.url", "--registry", self.registry.as_ref()),
             Override::given("download.prefetch", "--prefetch", self.prefetch.as_ref()),
+            Override::given("cluster.role", "--seed", self.seed.then_some("seed")),
+            Override::given("cluster.listen", "--peer-listen", self.peer_listen),
+            Override::given("cluster.advertise", "--peer-advertise", self.peer_advertise.as_ref()),
+            Override::given("cluster.zone", "--zone", self.zone.as_ref()),
+            Override::given("cluster.secretFile", "--cluster-secret", self.cluster_secret.as_ref()),
             Override::given("shards", "--shards", self.shards.as_ref()),
             Override::given("storage.io", "--io", self.io.as_ref()),
             Override::given("log.format", "--log-format", self.log_format.as_ref()),
@@ -172,6 +196,7 @@ impl ServeArgs {
         .chain(
             allowed.map(|host| Override::given("proxy.allowedRegistries[]", "--allow-registry", Some(host))),
         )
+        .chain(join.map(|place| Override::given("cluster.join[]", "--join", Some(place))))
         .flatten()
         .collect()
     }
@@ -187,7 +212,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
-    use crate::config;
+    use crate::config::{self, RawConfig};
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -198,10 +223,14 @@ mod tests {
     fn every_flag_reaches_its_key() {
         let args = "darter serve --data-dir /d --capacity 1GiB --front 127.0.0.1:1 --admin [::1]:2 \
                     --registry http://r:5000 --allow-registry a --allow-registry b:1 --prefetch true --shards 3 \
-                    --io pool --log-format json";
+                    --io pool --log-format json --cluster-secret /s --seed --peer-listen 0.0.0.0:4 \
+                    --peer-advertise 10.0.0.7 --join a:5 --join dns+srv://b --zone z";
         let cli = Cli::try_parse_from(args.split_whitespace()).expect("right flags");
         let Command::Serve(serve) = cli.command else { panic!("serve was asked for") };
-        let resolved = config::load(None, &serve.overrides()).expect("right values");
+        // The files that are named are not there.
+        let surroundings = config::Surroundings::default();
+        let resolved = config::resolve(&RawConfig::default(), &serve.overrides(), &surroundings);
+        let resolved = resolved.expect("right values");
         let by_flag: Vec<_> = resolved
             .effective
             .iter()
@@ -222,6 +251,13 @@ mod tests {
                 "--allow-registry proxy.allowedRegistries[0] a",
                 "--allow-registry proxy.allowedRegistries[1] b:1",
                 "--prefetch download.prefetch true",
+                "--seed cluster.role seed",
+                "--peer-listen cluster.listen 0.0.0.0:4",
+                "--peer-advertise cluster.advertise 10.0.0.7",
+                "--join cluster.join[0] a:5",
+                "--join cluster.join[1] dns+srv://b",
+                "--zone cluster.zone z",
+                "--cluster-secret cluster.secretFile /s",
                 "--shards shards 3",
                 "--log-format log.format json",
             ]

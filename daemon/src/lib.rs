@@ -6,7 +6,7 @@
 pub mod access;
 mod admin;
 pub mod cli;
-mod cluster;
+pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod demo;

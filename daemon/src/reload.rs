@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use darter_engine::Store;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 use crate::access::Access;
-use crate::config::{Changes, ConfigError, Inputs, Resolved, Settings};
+use crate::config::{Changes, ClusterLimits, ConfigError, Inputs, Resolved, Settings};
 use crate::fetch::Pace;
 use crate::logs::Verbosity;
 use crate::policy::{NoClient, Policy};
@@ -18,6 +18,10 @@ use crate::policy::{NoClient, Policy};
 pub(crate) struct Live {
     pub(crate) access: Arc<Access>,
     pub(crate) prefetch_pace: Arc<Pace>,
+    /// What other nodes may take and bring, where there is a cluster.
+    pub(crate) peer_limits: watch::Sender<Option<ClusterLimits>>,
+    /// Whoever keeps the identity is asked to look at its files.
+    pub(crate) identity_asked: Arc<Notify>,
     /// To each shard its own.
     policies: Vec<watch::Sender<Policy>>,
     store: Store,
@@ -95,6 +99,7 @@ impl Reload {
         let prepared = tokio::task::spawn_blocking(move || prepare(&inputs, &before, shards)).await;
         let Prepared { running: new, policies, mut reloaded } =
             prepared.map_err(|_| ReloadError::Ended)??;
+        self.live.identity_asked.notify_one();
         if !reloaded.changes.at_once.is_empty() {
             let is_verbosity_ours = self.live.take_up(&new.settings, policies);
             if new.settings.log.verbose != running.settings.log.verbose && !is_verbosity_ours {
@@ -134,7 +139,16 @@ impl Live {
         let (policies, followed) = policies.into_iter().map(watch::channel).unzip();
         let access = Access::new(settings.access);
         let prefetch_pace = Arc::new(Pace::new(settings.prefetch_bytes_per_s));
-        Ok((Self { access, prefetch_pace, policies, store: store.clone(), verbosity }, followed))
+        let live = Self {
+            access,
+            prefetch_pace,
+            peer_limits: watch::Sender::new(settings.cluster.as_ref().map(|cluster| cluster.limits)),
+            identity_asked: Arc::default(),
+            policies,
+            store: store.clone(),
+            verbosity,
+        };
+        Ok((live, followed))
     }
 
     /// False if the verbosity is not the configuration's to say.
@@ -145,6 +159,7 @@ impl Live {
         }
         self.access.set_lasting(settings.access);
         self.prefetch_pace.set_rate(settings.prefetch_bytes_per_s);
+        self.peer_limits.send_replace(settings.cluster.as_ref().map(|cluster| cluster.limits));
         self.store.set_scrub(settings.scrub);
         self.verbosity.set(settings.log.verbose)
     }

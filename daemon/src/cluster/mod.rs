@@ -1,9 +1,14 @@
 //! This node as a part of a cluster: what the daemon lends to the transport, and what it tells other nodes.
 //!
-//! Where a block comes from is decided in [`crate::fetch`]; how it comes, in `darter-transport`.
+//! The protocol and all that is in it are `darter-transport`'s. Here is what needs files, names and registries: the
+//! node's [`identity`], where seeds are, and the owner's side of clients' requests. Where a block comes from is decided in
+//! [`crate::fetch`].
 
 pub(crate) mod errand;
+pub mod identity;
 mod owner_side;
+#[cfg(test)]
+pub(crate) mod pem;
 pub(crate) mod verdict;
 
 pub(crate) use owner_side::OwnerSide;

@@ -2,7 +2,7 @@
 
 use super::check::{Effective, Resolved};
 use super::keys::{self, TakenUp};
-use super::settings::{LogSettings, Settings};
+use super::settings::{ClusterSettings, LogSettings, Settings};
 
 /// A key whose value is another than the one that the daemon runs by; of a list, the list as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,13 +36,15 @@ impl Resolved {
                 continue;
             }
             let mut value = rows.value.clone();
-            if before.value == value {
+            let is_only_content = before.value == value;
+            if is_only_content {
                 value += " (other content)";
             }
             let change = Change { key: rows.key.to_owned(), old: before.value.clone(), new: value };
             match keys::taken_up(rows.key) {
-                TakenUp::AtOnce => changes.at_once.push(change),
-                TakenUp::Restart => changes.at_restart.push(change),
+                // Another file needs a start where the key does; what is in a file never.
+                TakenUp::Restart if !is_only_content => changes.at_restart.push(change),
+                TakenUp::Restart | TakenUp::AtOnce => changes.at_once.push(change),
             }
         }
         changes
@@ -51,13 +53,13 @@ impl Resolved {
     /// This configuration, but for what only a start takes up: that is as in the one that the daemon runs by.
     #[must_use]
     pub fn taken_up_over(self, running: &Self) -> Self {
-        let mut effective = self.effective;
-        for row in &mut effective {
-            if keys::taken_up(list_or_key(&row.key)) == TakenUp::Restart
-                && let Some(before) = running.effective.iter().find(|before| before.key == row.key)
-            {
-                row.clone_from(before);
-            }
+        let old = keyed(&running.effective);
+        let mut effective = Vec::with_capacity(self.effective.len());
+        for new in keyed(&self.effective) {
+            let waits = keys::taken_up(new.key) == TakenUp::Restart;
+            let before = old.iter().find(|before| before.key == new.key && before.value != new.value);
+            let rows = before.filter(|_| waits).unwrap_or(&new);
+            effective.extend(rows.rows.iter().copied().cloned());
         }
         Self { settings: self.settings.taken_up_over(&running.settings), effective, ..self }
     }
@@ -70,6 +72,10 @@ impl Settings {
             capacity_bytes: running.capacity_bytes,
             front: running.front,
             admin: running.admin,
+            cluster: match (self.cluster, &running.cluster) {
+                (Some(new), Some(running)) => Some(ClusterSettings { limits: new.limits, ..running.clone() }),
+                (_, running) => running.clone(),
+            },
             shards: running.shards,
             io: running.io,
             log: LogSettings { format: running.log.format, ..self.log },
@@ -168,6 +174,40 @@ mod tests {
     }
 
     #[test]
+    fn other_content_of_a_file_is_taken_up_although_another_file_needs_a_start() {
+        let of = |path: &str, content: &[u8]| {
+            let mut resolved = resolved(&format!("cluster: {{role: seed, secretFile: {path}}}"));
+            let row = resolved.effective.iter_mut().find(|row| row.key == "cluster.secretFile");
+            row.expect("a row").content = Some(blake3::hash(content));
+            resolved
+        };
+        let running = of("/s", b"1");
+        assert_eq!(of("/s", b"1").changes(&running), Changes::default());
+        let rotated = of("/s", b"2");
+        let changes = rotated.changes(&running);
+        assert_eq!(shown(&changes.at_once), "cluster.secretFile: /s -> /s (other content)");
+        assert_eq!(changes.at_restart, []);
+        let running = rotated.taken_up_over(&running);
+        assert_eq!(of("/s", b"2").changes(&running), Changes::default(), "it is told once");
+        let moved = of("/t", b"3");
+        for _ in 0..2 {
+            let changes = moved.changes(&running);
+            assert_eq!(changes.at_once, []);
+            assert_eq!(shown(&changes.at_restart), "cluster.secretFile: /s -> /t");
+        }
+    }
+
+    #[test]
+    fn a_list_that_needs_a_start_is_named_each_time() {
+        let running = resolved("cluster: {secretFile: /s, join: ['a:1']}");
+        let new = resolved("cluster: {secretFile: /s, join: ['a:1', 'dns+srv://b']}");
+        let told = "cluster.join: a:1 -> a:1, dns+srv://b";
+        assert_eq!(shown(&new.changes(&running).at_restart), told);
+        let running = new.clone().taken_up_over(&running);
+        assert_eq!(shown(&new.changes(&running).at_restart), told);
+    }
+
+    #[test]
     fn a_file_with_other_content_is_a_change_of_its_list() {
         let of = |content: &[u8]| {
             let mut resolved = resolved("proxy: {registries: [{host: a, ca: /c}]}");
@@ -181,7 +221,46 @@ mod tests {
         assert_eq!(shown(&changes.at_once), expected);
     }
 
-    /// A file with another value than the default for one key, as far as lists let it be one.
+    /// Two files that differ in the value of one key, as far as lists let it be one.
+    fn differing_in(key: &str) -> [String; 2] {
+        let Some(name) = key.strip_prefix("cluster.") else {
+            return [String::new(), other_than_default(key)];
+        };
+        // What only means something beside an identity.
+        let of = |role: &str, more: &str| format!("cluster: {{role: {role}, join: ['a:1'], {more}}}");
+        let in_seed = |old: &str, new: &str| [of("seed", old), of("seed", new)];
+        match name {
+            "role" => ["peer", "seed"].map(|role| of(role, "secretFile: /s")),
+            "join[]" => {
+                ["['a:1']", "['a:1', 'b:1']"].map(|join| format!("cluster: {{secretFile: /s, join: {join}}}"))
+            }
+            "secretFile" => in_seed("secretFile: /s", "secretFile: /t"),
+            "tls.ca" | "tls.cert" | "tls.key" => {
+                let tls = "tls: {ca: x, cert: y, key: z}";
+                let name = name.replacen("tls.", "", 1);
+                let old = tls[tls.find(&name).expect("it is there")..][..name.len() + 3].to_owned();
+                in_seed(tls, &tls.replace(&old, &format!("{name}: other")))
+            }
+            _ => {
+                let value = match name {
+                    "listen" => "127.0.0.2:7",
+                    "advertise" => "10.0.0.1",
+                    "zone" => "a",
+                    "transport" => "tcp",
+                    "limits.concurrentUploads" => "7",
+                    _ => "1MiB",
+                };
+                let steps = name.split('.').rev();
+                let more = steps.fold(value.to_owned(), |inner, step| match inner == value {
+                    true => format!("{step}: {inner}"),
+                    false => format!("{step}: {{{inner}}}"),
+                });
+                in_seed("secretFile: /s", &format!("secretFile: /s, {more}"))
+            }
+        }
+    }
+
+    /// A file with another value than the default for one key as lists let it be one.
     fn other_than_default(key: &str) -> String {
         let value = match key {
             "dataDir" => "/elsewhere",
@@ -223,9 +302,8 @@ mod tests {
 
     #[test]
     fn the_table_and_the_settings_agree_on_what_a_start_takes_up() {
-        let running = resolved("");
         for key in KEYS {
-            let new = resolved(&other_than_default(key.path));
+            let [running, new] = differing_in(key.path).map(|yaml| resolved(&yaml));
             let changes = new.changes(&running);
             let told = (changes.at_once.len(), changes.at_restart.len());
             let is_at_once = key.taken_up == TakenUp::AtOnce;

@@ -1,5 +1,7 @@
 //! The one validation pass: layers of text in, typed settings out, or every problem at once.
 
+mod cluster;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -116,6 +118,7 @@ impl Pass<'_> {
         let prefetch = self.value(&keys::PREFETCH);
         let prefetch_rate = self
             .value_if(&keys::PREFETCH_RATE_LIMIT, |rate: &ByteSize| PREFETCH_BYTES_PER_S.contains(&rate.0));
+        let cluster = self.cluster();
         let shards = self.optional_if(&keys::SHARDS, |shards: &NonZeroUsize| shards.get() <= SHARDS_MAX);
         let format: LogFormat = self.value(&keys::LOG_FORMAT);
         let verbose = self.value(&keys::VERBOSE);
@@ -137,6 +140,7 @@ impl Pass<'_> {
             access: Lasting { proof: access_proof.0, grace: access_grace.0 },
             prefetch,
             prefetch_bytes_per_s: prefetch_rate.0,
+            cluster,
             shards,
             io,
             scrub: ScrubOptions { bytes_per_s: scrub_rate.0, interval: scrub_interval.0 },
@@ -360,6 +364,9 @@ impl Pass<'_> {
             let text = format!("front and admin port are both {}; give one another port", settings.front);
             let source = self.layers.source(&keys::ADMIN_PORT).max(self.layers.source(&keys::FRONT_PORT));
             self.problems.push(Problem { source, key: keys::ADMIN_PORT.path.into(), text });
+        }
+        if let Some(cluster) = &settings.cluster {
+            self.peer_port_is_free(cluster.listen, settings);
         }
     }
 

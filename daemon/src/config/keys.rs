@@ -162,6 +162,66 @@ pub(super) const PREFETCH_RATE_LIMIT: Key = Key {
     fallback: Text("128MiB"),
     taken_up: AtOnce,
 };
+/// One address: peers are reached by UDP and by TCP at the same port.
+const PEER_ADDRESS: &str = "IP:PORT, such as 10.0.0.7:65000 or 0.0.0.0:65000; port 0 lets the system choose";
+const PEM: &str = "a PEM file; ~ is not expanded";
+
+pub(super) const CLUSTER_ROLE: Key =
+    Key { path: "cluster.role", takes: "peer or seed", fallback: Text("peer"), taken_up: Restart };
+pub(super) const CLUSTER_LISTEN: Key =
+    Key { path: "cluster.listen", takes: PEER_ADDRESS, fallback: Text("127.0.0.1:65000"), taken_up: Restart };
+pub(super) const CLUSTER_ADVERTISE: Key = Key {
+    path: "cluster.advertise",
+    takes: "IP or IP:PORT at which other nodes reach this one, such as 10.0.0.7",
+    fallback: Decided("where it listens"),
+    taken_up: Restart,
+};
+pub(super) const CLUSTER_JOIN: Key = Key {
+    path: "cluster.join[]",
+    takes: "HOST:PORT, dns://NAME:PORT or dns+srv://NAME, where seeds are",
+    fallback: Decided("nobody"),
+    taken_up: Restart,
+};
+pub(super) const CLUSTER_ZONE: Key = Key {
+    path: "cluster.zone",
+    takes: "a name of at most 63 bytes without white space, such as rack-7",
+    fallback: Decided("none"),
+    taken_up: Restart,
+};
+pub(super) const CLUSTER_SECRET_FILE: Key = Key {
+    path: "cluster.secretFile",
+    takes: "a file that `darter cluster init` has written; ~ is not expanded",
+    fallback: Decided("none: no cluster, unless cluster.tls is given"),
+    taken_up: Restart,
+};
+pub(super) const CLUSTER_CA: Key =
+    Key { path: "cluster.tls.ca", takes: PEM, fallback: Decided("none"), taken_up: Restart };
+pub(super) const CLUSTER_CERT: Key =
+    Key { path: "cluster.tls.cert", takes: PEM, fallback: Decided("none"), taken_up: Restart };
+pub(super) const CLUSTER_KEY: Key =
+    Key { path: "cluster.tls.key", takes: PEM, fallback: Decided("none"), taken_up: Restart };
+pub(super) const CLUSTER_TRANSPORT: Key =
+    Key { path: "cluster.transport", takes: "auto, quic or tcp", fallback: Text("auto"), taken_up: Restart };
+const PEER_RATE: &str =
+    "a size per second from 64KiB to 1TiB, such as 500MiB; leave the key out for no limit";
+pub(super) const CLUSTER_UPLOAD_RATE: Key = Key {
+    path: "cluster.limits.uploadRate",
+    takes: PEER_RATE,
+    fallback: Decided("no limit"),
+    taken_up: AtOnce,
+};
+pub(super) const CLUSTER_DOWNLOAD_RATE: Key = Key {
+    path: "cluster.limits.downloadRate",
+    takes: PEER_RATE,
+    fallback: Decided("no limit"),
+    taken_up: AtOnce,
+};
+pub(super) const CLUSTER_CONCURRENT_UPLOADS: Key = Key {
+    path: "cluster.limits.concurrentUploads",
+    takes: "a number of uploads, 1 to 4096",
+    fallback: Text("64"),
+    taken_up: AtOnce,
+};
 pub(super) const SHARDS: Key = Key {
     path: "shards",
     takes: "a number of threads, 1 to 256",
@@ -182,7 +242,7 @@ pub(super) const PPROF_PORT: Key = Key {
 };
 
 /// All of them, in the order in which `config show` prints them.
-pub(super) const KEYS: [&Key; 31] = [
+pub(super) const KEYS: [&Key; 44] = [
     &DATA_DIR,
     &CAPACITY,
     &TASK_EXPIRE_TIME,
@@ -209,6 +269,19 @@ pub(super) const KEYS: [&Key; 31] = [
     &ACCESS_GRACE,
     &PREFETCH,
     &PREFETCH_RATE_LIMIT,
+    &CLUSTER_ROLE,
+    &CLUSTER_LISTEN,
+    &CLUSTER_ADVERTISE,
+    &CLUSTER_JOIN,
+    &CLUSTER_ZONE,
+    &CLUSTER_SECRET_FILE,
+    &CLUSTER_CA,
+    &CLUSTER_CERT,
+    &CLUSTER_KEY,
+    &CLUSTER_TRANSPORT,
+    &CLUSTER_UPLOAD_RATE,
+    &CLUSTER_DOWNLOAD_RATE,
+    &CLUSTER_CONCURRENT_UPLOADS,
     &SHARDS,
     &LOG_FORMAT,
     &VERBOSE,
@@ -219,11 +292,21 @@ pub(super) const KEYS: [&Key; 31] = [
 /// Keys of Dragonfly's dfdaemon (2.0 in Go and 2.1 ff. in Rust) that are not Darter's, and what to do instead.
 const REFUSED: &[(&str, &str)] = &[
     ("console", "remove it: logs always go to standard error"),
-    ("download.perPeerRateLimit", "remove it: only prefetch is limited, by download.prefetchRateLimit"),
-    ("download.rateLimit", "remove it: only prefetch is limited, by download.prefetchRateLimit"),
-    ("download.totalRateLimit", "remove it: only prefetch is limited, by download.prefetchRateLimit"),
+    (
+        "download.perPeerRateLimit",
+        "remove it: cluster.limits.downloadRate limits what all peers send together",
+    ),
+    (
+        "download.rateLimit",
+        "set cluster.limits.downloadRate for peers, download.prefetchRateLimit for registries",
+    ),
+    (
+        "download.totalRateLimit",
+        "set cluster.limits.downloadRate for peers, download.prefetchRateLimit for registries",
+    ),
     ("gc", "set storage.capacity and storage.taskExpireTime"),
     ("health.server", "set health.tcpListen.listen and health.tcpListen.port"),
+    ("host", "set cluster.advertise (advertiseIP) and cluster.zone (idc)"),
     ("keepStorage", "remove it: what is cached always outlives the daemon"),
     ("log.level", "set verbose: true for more, or DARTER_LOG for a level by module"),
     ("manager", "remove it: Darter has no manager"),
@@ -253,8 +336,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("proxy.server", "set proxy.tcpListen.listen and proxy.tcpListen.port"),
     ("proxy.tcpListen.namespace", "remove it: start the daemon in that network namespace"),
     ("proxy.whiteList", "set proxy.allowedRegistries, a list of HOST or HOST:PORT"),
-    ("scheduler", "remove it: Darter has no scheduler"),
-    ("seedPeer", "remove it: a node without a cluster is its own seed"),
+    ("scheduler", "remove it: Darter has no scheduler; name the seeds of a cluster in cluster.join"),
+    ("security", "set cluster.secretFile or cluster.tls"),
+    ("seedPeer", "set cluster.role: seed; a node without a cluster is its own seed"),
     ("storage.dataPath", "set dataDir"),
     ("storage.dir", "set dataDir"),
     ("storage.diskGCThreshold", "set storage.capacity; that many bytes are reserved at start"),
@@ -262,7 +346,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("storage.keep", "remove it: what is cached always outlives the daemon"),
     ("storage.multiplex", "remove it: the same content is always kept once"),
     ("storage.strategy", "remove it: there is one way of storing"),
-    ("upload", "remove it: this version serves no peers"),
+    ("upload", "set cluster.listen and cluster.limits"),
 ];
 
 /// What the table says about a path without indices.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use reqwest::{Certificate, ClientBuilder, Identity};
 
-use super::error::{ConfigError, Problem};
+use super::error::Problem;
 use super::layers::Source;
 use super::registry::RegistryHost;
 use super::{Resolved, keys};
@@ -107,11 +107,9 @@ impl TlsSetting {
     }
 }
 
-/// Reads the files of all listed registries.
-///
-/// # Errors
-/// Every one that cannot be read or used, with the place where it was named.
-pub(super) fn read_files(resolved: &mut Resolved) -> Result<(), ConfigError> {
+/// Reads the files of all listed registries. What is wrong is every one that cannot be read or used, with the place
+/// where it was named.
+pub(super) fn read_files(resolved: &mut Resolved) -> Vec<Problem> {
     let mut problems = Vec::new();
     let effective = &mut resolved.effective;
     let in_item = |key: &keys::Key, index: usize| key.path.replace("[]", &format!("[{index}]"));
@@ -134,10 +132,11 @@ pub(super) fn read_files(resolved: &mut Resolved) -> Result<(), ConfigError> {
             }
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
+    problems
 }
 
-fn pem(path: &Path) -> Result<Vec<u8>, String> {
+/// What a PEM file holds, or why not.
+pub(super) fn pem(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes))

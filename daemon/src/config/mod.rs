@@ -20,6 +20,7 @@
 mod age;
 mod changes;
 mod check;
+mod cluster;
 pub mod commands;
 mod error;
 mod keys;
@@ -40,13 +41,14 @@ use std::path::{Path, PathBuf};
 
 pub use changes::{Change, Changes};
 pub use check::{Effective, Resolved, resolve};
+pub use cluster::{Advertise, HostName, IdentitySource, JoinTarget};
 pub use error::{ConfigError, Problem};
 pub use layers::{Override, Source, Surroundings};
 pub use listed::{ListedRegistry, TlsSetting};
 pub use raw::{CONFIG_BYTES_MAX, RawConfig, parse};
 pub use registry::{Registry, RegistryError, RegistryHost, Scheme};
 pub use rules::{Rule, Rules};
-pub use settings::{IoChoice, LogFormat, LogSettings, Settings};
+pub use settings::{ClusterLimits, ClusterSettings, IoChoice, LogFormat, LogSettings, Settings};
 pub use warnings::Warning;
 
 /// Where a daemon's configuration comes from, so that it can be read again.
@@ -83,8 +85,8 @@ impl Inputs {
     }
 }
 
-/// Reads the file, if there is one, lays the flags over it, checks the whole, and reads the certificates that it
-/// names.
+/// Reads the file, if there is one, lays the flags over it, checks the whole, and reads the certificates and secrets
+/// that it names.
 ///
 /// # Errors
 /// The file cannot be read, or some key or value is wrong, or a file of certificates: then every wrong one is named.
@@ -94,8 +96,8 @@ pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Resolved, Con
         None => RawConfig::default(),
     };
     let mut resolved = resolve(&raw, overrides, &Surroundings::of_this_process())?;
-    listed::read_files(&mut resolved)?;
-    Ok(resolved)
+    let problems = [listed::read_files(&mut resolved), cluster::read_files(&mut resolved)].concat();
+    if problems.is_empty() { Ok(resolved) } else { Err(ConfigError::Invalid(problems)) }
 }
 
 /// One byte more than is allowed, so that `parse` can tell a file that is too long; a device or a pipe without

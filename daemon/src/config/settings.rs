@@ -8,7 +8,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use darter_engine::store::ScrubOptions;
+use darter_transport::lane::Lanes;
+use darter_transport::node::{Role, ZONE_BYTES_MAX};
+use darter_transport::wire::Text;
 
+use super::cluster::{Advertise, IdentitySource, JoinTarget};
 use super::listed::ListedRegistry;
 use super::registry::{Registry, RegistryHost};
 use super::rules::Rules;
@@ -46,6 +50,8 @@ pub struct Settings {
     pub prefetch: bool,
     /// What prefetch may take of the origin's link, in bytes per second, all blobs together.
     pub prefetch_bytes_per_s: u64,
+    /// The cluster that this node belongs to; `None`: it has no identity, is its own seed and speaks to nobody.
+    pub cluster: Option<ClusterSettings>,
     /// Threads that serve; `None`: by the CPUs that the process may use. At most 256: a connection id holds
     /// its shard in one byte.
     pub shards: Option<NonZeroUsize>,
@@ -61,6 +67,50 @@ pub struct Settings {
     pub pprof_port: Option<u16>,
     /// How long content is kept that nobody reads; `None`: until its space is needed.
     pub ttl: Option<Duration>,
+}
+
+/// How a node belongs to a cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterSettings {
+    /// What it does there. Its identity is one for this role.
+    pub role: Role,
+    /// By which the other nodes know it, and it them.
+    pub identity: IdentitySource,
+    /// Where it takes connections of other nodes, by UDP and TCP; port 0: the system chooses.
+    pub listen: SocketAddr,
+    /// Where other nodes reach it; see [`advertised`](Self::advertised).
+    pub advertise: Option<Advertise>,
+    /// Where seeds are. A seed that is the first one names none; a peer names at least one.
+    pub join: Vec<JoinTarget>,
+    /// Nodes of one zone are near each other; empty: nobody has said.
+    pub zone: Text<ZONE_BYTES_MAX>,
+    /// By which lanes it reaches other nodes.
+    pub lanes: Lanes,
+    /// What other nodes may take of this one and bring to it.
+    pub limits: ClusterLimits,
+}
+
+impl ClusterSettings {
+    /// Where other nodes reach this one that has bound its socket to `bound`, which is [`listen`](Self::listen) with
+    /// the port that the system chose.
+    #[must_use]
+    pub fn advertised(&self, bound: SocketAddr) -> SocketAddr {
+        match self.advertise {
+            Some(Advertise { ip, port }) => SocketAddr::new(ip, port.unwrap_or(bound.port())),
+            None => bound,
+        }
+    }
+}
+
+/// What moves between this node and others at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClusterLimits {
+    /// Bytes per second that this node sends, to all nodes together; `None`: no limit.
+    pub upload_bytes_per_s: Option<u64>,
+    /// Bytes per second that this node takes, of all nodes together; `None`: no limit.
+    pub download_bytes_per_s: Option<u64>,
+    /// Requests of other nodes for blocks that are answered at a time, 1 to 4096.
+    pub concurrent_uploads: usize,
 }
 
 /// How the daemon reports what it does.

@@ -3,6 +3,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use darter_transport::lane::Lanes;
+use darter_transport::node::Role;
 use proptest::prelude::*;
 
 use super::*;
@@ -88,11 +90,24 @@ proxy:
   defaultFilter: x&y
   security: {insecure: true}
 access: {proof: 1m, grace: 1h}
+cluster:
+  role: seed
+  listen: 0.0.0.0:1
+  advertise: 10.0.0.7
+  join: ['dns+srv://seeds']
+  zone: a
+  tls: {ca: c, cert: d, key: e}
+  transport: quic
+  limits: {uploadRate: 1MB, downloadRate: 2MB, concurrentUploads: 3}
 ";
     let effective = resolved(yaml, &[]).expect("a right file").effective;
-    assert!(effective.iter().all(|row| row.source != Source::Default), "{effective:?}");
-    let seen: Vec<_> = effective.iter().map(|row| row.key.replace("[0]", "[]")).collect();
-    assert_eq!(seen, keys::KEYS.map(|key| key.path));
+    let (given, defaults): (Vec<_>, Vec<_>) = effective.iter().partition(|row| row.source != Source::Default);
+    let seen: Vec<_> = given.iter().map(|row| row.key.replace("[0]", "[]")).collect();
+    // The one that cannot be beside another.
+    let [other] = defaults[..] else { panic!("{defaults:?}") };
+    assert_eq!(other.key, "cluster.secretFile");
+    let keys: Vec<_> = keys::KEYS.map(|key| key.path).into_iter().filter(|key| *key != other.key).collect();
+    assert_eq!(seen, keys);
     let settings = settings(yaml);
     assert_eq!(settings.ttl, Some(Duration::from_secs(21_600)));
     let access = (settings.access.proof, settings.access.grace);
@@ -101,6 +116,16 @@ access: {proof: 1m, grace: 1h}
     assert_eq!(settings.io, IoChoice::Pool);
     assert_eq!(settings.log, LogSettings { format: LogFormat::Json, verbose: true });
     assert!(!settings.registry_dynamic && !settings.metrics);
+    let cluster = settings.cluster.as_ref().expect("a cluster");
+    assert_eq!((cluster.role, cluster.lanes, &*cluster.zone), (Role::Seed, Lanes::Quic, "a"));
+    assert_eq!(cluster.join, ["dns+srv://seeds".parse().expect("a place")]);
+    assert_eq!(cluster.advertised(cluster.listen).to_string(), "10.0.0.7:1");
+    let limits = ClusterLimits {
+        upload_bytes_per_s: Some(1_000_000),
+        download_bytes_per_s: Some(2_000_000),
+        concurrent_uploads: 3,
+    };
+    assert_eq!(cluster.limits, limits);
     let named = |registry: &str| {
         settings
             .allowed_registries
@@ -119,7 +144,7 @@ fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
     );
     check(
         "bananas: {a: {b: c}}",
-        "f:1: bananas: unknown key; allowed here: access, dataDir, download, health, log, metrics, pprofPort, proxy, \
+        "f:1: bananas: unknown key; allowed here: access, cluster, dataDir, download, health, log, metrics, pprofPort, proxy, \
          shards, storage, verbose",
     );
     check(
@@ -138,7 +163,10 @@ fn what_darter_lacks_is_refused_with_advice() {
     let lacks = "Darter does not have this key of Dragonfly's;";
     check(
         "scheduler: {manager: {enable: true}}",
-        &format!("f:1: scheduler: {lacks} remove it: Darter has no scheduler"),
+        &format!(
+            "f:1: scheduler: {lacks} remove it: Darter has no scheduler; name the seeds of a \
+                  cluster in cluster.join"
+        ),
     );
     check(
         "proxy:\n  proxies:\n  - regx: a\n    useHTTPS: true",
@@ -251,7 +279,7 @@ fn all_problems_are_named_in_the_order_of_the_file() {
     check(
         "shards: x\nbananas: 1\ndataDir: ''",
         "f:1: shards: \"x\" is refused: invalid digit found in string; allowed: a number of threads, 1 to 256\n\
-         f:2: bananas: unknown key; allowed here: access, dataDir, download, health, log, metrics, pprofPort, proxy, shards, \
+         f:2: bananas: unknown key; allowed here: access, cluster, dataDir, download, health, log, metrics, pprofPort, proxy, shards, \
          storage, verbose\n\
          f:3: dataDir: \"\" is not allowed; allowed: a directory; ~ is not expanded",
     );
@@ -264,6 +292,92 @@ fn front_and_admin_do_not_meet() {
         "f:1: health.tcpListen.port: front and admin port are both 127.0.0.1:65001; give one another port",
     );
     check("health: {tcpListen: {port: 0}}\nproxy: {tcpListen: {port: 0}}", "ok");
+}
+
+/// The same of the section `cluster`, on line 2.
+#[track_caller]
+fn check_cluster(keys: &str, expected: &str) {
+    check(&format!("cluster:\n  {{{keys}}}"), expected);
+}
+
+#[test]
+fn a_cluster_is_what_works() {
+    check_cluster("secretFile: /s, role: seed", "ok");
+    check_cluster("secretFile: /s, join: ['a:1']", "ok");
+    check_cluster("tls: {ca: a, cert: b, key: c}, join: ['dns://a:1', 'dns+srv://_p._udp.a.']", "ok");
+    check_cluster("secretFile: /s, role: seed, listen: '0.0.0.0:1', advertise: 10.0.0.1", "ok");
+    check_cluster("secretFile: /s, role: seed, listen: '[::]:0', advertise: '[fd00::1]:3'", "ok");
+    check_cluster("listen: 127.0.0.1:65000, zone: a, limits: {uploadRate: 1MiB}", "ok");
+    check("cluster: {role: peer}", "ok");
+    assert!(settings("cluster: {role: peer}").cluster.is_none());
+}
+
+#[test]
+fn what_cannot_work_in_a_cluster_is_refused_with_what_to_do() {
+    check_cluster(
+        "secretFile: /s, role: seed, tls: {ca: a}",
+        "f:2: cluster.secretFile: cluster.tls is given too, and a node has one identity: leave out one of the two",
+    );
+    check_cluster(
+        "secretFile: /s",
+        "f:2: cluster.role: a peer finds its cluster by a seed: name one or more in cluster.join (--join HOST:PORT), or \
+         make this node the first seed with cluster.role: seed (--seed)",
+    );
+    check_cluster(
+        "secretFile: /s, role: seed, listen: '[::]:1'",
+        "f:2: cluster.listen: other nodes cannot connect to ::: name the address at which they reach this one in \
+         cluster.advertise (--peer-advertise IP), or listen at that address alone",
+    );
+    check_cluster(
+        "secretFile: /s, role: seed, listen: 127.0.0.1:65001",
+        "f:2: cluster.listen: the front is 127.0.0.1:65001 too; give one another port",
+    );
+    check_cluster(
+        "secretFile: /s, role: seed, listen: 127.0.0.1:40901",
+        "f:2: cluster.listen: the admin port is 127.0.0.1:40901 too; give one another port",
+    );
+    check_cluster(
+        "role: seed, tls: {ca: a}",
+        "f:2: cluster.tls.cert: missing beside cluster.tls.ca; allowed: a PEM file; ~ is not expanded\n\
+         f:2: cluster.tls.key: missing beside cluster.tls.ca; allowed: a PEM file; ~ is not expanded",
+    );
+    check_cluster(
+        "role: seed, secretFile: ~/s",
+        "f:2: cluster.secretFile: \"~/s\" is not allowed; allowed: a file that `darter cluster init` has written; ~ is \
+         not expanded",
+    );
+    let many: Vec<_> = (0..65).map(|number| format!("'a{number}:1'")).collect();
+    check_cluster(
+        &format!("secretFile: /s, join: [{}]", many.join(", ")),
+        "f:2: cluster.join: 65 places; allowed: at most 64",
+    );
+}
+
+#[test]
+fn a_cluster_without_an_identity_is_refused() {
+    let needs = "nodes speak to each other with certificates only: write the secrets of a cluster with `darter cluster \
+                 init --out FILE` and name the file in cluster.secretFile (--cluster-secret FILE), or certificates in \
+                 cluster.tls";
+    check_cluster("role: seed", &format!("f:2: cluster.role: {needs}"));
+    check_cluster("listen: '10.0.0.1:1'", &format!("f:2: cluster.listen: {needs}"));
+    check_cluster("listen: '0.0.0.0:1'", &format!("f:2: cluster.listen: {needs}"));
+    check_cluster("advertise: 10.0.0.1", &format!("f:2: cluster.advertise: {needs}"));
+    check_cluster("join: ['a:1', 'b:1']", &format!("f:2: cluster.join: {needs}"));
+    let seed = Override { key: "cluster.role", flag: "--seed", text: "seed".into() };
+    let error = resolved("", &[seed]).expect_err("no identity").to_string();
+    assert_eq!(error, format!("--seed: cluster.role: {needs}"));
+}
+
+#[test]
+fn who_cannot_be_reached_is_warned() {
+    let warned = |keys: &str| -> Vec<String> {
+        let yaml = format!("cluster: {{secretFile: /s, role: seed, {keys}}}");
+        let warnings = resolved(&yaml, &[]).expect("a right file").warnings;
+        warnings.into_iter().map(|warning| warning.key).collect()
+    };
+    assert_eq!(warned("zone: a"), ["cluster.listen"]);
+    assert_eq!(warned("listen: '10.0.0.1:1'"), [""; 0]);
+    assert_eq!(warned("listen: '0.0.0.0:1', advertise: 127.0.0.1"), ["cluster.advertise"]);
 }
 
 #[test]

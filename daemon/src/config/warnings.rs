@@ -48,6 +48,14 @@ pub(super) fn of(settings: &Settings, layers: &Layers<'_>) -> Vec<Warning> {
                     credentials and, for content that is not named by a digest, change it";
         warn(&keys::INSECURE, text.into());
     }
+    if let Some(cluster) = &settings.cluster {
+        let told = cluster.advertise.map_or(cluster.listen.ip(), |advertise| advertise.ip);
+        if cluster.listen.ip().is_loopback() {
+            warn(&keys::CLUSTER_LISTEN, "only nodes on this machine can connect to this one".into());
+        } else if told.is_loopback() {
+            warn(&keys::CLUSTER_ADVERTISE, format!("nodes on other machines cannot connect to {told}"));
+        }
+    }
     if settings.pprof_port.is_some() {
         warn(&keys::PPROF_PORT, "accepted, but this version serves no profiles".into());
     }

@@ -119,6 +119,12 @@ impl ClusterSecrets {
         Self { generations: self.generations.iter().map(public).collect() }
     }
 
+    /// Whether a seed can be made of every generation: they are not those of the file for peers.
+    #[must_use]
+    pub fn make_seeds(&self) -> bool {
+        self.generations.iter().all(|generation| matches!(generation.seed, SeedKey::Secret(_)))
+    }
+
     /// Reads the text of a file.
     ///
     /// # Errors
