@@ -69,6 +69,16 @@ impl Reload {
         Self { inputs, running: Mutex::new(running), live }
     }
 
+    /// Told when files of the identity may have changed.
+    pub(crate) fn identity_asked(&self) -> Arc<Notify> {
+        self.live.identity_asked.clone()
+    }
+
+    /// What other nodes may take and bring, now and after each change.
+    pub(crate) fn peer_limits(&self) -> watch::Receiver<Option<ClusterLimits>> {
+        self.live.peer_limits.subscribe()
+    }
+
     /// The file that is read, if there is one.
     pub(crate) fn file(&self) -> Option<&Path> {
         self.inputs.file.as_deref()

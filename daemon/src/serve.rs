@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::access::Access;
 use crate::admin::Admin;
+use crate::cluster::{NoPart, NodePart};
 use crate::config::{Inputs, IoChoice, Resolved};
 use crate::fetch::{Bounds, Fetches, Turns};
 use crate::front::connection;
@@ -71,6 +72,9 @@ pub enum ServeError {
     /// A shard that cannot start.
     #[error(transparent)]
     Shard(#[from] StartError),
+    /// The cluster.
+    #[error(transparent)]
+    Cluster(#[from] NoPart),
     /// The client of registries.
     #[error(transparent)]
     NoClient(#[from] NoClient),
@@ -154,12 +158,17 @@ impl Daemon {
             front: Arc::default(),
             stop: stopping,
         };
+        let mut cluster = self.join(count)?;
+        if cluster.is_some() {
+            access.ask_owners(common.fetches.downgrade());
+        }
         let reload = Rc::new(Reload::new(self.inputs.clone(), self.resolved.clone(), live));
         let processors = shard::processors_to_pin();
         let mut shards = Vec::with_capacity(count);
         for (number, (inbox, policy)) in inboxes.into_iter().zip(policies).enumerate() {
             let processor = processors.get(number % processors.len().max(1)).copied();
-            let own = Own { inbox, policy };
+            let cluster = cluster.as_mut().and_then(NodePart::next_shard);
+            let own = Own { inbox, policy, cluster };
             shards.push(Shard::start(number, processor, common.clone(), own).await?);
         }
         // The shards hold what they need; their inboxes close when the last of them ends.
@@ -172,6 +181,8 @@ impl Daemon {
         let metrics_served = settings.metrics.then(|| metrics.clone());
         let answering = Admin::new(self.store.clone(), metrics_served, reload.clone());
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
+        let asked = reload.identity_asked();
+        let keeping = cluster.map(|part| tokio::task::spawn_local(part.keeper.keep(asked)));
         let reloading = tokio::task::spawn_local(reload_at_each(hangups, reload));
         let remembering = tokio::task::spawn_local(remember(access.clone(), access_file.clone()));
         let served = tokio::select! {
@@ -199,9 +210,17 @@ impl Daemon {
         }
         admin.abort();
         reloading.abort();
+        keeping.iter().for_each(tokio::task::JoinHandle::abort);
         remembering.abort();
         access.remember(&access_file);
         served
+    }
+
+    /// The node's part in its cluster, if it has one.
+    fn join(&self, shards: usize) -> Result<Option<NodePart>, NoPart> {
+        let settings = &self.resolved.settings;
+        let open = |cluster| NodePart::open(cluster, &settings.data_dir, &self.store, shards);
+        settings.cluster.as_ref().map(open).transpose()
     }
 
     /// Where the daemon listens, what it keeps where, which I/O it uses, and a command to try.

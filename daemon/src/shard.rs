@@ -4,14 +4,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use darter_engine::Store;
 use darter_engine::ring::run_shard;
+use darter_transport::cluster::Cluster;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::access::Access;
+use crate::cluster::{OwnerSide, ShardPart};
 use crate::fetch::{Bounds, Fetches, Inbox, Owner};
 use crate::front::connection;
 use crate::front::reader::Sources;
@@ -20,6 +23,8 @@ use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::polls;
 
+/// How long other nodes may take to get what they have asked for when the node stops.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 /// Connections handed over and not yet taken up.
 const HANDOVER_MAX: usize = 256;
 
@@ -40,6 +45,8 @@ pub(crate) struct Common {
 pub(crate) struct Own {
     pub(crate) inbox: Inbox,
     pub(crate) policy: watch::Receiver<Policy>,
+    /// In a cluster.
+    pub(crate) cluster: Option<ShardPart>,
 }
 
 /// Why a shard cannot start. Each message says what to do.
@@ -84,8 +91,13 @@ impl Shard {
             let mut tell = |result| started.take().map(|started| started.send(result));
             let backend = common.store.backend();
             let ran = run_shard(backend, async {
-                tell(Ok(()));
-                serve(common, own, incoming, counted).await;
+                match Serving::begin(common, own) {
+                    Ok(serving) => {
+                        tell(Ok(()));
+                        serving.run(incoming, counted).await;
+                    }
+                    Err(error) => tell(Err(error.into())),
+                }
             });
             if let Err(error) = ran {
                 tell(Err(error.into()));
@@ -121,65 +133,89 @@ impl Shard {
     }
 }
 
-async fn serve(
+/// A shard at work.
+struct Serving {
     common: Common,
-    Own { inbox, mut policy }: Own,
-    mut incoming: mpsc::Receiver<std::net::TcpStream>,
-    open: Arc<AtomicUsize>,
-) {
-    let owner = Owner::new(
-        common.store.clone(),
-        common.access.clone(),
-        policy.clone(),
-        common.metrics.clone(),
-        common.bounds.clone(),
-    );
-    let timer = common.metrics.clone();
-    let mut owning =
-        tokio::task::spawn_local(polls::timed(owner.run(inbox), move |longest| timer.longest_poll(longest)));
-    let Policy { routing, origin } = policy.borrow_and_update().clone();
-    let sources = Sources {
-        store: common.store,
-        access: common.access,
-        origin: origin.clone(),
-        fetches: common.fetches,
-        metrics: common.metrics.clone(),
-    };
-    let front = Front { routing, sources, origin, shared: common.front };
-    let fronts = Rc::new(Fronts::new(front, policy));
-    let mut connections = JoinSet::new();
-    let mut stop = common.stop.clone();
-    loop {
-        tokio::select! {
-            connection = incoming.recv() => {
-                let Some(connection) = connection else { break };
-                let Ok(connection) = TcpStream::from_std(connection) else {
-                    open.fetch_sub(1, Ordering::Relaxed);
-                    continue;
-                };
-                let serving = connection::serve(fronts.clone(), connection, common.stop.clone());
-                let (metrics, open) = (common.metrics.clone(), open.clone());
-                metrics.connection_opened();
-                connections.spawn_local(async move {
-                    polls::timed(serving, |longest| metrics.longest_poll(longest)).await;
-                    metrics.connection_closed();
-                    open.fetch_sub(1, Ordering::Relaxed);
-                });
-            }
-            Some(ended) = connections.join_next() => if let Err(error) = ended {
-                tracing::error!(%error, "a connection's task failed");
-            },
-            // It outlives this shard's front, unless it panics; and without it no content of its comes.
-            _ = &mut owning => return tracing::error!("the fetches of a shard ended by a panic"),
-            _ = stop.wait_for(|stop| *stop) => break,
+    policy: watch::Receiver<Policy>,
+    owner: Rc<Owner>,
+    inbox: Inbox,
+    cluster: Option<Rc<Cluster>>,
+}
+
+impl Serving {
+    fn begin(common: Common, Own { inbox, policy, cluster }: Own) -> std::io::Result<Self> {
+        let owner = Owner::new(
+            common.store.clone(),
+            common.access.clone(),
+            policy.clone(),
+            common.metrics.clone(),
+            common.bounds.clone(),
+        );
+        let origin = || OwnerSide {
+            store: common.store.clone(),
+            access: common.access.clone(),
+            fetches: common.fetches.downgrade(),
+            policy: policy.clone(),
+        };
+        let cluster = cluster.map(|part| part.start(origin())).transpose()?;
+        if let Some(cluster) = &cluster {
+            owner.join(cluster.clone());
         }
+        Ok(Self { common, policy, owner, inbox, cluster })
     }
-    // Each drains within the front's timeout.
-    while connections.join_next().await.is_some() {}
-    // Answers of other shards may still wait for contents that this one fetches: its inbox closes with the last front.
-    drop(fronts);
-    if let Err(error) = owning.await {
-        tracing::error!(%error, "the fetches of a shard ended by a panic");
+
+    async fn run(self, mut incoming: mpsc::Receiver<std::net::TcpStream>, open: Arc<AtomicUsize>) {
+        let Self { common, mut policy, owner, inbox, cluster } = self;
+        let timer = common.metrics.clone();
+        let owning = polls::timed(owner.run(inbox), move |longest| timer.longest_poll(longest));
+        let mut owning = tokio::task::spawn_local(owning);
+        let Policy { routing, origin } = policy.borrow_and_update().clone();
+        let sources = Sources {
+            store: common.store,
+            access: common.access,
+            origin: origin.clone(),
+            fetches: common.fetches,
+            metrics: common.metrics.clone(),
+        };
+        let front = Front { routing, sources, origin, shared: common.front };
+        let fronts = Rc::new(Fronts::new(front, policy));
+        let mut connections = JoinSet::new();
+        let mut stop = common.stop.clone();
+        loop {
+            tokio::select! {
+                connection = incoming.recv() => {
+                    let Some(connection) = connection else { break };
+                    let Ok(connection) = TcpStream::from_std(connection) else {
+                        open.fetch_sub(1, Ordering::Relaxed);
+                        continue;
+                    };
+                    let serving = connection::serve(fronts.clone(), connection, common.stop.clone());
+                    let (metrics, open) = (common.metrics.clone(), open.clone());
+                    metrics.connection_opened();
+                    connections.spawn_local(async move {
+                        polls::timed(serving, |longest| metrics.longest_poll(longest)).await;
+                        metrics.connection_closed();
+                        open.fetch_sub(1, Ordering::Relaxed);
+                    });
+                }
+                Some(ended) = connections.join_next() => if let Err(error) = ended {
+                    tracing::error!(%error, "a connection's task failed");
+                },
+                // It outlives this shard's front, unless it panics; and without it no content of its comes.
+                _ = &mut owning => return tracing::error!("the fetches of a shard ended by a panic"),
+                _ = stop.wait_for(|stop| *stop) => break,
+            }
+        }
+        // Each drains within the front's timeout.
+        while connections.join_next().await.is_some() {}
+        if let Some(cluster) = cluster {
+            let _ = tokio::time::timeout(LEAVE_WITHIN, cluster.leave()).await;
+        }
+        // Answers of other shards may still wait for contents that this one fetches: its inbox closes with the last front.
+        drop(fronts);
+        if let Err(error) = owning.await {
+            tracing::error!(%error, "the fetches of a shard ended by a panic");
+        }
     }
 }
 

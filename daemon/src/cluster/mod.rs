@@ -7,8 +7,11 @@
 pub(crate) mod errand;
 pub mod identity;
 mod owner_side;
+mod part;
 #[cfg(test)]
 pub(crate) mod pem;
 pub(crate) mod verdict;
 
 pub(crate) use owner_side::OwnerSide;
+pub use part::NoPart;
+pub(crate) use part::{NodePart, ShardPart};

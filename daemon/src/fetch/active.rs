@@ -162,6 +162,9 @@ impl Active {
     async fn prefetch_all(self: &Rc<Self>) -> bool {
         let whole = self.content.layout().whole();
         for span in whole.into_iter().flat_map(|whole| bulk::spans(self.content.layout(), whole)) {
+            if self.owner.closing.get() {
+                return false;
+            }
             self.bring_bulk(span).await;
         }
         let mut rest = whole;

@@ -101,7 +101,7 @@ impl Active {
     /// What the cluster gives of a run, of which the plan knows these blocks as one transfer's; `None` where it is not
     /// asked.
     async fn pull(self: &Rc<Self>, blocks: Vec<BlockIndex>, wanted: Wanted) -> Option<Outcome> {
-        let arrivals = self.owner.cluster.get()?.pull(&wanted);
+        let arrivals = self.owner.cluster.get()?.pull(wanted);
         Some(pulled::take_all(self, blocks, arrivals).await)
     }
 

@@ -1,0 +1,121 @@
+//! A node's part in its cluster: what is made once, before the shards are, and what each of them is given.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::num::NonZeroU8;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use darter_engine::{PIECE_BYTES, Store};
+use darter_transport::cluster::{Cluster, Parts, Shared};
+use darter_transport::identity::Identities;
+use darter_transport::lane::{BindError, Endpoint, Lanes, ShardSockets, bind};
+use darter_transport::mesh::Introduction;
+use darter_transport::node::Node;
+use darter_transport::seeds::Seeds;
+use darter_transport::wire::Text;
+
+use super::identity::{self, Keeper, NoIdentity};
+use super::owner_side::OwnerSide;
+use crate::config::ClusterSettings;
+
+/// Of the node.
+pub(crate) struct NodePart {
+    /// What the shards share.
+    pub(crate) shared: Arc<Shared>,
+    /// Renews the identity.
+    pub(crate) keeper: Keeper,
+    /// For the first shards; there are never more than 255 that other nodes reach.
+    shards: Vec<ShardPart>,
+}
+
+/// Of a shard.
+pub(crate) struct ShardPart {
+    sockets: ShardSockets,
+    identities: Arc<Identities>,
+    lanes: Lanes,
+    introduction: Introduction,
+    shared: Arc<Shared>,
+}
+
+/// Why a node cannot be a part of its cluster. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum NoPart {
+    /// Files.
+    #[error(transparent)]
+    Identity(#[from] NoIdentity),
+    /// A port.
+    #[error(transparent)]
+    Listen(#[from] BindError),
+}
+
+impl NodePart {
+    /// Reads the identity and binds the sockets of `shards` shards; nobody is spoken to yet.
+    ///
+    /// # Errors
+    /// See [`NoPart`].
+    pub(crate) fn open(
+        cluster: &ClusterSettings,
+        data_dir: &Path,
+        store: &Store,
+        shards: usize,
+    ) -> Result<Self, NoPart> {
+        let (identities, keeper) = identity::open(cluster, data_dir)?;
+        let shards = u8::try_from(shards).ok().and_then(NonZeroU8::new).unwrap_or(NonZeroU8::MAX);
+        let sockets = bind(cluster.listen, shards)?;
+        let bound = sockets.first().and_then(|first| first.local_addr().ok()).unwrap_or(cluster.listen);
+        let address = cluster.advertised(bound);
+        let own = identities.current().own();
+        let capacity_slots = store.stats().capacity_bytes / u64::from(PIECE_BYTES);
+        let capacity_slots = u32::try_from(capacity_slots).unwrap_or(u32::MAX);
+        let node = Node { id: own.id, address, zone: cluster.zone.clone() };
+        let seeds = Seeds::new(node, capacity_slots, own.role);
+        let shared = Shared::new(seeds, chance_seed());
+        let introduction = Introduction {
+            address,
+            zone: cluster.zone.clone(),
+            capacity_slots,
+            shards: shards.get(),
+            software: Text::cut(concat!("darter ", env!("CARGO_PKG_VERSION"))),
+        };
+        let part = |sockets| ShardPart {
+            sockets,
+            identities: identities.clone(),
+            lanes: cluster.lanes,
+            introduction: introduction.clone(),
+            shared: shared.clone(),
+        };
+        let shards = sockets.into_iter().rev().map(part).collect();
+        tracing::info!(node = %own.id, address = %address, role = ?own.role, zone = %*cluster.zone, "other nodes reach this one");
+        Ok(Self { shared, keeper, shards })
+    }
+
+    /// The part of the next shard.
+    pub(crate) fn next_shard(&mut self) -> Option<ShardPart> {
+        self.shards.pop()
+    }
+}
+
+impl ShardPart {
+    /// Begins to answer other nodes and to ask them. To be called on the shard.
+    ///
+    /// # Errors
+    /// The system does not give what a socket needs.
+    pub(crate) fn start(self, origin: OwnerSide) -> io::Result<Rc<Cluster>> {
+        let endpoint = Endpoint::start(self.sockets, self.identities, self.lanes)?;
+        let parts = Parts {
+            endpoint,
+            introduction: self.introduction,
+            store: origin.store.clone(),
+            origin: Rc::new(origin),
+            chance_seed: chance_seed(),
+        };
+        Ok(Cluster::start(self.shared, parts))
+    }
+}
+
+/// The standard library's own source of randomness: nodes must only not all choose alike, and it is no secret.
+fn chance_seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
