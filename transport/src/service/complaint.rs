@@ -24,6 +24,13 @@ pub(super) struct Checks {
     accused: BTreeSet<NodeId>,
 }
 
+impl Checks {
+    #[cfg(test)]
+    pub(super) fn accused_count(&self) -> usize {
+        self.accused.len()
+    }
+}
+
 impl Server {
     /// A node complains of its parent.
     pub(super) fn complain(&self, from: &NodeId, complaint: &Complain) {
