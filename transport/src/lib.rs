@@ -37,6 +37,7 @@ pub mod exchange;
 pub mod identity;
 pub mod lane;
 pub mod mesh;
+mod message_stream;
 pub mod node;
 pub mod ownership;
 pub mod schedule;
