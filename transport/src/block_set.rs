@@ -1,6 +1,7 @@
 //! Blocks of one span, one bit each.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::span::SPAN_BLOCKS;
 
@@ -120,6 +121,18 @@ impl BlockSet {
         })
     }
 
+    /// Neighbouring places together, in order; a run of more than `places_max` is cut.
+    pub fn runs(&self, places_max: u32) -> impl Iterator<Item = Range<u32>> + use<> {
+        let set = *self;
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let first = (from..SPAN_BLOCKS).find(|place| set.contains(*place))?;
+            let most = first.saturating_add(places_max.max(1)).min(SPAN_BLOCKS);
+            from = (first..most).find(|place| !set.contains(*place)).unwrap_or(most);
+            Some(first..from)
+        })
+    }
+
     /// The places in order, beginning at `start` and going round.
     pub(crate) fn places_from(&self, start: u32) -> impl Iterator<Item = u32> {
         let behind = Self::first(start);
@@ -183,6 +196,19 @@ mod tests {
             prop_assert_eq!(a.end(), one.last().map_or(0, |last| last + 1));
             let round: Vec<u32> = one.range(start..).chain(one.range(..start)).copied().collect();
             prop_assert_eq!(a.places_from(start).collect::<Vec<_>>(), round);
+        }
+
+        #[test]
+        fn runs_are_neighbours_and_all_of_them(
+            places in prop::collection::btree_set(0..SPAN_BLOCKS, 0..200),
+            places_max in 1..40u32,
+        ) {
+            let set: BlockSet = places.iter().copied().collect();
+            let runs: Vec<_> = set.runs(places_max).collect();
+            prop_assert_eq!(runs.iter().cloned().flatten().collect::<Vec<_>>(), places.into_iter().collect::<Vec<_>>());
+            prop_assert!(runs.iter().all(|run| !run.is_empty() && run.len() <= places_max as usize));
+            let touch = |pair: &[Range<u32>]| pair[0].end == pair[1].start && pair[0].len() < places_max as usize;
+            prop_assert!(!runs.windows(2).any(touch));
         }
 
         #[test]

@@ -28,6 +28,7 @@
 //! Not here yet: the membership of seeds, which will feed [`ownership`], and the shell that plays the protocol on lanes.
 #![forbid(unsafe_code)]
 
+pub mod attestations;
 pub mod block_set;
 pub mod boot_list;
 pub mod chance;
@@ -37,10 +38,13 @@ pub mod exchange;
 pub mod identity;
 pub mod lane;
 pub mod mesh;
+mod message_stream;
 pub mod node;
 pub mod ownership;
 pub mod pull;
 pub mod schedule;
+pub mod seeds;
+pub mod service;
 pub mod session;
 pub mod span;
 pub mod tracker;

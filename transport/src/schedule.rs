@@ -386,12 +386,17 @@ mod tests {
         let places = [2, 3, 4].into_iter().collect();
         let own = Own { here: BlockSet::one(4), attested: BlockSet::full() };
         let of_others = |tracker: &mut Tracker, number, chance: &mut Chance| {
-            let ask = LazyAsk { asker: asker(number), plot: &plot(1), places: &places, failed: &[], own: &own };
+            let ask =
+                LazyAsk { asker: asker(number), plot: &plot(1), places: &places, failed: &[], own: &own };
             let (elsewhere, holders) = tracker.elsewhere(&ask, now, chance);
             (elsewhere, holders.len())
         };
         assert_eq!(of_others(&mut tracker, 1, &mut chance), (BlockSet::one(3), 1));
-        assert_eq!(of_others(&mut tracker, 0, &mut chance), (BlockSet::EMPTY, 0), "it is the only holder itself");
+        assert_eq!(
+            of_others(&mut tracker, 0, &mut chance),
+            (BlockSet::EMPTY, 0),
+            "it is the only holder itself"
+        );
     }
 
     #[test]

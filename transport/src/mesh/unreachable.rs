@@ -55,7 +55,32 @@ pub enum Unreachable {
     /// This node has as many sessions as it may have.
     #[error("this node has as many connections to others as it may have")]
     TooMany,
-    /// The mesh is closed.
+    /// This node goes itself.
     #[error("this node is leaving the cluster")]
     Closed,
+}
+
+impl Unreachable {
+    /// Whether nothing will change before somebody changes a file, a clock or a version.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_refusal(),
+            other => other.code().leaves_node(),
+        }
+    }
+
+    /// What the other side has said, or is told.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Version(_) => Code::Version,
+            Self::Hello { code, .. } => *code,
+            Self::TooMany => Code::Busy,
+            Self::Leaving(_) | Self::Closed => Code::Leaving,
+            Self::Oneself(_) | Self::OtherNode { .. } | Self::LeftAlone { .. } | Self::Connect(_) => {
+                Code::Other(0)
+            }
+        }
+    }
 }

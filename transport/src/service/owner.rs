@@ -1,0 +1,294 @@
+//! What the owner of a plot answers: what a content is, who sends a block, who else brings it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use darter_engine::{Content, Scope};
+use tokio::time::timeout;
+
+use super::bringing::For;
+use super::refusal::{Stop, because, busy, not_owner};
+use super::{Server, Site};
+use crate::block_set::BlockSet;
+use crate::exchange::Exchange;
+use crate::node::Node;
+use crate::ownership::owned_by_span;
+use crate::schedule::{Asker, LazyAsk, Own};
+use crate::span::{Plot, SpanIndex};
+use crate::wire::{
+    Code, Describe, Description, End, FindParents, Holder, Holders, List, Message, Refused, Text, Want,
+};
+
+/// Blocks that a node which takes any is given at a time: 1 MiB. More would be passed on later.
+const BULK_BLOCKS: u32 = 16;
+/// When the owner has not described a content by then, its deputy looks whether it is there.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// An owner that is there may itself wait for the origin, but no longer than this.
+const DESCRIBED_WITHIN: Duration = Duration::from_secs(10);
+
+impl Server {
+    /// Says what a content is, if this node owns it; asks the owner if another one does, once.
+    pub(super) async fn describe(
+        self: &Rc<Self>,
+        describe: Describe,
+        exchange: &mut Exchange,
+    ) -> Result<(), Stop> {
+        let scope = Scope::Registry(describe.registry);
+        let plot = Plot { content: describe.content, scope, span: SpanIndex::FIRST };
+        self.not_wrong(&plot)?;
+        let description = match self.must_own(&plot, false).await {
+            Ok(()) => self.describe_oneself(describe).await?,
+            Err(refused) => match refused.instead.clone() {
+                Some(owner) if !describe.forwarded && self.books.seeds.is_seed() => {
+                    self.describe_by(&owner, describe).await?
+                }
+                _ => return Err(refused.into()),
+            },
+        };
+        Ok(exchange.send(description).await?)
+    }
+
+    async fn describe_oneself(&self, describe: Describe) -> Result<Description, Refused> {
+        let scope = Scope::Registry(describe.registry);
+        let content = self.origin.describe(describe).await?;
+        let layout = content.layout();
+        Ok(Description {
+            length: layout.length_bytes(),
+            scope,
+            by_span: owned_by_span(layout, self.books.seeds.capacity_slots()),
+            owner: self.own_id(),
+            media_type: Text::cut(content.media_type()),
+            validator: Text::cut(content.validator()),
+        })
+    }
+
+    /// Passes the request on to who owns the content. If that one cannot be reached and this node is its deputy, it
+    /// stands in.
+    async fn describe_by(&self, owner: &Node, describe: Describe) -> Result<Description, Refused> {
+        let scope = Scope::Registry(describe.registry);
+        let plot = Plot { content: describe.content, scope, span: SpanIndex::FIRST };
+        let forwarded = Describe { forwarded: true, ..describe.clone() };
+        let asked = async {
+            let mut exchange = self.session(owner).await?.ask(forwarded).await.ok()?;
+            exchange.next().await.ok()?
+        };
+        tokio::pin!(asked);
+        let answer = match timeout(ASKED_AGAIN_AFTER, &mut asked).await {
+            Ok(answer) => answer,
+            // It may wait for the origin, or be gone.
+            Err(_) if self.must_own(&plot, true).await.is_ok() => None,
+            Err(_) => timeout(DESCRIBED_WITHIN, asked).await.ok().flatten(),
+        };
+        match answer {
+            Some(Message::Description(description)) => Ok(description),
+            Some(Message::Refused(refused)) => Err(refused),
+            _ => {
+                self.must_own(&plot, true).await?;
+                self.describe_oneself(describe).await
+            }
+        }
+    }
+
+    /// Sends blocks, or names who has them.
+    pub(super) async fn want(
+        self: &Rc<Self>,
+        asker: &Node,
+        want: &Want,
+        exchange: &mut Exchange,
+    ) -> Result<(), Stop> {
+        self.not_wrong(&want.plot)?;
+        // Not passed on: the owner would take this node for the one who gets the blocks.
+        self.must_own(&want.plot, want.stand_in).await?;
+        let site = self.site_for(want).await?;
+        self.take_over(&want.plot).await;
+        let places = want.places.and(&site.blocks);
+        let held = self.held_of(&site, &places);
+        self.hash(&site, &held).await;
+        let attested = self.books.attestations().known(&site.plot);
+        let own = Own { here: held.or(&site.board.bringing()), attested };
+        let failed: Vec<_> = want.failed.iter().copied().collect();
+        let ask = LazyAsk {
+            asker: Asker { id: asker.id, zone: &asker.zone },
+            plot: &want.plot,
+            places: &places,
+            failed: &failed,
+            own: &own,
+        };
+        let whom = For { asker: asker.id, errand: &want.errand };
+        match want.any {
+            true => self.give_some(&site, &whom, &ask, exchange).await?,
+            false => self.give_all(&site, &whom, &ask, exchange).await?,
+        }
+        Ok(exchange.send(End {}).await?)
+    }
+
+    /// The plot, described first if this node does not know its content: it has been started anew, or owns only this
+    /// span.
+    async fn site_for(&self, want: &Want) -> Result<Site, Refused> {
+        let Scope::Registry(registry) = want.plot.scope else {
+            return Err(because(Code::NotHeld, "plots belong to a registry"));
+        };
+        let content: Arc<Content> = match self.store.find(&want.plot.content, registry) {
+            Some(content) => content,
+            None => {
+                let (content, errand) = (want.plot.content, want.errand.clone());
+                let describe = Describe { content, by_digest: true, registry, forwarded: false, errand };
+                self.origin.describe(describe).await?
+            }
+        };
+        if want.plot.span.blocks(content.layout()) == 0 {
+            return Err(because(Code::NotHeld, "the content ends before this span"));
+        }
+        let site = self.site_of(&want.plot, content, registry);
+        site.ok_or_else(|| busy(Duration::from_secs(1)))
+    }
+
+    /// A reader waits for all of these.
+    async fn give_all(
+        self: &Rc<Self>,
+        site: &Site,
+        whom: &For<'_>,
+        ask: &LazyAsk<'_>,
+        exchange: &mut Exchange,
+    ) -> Result<(), Stop> {
+        let lazy = {
+            let map = &mut *self.books.map();
+            map.tracker.lazy(ask, Instant::now(), &mut map.chance)
+        };
+        self.name(&site.plot, lazy.holders, exchange).await?;
+        self.send_as_they_come(site, whom, &lazy.send.or(&lazy.bring), exchange).await
+    }
+
+    /// Some of these are of use: the rarest, and of what this node lacks only what nobody else has.
+    async fn give_some(
+        self: &Rc<Self>,
+        site: &Site,
+        whom: &For<'_>,
+        ask: &LazyAsk<'_>,
+        exchange: &mut Exchange,
+    ) -> Result<(), Stop> {
+        let (elsewhere, holders) = {
+            let map = &mut *self.books.map();
+            map.tracker.elsewhere(ask, Instant::now(), &mut map.chance)
+        };
+        let useful = ask.places.minus(&elsewhere);
+        let place = site.board.bulk_place();
+        let takes = self.books.uploads.takes();
+        let come_again = |server: &Self| {
+            let map = &mut *server.books.map();
+            busy(map.tracker.come_again(&site.plot, takes, &mut map.chance))
+        };
+        if useful.is_empty() {
+            self.name(&site.plot, holders, exchange).await?;
+            return match ask.places.is_empty() {
+                true => Ok(()),
+                false => Err(come_again(self).into()),
+            };
+        }
+        let Some(_place) = place else { return Err(come_again(self).into()) };
+        let chosen = {
+            let map = &mut *self.books.map();
+            let (now, chance) = (Instant::now(), &mut map.chance);
+            map.tracker.rarest(&whom.asker, &site.plot, &useful, BULK_BLOCKS, now, chance)
+        };
+        self.send_as_they_come(site, whom, &chosen, exchange).await
+    }
+
+    /// Names who has blocks, after the digests of what they have.
+    async fn name(&self, plot: &Plot, holders: Vec<Holder>, exchange: &mut Exchange) -> Result<(), Stop> {
+        if holders.is_empty() {
+            return Ok(());
+        }
+        let places =
+            holders.iter().fold(BlockSet::EMPTY, |all, holder| all.or(&holder.held).or(&holder.coming));
+        self.tell_digests(plot, &places, exchange).await?;
+        Ok(exchange.send(Holders { holders: List::first_of(holders) }).await?)
+    }
+
+    /// Names parents to a node that brings a plot in bulk. None wanted is how a deputy sees whether the owner lives.
+    pub(super) async fn find_parents(
+        self: &Rc<Self>,
+        asker: &Node,
+        find: &FindParents,
+        exchange: &mut Exchange,
+    ) -> Result<(), Stop> {
+        if find.wanted == 0 {
+            return Ok(exchange.send(Holders { holders: List::default() }).await?);
+        }
+        self.not_wrong(&find.plot)?;
+        // A deputy has a copy of the map.
+        if let Err(refused) = self.must_own(&find.plot, false).await
+            && (!self.is_deputy_of(&find.plot) || self.books.map().tracker.members(&find.plot) == 0)
+        {
+            return Err(refused.into());
+        }
+        self.take_over(&find.plot).await;
+        let asker = Asker { id: asker.id, zone: &asker.zone };
+        let holders = {
+            let map = &mut *self.books.map();
+            let (wanted, now) = (find.wanted.into(), Instant::now());
+            map.tracker.parents(asker, &find.plot, &find.known, wanted, now, &mut map.chance)
+        };
+        Ok(exchange.send(Holders { holders: List::first_of(holders) }).await?)
+    }
+}
+
+/// What this node is to a plot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Post {
+    /// It owns it; and who stands by.
+    Owner(Option<Node>),
+    /// It stands by; and who owns it.
+    Deputy(Node),
+    /// Another one owns it.
+    Neither(Node),
+    /// It knows no seed.
+    Unknown,
+}
+
+impl Server {
+    /// What this node is to a plot. Whether a content is owned by span is known to who asks, from its description, and
+    /// not here: what fits either way is believed.
+    pub(super) fn post(&self, plot: &Plot) -> Post {
+        let (own, seeds) = (self.own_id(), &self.books.seeds);
+        let mut post = Post::Unknown;
+        for by_span in [false, true] {
+            match seeds.owners(plot, by_span) {
+                Some((owner, deputy)) if owner.id == own => return Post::Owner(deputy),
+                Some((owner, Some(deputy))) if deputy.id == own && !matches!(post, Post::Deputy(_)) => {
+                    post = Post::Deputy(owner);
+                }
+                Some((owner, _)) if post == Post::Unknown => post = Post::Neither(owner),
+                _ => {}
+            }
+        }
+        match post {
+            // A seed that knows no other is its own.
+            Post::Unknown if seeds.is_seed() => Post::Owner(None),
+            post => post,
+        }
+    }
+
+    /// Refuses what another seed owns, and names it. The deputy acts as the owner if that cannot be reached.
+    pub(super) async fn must_own(&self, plot: &Plot, stand_in: bool) -> Result<(), Refused> {
+        match self.post(plot) {
+            Post::Owner(_) => Ok(()),
+            Post::Deputy(owner) if self.stands_in_for(&owner, plot, stand_in).await => Ok(()),
+            Post::Deputy(owner) | Post::Neither(owner) => Err(not_owner(Some(owner))),
+            Post::Unknown => Err(not_owner(None)),
+        }
+    }
+
+    fn is_deputy_of(&self, plot: &Plot) -> bool {
+        matches!(self.post(plot), Post::Deputy(_))
+    }
+
+    /// Whom this node, as the owner, is to ask for the map.
+    pub(super) fn deputy_of(&self, plot: &Plot) -> Option<Node> {
+        match self.post(plot) {
+            Post::Owner(deputy) => deputy,
+            _ => None,
+        }
+    }
+}
