@@ -1,92 +1,205 @@
 //! The cluster as the daemon sees it: one [`Shared`] of the node, one [`Cluster`] of each shard.
 //!
+//! ```text
+//!  daemon ──▶ Cluster ── describe, prove ──▶ asking      one question to an owner
+//!                │ ────── pull, hurry ─────▶ pull        blocks from owner and parents
+//!                │ ────── stored, lost ────▶ announce    who holds what
+//!                │                           service     what this node answers
+//!                └──────────────────────── ▶ mesh        sessions of this shard, for all of them
+//! ```
+//!
 //! A node without a cluster is its own seed: it owns everything, so that all is [`Pulled::GoToOrigin`].
 
-use std::rc::Rc;
+use std::cell::OnceCell;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use darter_engine::{BlockRun, Content, ContentId, RegistryScope, Scope, Store};
 use tokio::sync::mpsc;
 
-use crate::node::Node;
-use crate::pull::{Pulled, Wanted};
-use crate::wire::{Describe, Description, Proof, Prove, Refused};
+use crate::announce::Announcer;
+use crate::asking::{self, Asked};
+use crate::chance::Chance;
+use crate::exchange::Exchange;
+use crate::lane::Endpoint;
+use crate::mesh::{Introduction, Mesh, Service};
+use crate::node::Role;
+use crate::pull::{Context, Pulled, Pulls, Wanted, Watches};
+use crate::service::{Origin, Server};
+use crate::session::Session;
+pub use crate::shared::{Counted, Shared};
+use crate::span::{Plot, SpanIndex, spans};
+use crate::wire::{Describe, Description, Message, Proof, Prove, Refused};
 
-/// What the shards of a node share.
-#[derive(Debug)]
-pub struct Shared {
-    own: Node,
-}
-
-impl Shared {
-    /// Of this node.
-    pub fn new(own: Node) -> Arc<Self> {
-        Arc::new(Self { own })
-    }
-
-    /// This node.
-    pub fn own(&self) -> &Node {
-        &self.own
-    }
+/// What one shard's part is made of.
+pub struct Parts {
+    /// The shard's sockets.
+    pub endpoint: Endpoint,
+    /// What the node says of itself; the same on all shards.
+    pub introduction: Introduction,
+    /// The store of the node.
+    pub store: Store,
+    /// The daemon's way to the origin, on this shard.
+    pub origin: Rc<dyn Origin>,
+    /// What the shard's choices begin with.
+    pub chance_seed: u64,
 }
 
 /// One shard's part in the cluster.
-#[derive(Debug)]
 pub struct Cluster {
-    shared: Arc<Shared>,
-    _store: Store,
+    context: Rc<Context>,
+    server: Rc<Server>,
+    pulls: Rc<Pulls>,
+    announcer: Rc<Announcer>,
+}
+
+/// What others say, to who deals with it.
+struct Front {
+    server: Rc<Server>,
+    cluster: OnceCell<Weak<Cluster>>,
 }
 
 impl Cluster {
     /// Begins to answer and to ask. To be called on the shard's runtime, inside a `LocalSet`.
-    pub fn start(shared: Arc<Shared>, store: Store) -> Rc<Self> {
-        Rc::new(Self { shared, _store: store })
+    pub fn start(shared: Arc<Shared>, parts: Parts) -> Rc<Self> {
+        let Parts { endpoint, introduction, store, origin, chance_seed } = parts;
+        let server = Server::new(shared.books().clone(), store.clone(), origin);
+        let front = Rc::new(Front { server: server.clone(), cluster: OnceCell::new() });
+        let mesh = Mesh::start(endpoint, introduction, front.clone());
+        server.begin(&mesh);
+        let (chance, watches) = (Chance::seeded(chance_seed).into(), Watches::default());
+        let context = Rc::new(Context { shared, mesh, store, chance, watches });
+        let (pulls, announcer) = (Pulls::new(context.clone()), Announcer::new(context.clone()));
+        let cluster = Rc::new(Self { context, server, pulls, announcer });
+        // Set once, here.
+        let _ = front.cluster.set(Rc::downgrade(&cluster));
+        let lost = Rc::downgrade(&cluster);
+        cluster.server.on_lost(Rc::new(move |content, registry, run| {
+            if let Some(cluster) = lost.upgrade() {
+                cluster.lost(content, registry, run);
+            }
+        }));
+        if cluster.shared().leads() {
+            tokio::task::spawn_local(Self::follow_the_seeds(Rc::downgrade(&cluster)));
+        }
+        cluster
     }
 
     /// What the shards share.
     pub fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+        &self.context.shared
+    }
+
+    /// The sessions of this shard.
+    pub fn mesh(&self) -> &Rc<Mesh> {
+        &self.context.mesh
     }
 
     /// What is this content? Asked of its owner. `None`: this node is the owner, or the cluster cannot say: ask the
     /// origin.
-    pub async fn describe(&self, _ask: Describe) -> Option<Result<Description, Refused>> {
-        None
+    pub async fn describe(&self, ask: Describe) -> Option<Result<Description, Refused>> {
+        let (content, registry) = (ask.content, ask.registry);
+        let plot = Plot { content, scope: Scope::Registry(registry), span: SpanIndex::FIRST };
+        match asking::ask_owner(&self.context, &plot, ask).await {
+            Asked::Answered(Message::Description(described)) => {
+                self.context.shared.routes().note(&content, registry, described.by_span);
+                Some(Ok(described))
+            }
+            Asked::Refused(refused) => Some(Err(refused)),
+            Asked::Answered(_) | Asked::Nobody => None,
+        }
     }
 
-    /// Blocks of a content from the cluster, each checked against its attested digest, in any order. Whoever
-    /// drops the receiver wants them no longer; what it does not take stays with its sender. Never refuses: when too much
-    /// goes on, [`Pulled::GoToOrigin`] is said of all.
-    pub fn pull(&self, wanted: &Wanted) -> mpsc::Receiver<Pulled> {
-        let (to, from) = mpsc::channel(1);
-        // There is room for one.
-        let _ = to.try_send(Pulled::GoToOrigin(wanted.run));
-        from
+    /// Blocks of a content from the cluster, each checked against its attested digest, in any order. Of a bulk, what
+    /// the store has is left out, and nothing is said of it; else blocks that it has are brought again. Whoever drops the
+    /// receiver wants them no longer; what it does not take stays with its sender. Never fails: when too much goes on, and
+    /// when this node is the owner and nobody else has them, [`Pulled::GoToOrigin`] is said of all.
+    pub fn pull(&self, wanted: Wanted) -> mpsc::Receiver<Pulled> {
+        self.pulls.pull(wanted)
+    }
+
+    /// Somebody waits for blocks that a bulk brings on this shard: they come before the others, to the same receiver.
+    pub fn hurry(&self, content: &Content, registry: RegistryScope, run: BlockRun) {
+        self.pulls.hurry(content, registry, run);
     }
 
     /// These blocks are in the store now, wherever they came from: others are told. `registry` is whose bytes they are.
     /// Does not wait.
-    pub fn stored(&self, _content: &Arc<Content>, _registry: RegistryScope, _run: BlockRun) {}
+    pub fn stored(&self, content: &Arc<Content>, registry: RegistryScope, run: BlockRun) {
+        self.context.shared.books().stored(&content.id(), registry, run);
+        for (span, places) in spans(run) {
+            let plot = Plot { content: content.id(), scope: Scope::Registry(registry), span };
+            self.announcer.stored(content, &plot, places);
+        }
+    }
 
     /// These blocks were found gone. Does not wait.
-    pub fn lost(&self, _content: &Arc<Content>, _registry: RegistryScope, _run: BlockRun) {}
+    pub fn lost(&self, content: &Arc<Content>, registry: RegistryScope, run: BlockRun) {
+        self.context.shared.books().lost(&content.id(), registry, run);
+        for (span, places) in spans(run) {
+            let plot = Plot { content: content.id(), scope: Scope::Registry(registry), span };
+            self.announcer.lost(content, &plot, places);
+        }
+    }
 
     /// May this client read this? Asked of the owner. `None`: this node is the owner, or the cluster cannot say: ask
     /// the registry.
-    pub async fn prove(&self, _ask: Prove) -> Option<Result<Proof, Refused>> {
-        None
+    pub async fn prove(&self, ask: Prove) -> Option<Result<Proof, Refused>> {
+        // Of a content alone, whatever the registry: whose plot it is does not matter for who owns it.
+        let plot = Plot { content: ask.content, scope: Scope::Verified, span: SpanIndex::FIRST };
+        match asking::ask_owner(&self.context, &plot, ask).await {
+            Asked::Answered(Message::Proof(proof)) => Some(Ok(proof)),
+            Asked::Refused(refused) => Some(Err(refused)),
+            Asked::Answered(_) | Asked::Nobody => None,
+        }
     }
 
     /// The bytes of this content are not those of its name, this node has found out: if it is a seed, all nodes drop
     /// them. Does not wait.
-    pub fn wrong(&self, _content: ContentId, _scope: Scope) {}
-
-    /// A client reads these blocks: the ones to bring next, because another node's boot went on like that, in their
-    /// order. Empty until two of its reads have been as on the list.
-    pub fn read(&self, _content: &Arc<Content>, _registry: RegistryScope, _run: BlockRun) -> Vec<BlockRun> {
-        Vec::new()
+    pub fn wrong(&self, content: ContentId, scope: Scope) {
+        self.context.shared.books().purge(content, scope);
     }
 
-    /// Tells all that this node goes, and closes what is open. What is asked after this is [`Pulled::GoToOrigin`].
-    pub async fn leave(&self) {}
+    /// Tells all that this node goes, answers what is being asked, and closes what is open.
+    pub async fn leave(&self) {
+        self.context.shared.books().leave();
+        self.context.mesh.leave().await;
+    }
+
+    /// What was told to one seed is to be told to another one when the plots move.
+    async fn follow_the_seeds(cluster: Weak<Self>) {
+        let Some(mut changes) = cluster.upgrade().map(|cluster| cluster.shared().seeds().changes()) else {
+            return;
+        };
+        while changes.changed().await.is_ok() {
+            let Some(cluster) = cluster.upgrade() else { return };
+            cluster.announcer.seeds_changed();
+        }
+    }
 }
+
+impl Service for Front {
+    fn up(&self, session: &Rc<Session>) {
+        self.server.up(session);
+        if session.role() == Role::Seed
+            && let Some(cluster) = self.cluster.get().and_then(Weak::upgrade)
+        {
+            cluster.announcer.tell_anew(session.node());
+        }
+    }
+
+    fn down(&self, session: &Rc<Session>) {
+        self.server.down(session);
+    }
+
+    fn told(&self, session: &Rc<Session>, message: Message) {
+        self.server.told(session, message);
+    }
+
+    fn asked(&self, session: &Rc<Session>, request: Message, exchange: Exchange) {
+        self.server.asked(session, request, exchange);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -129,6 +129,8 @@ pub struct Download {
     urgent: BlockSet,
     /// These will be wanted: a prefetch, or a whole pull.
     bulk: BlockSet,
+    /// There is no room for more of the bulk: nothing further is asked for.
+    holds_back: bool,
     held: BlockSet,
     attested: BlockSet,
     /// Asked of some source.
@@ -171,6 +173,8 @@ struct Link {
     /// Smoothed time for a block.
     block_time: Option<Duration>,
     faults: u32,
+    /// So many of its requests are not read on: this node has no room.
+    stands_still: u32,
 }
 
 #[derive(Debug)]
@@ -200,7 +204,8 @@ impl Link {
 
     /// When somebody else is to be asked for what this source was asked for.
     fn overdue_at(&self, patience: Duration) -> Option<Instant> {
-        self.request.as_ref().map(|request| request.progress + patience)
+        let request = self.request.as_ref().filter(|_| self.stands_still == 0);
+        request.map(|request| request.progress + patience)
     }
 
     fn ask(&mut self, places: &BlockSet, now: Instant) {
@@ -250,6 +255,7 @@ impl Download {
             blocks,
             urgent: BlockSet::EMPTY,
             bulk: BlockSet::EMPTY,
+            holds_back: false,
             held: held.and(&blocks),
             attested: BlockSet::EMPTY,
             asked: BlockSet::EMPTY,
@@ -275,6 +281,50 @@ impl Download {
     /// The whole span will be wanted.
     pub fn want_all(&mut self) {
         self.bulk = self.blocks;
+    }
+
+    /// Exactly these are wanted from now on: somebody waits for the `urgent` ones, and the `bulk` will be wanted. What
+    /// is on its way and no longer wanted comes all the same.
+    pub fn wants_only(&mut self, urgent: &BlockSet, bulk: &BlockSet) {
+        self.urgent = urgent.and(&self.blocks).minus(&self.held);
+        self.bulk = bulk.and(&self.blocks);
+    }
+
+    /// Whether there is no room for more of the bulk than was asked for: what is urgent is asked for all the same.
+    pub fn hold_back(&mut self, holds_back: bool) {
+        self.holds_back = holds_back;
+    }
+
+    /// Whether more of the bulk would be asked for if there were room.
+    pub fn is_held_back(&self) -> bool {
+        self.holds_back && !self.bulk.minus(&self.held).minus(&self.asked).is_empty()
+    }
+
+    /// Whether that node is one of the parents.
+    pub fn knows(&self, parent: &NodeId) -> bool {
+        self.at(parent).is_some()
+    }
+
+    /// How many blocks are on their way, as far as is known.
+    pub fn asked(&self) -> u32 {
+        self.asked.len()
+    }
+
+    /// This node does not take what the source sends: the time until it [goes on](Self::goes_on) is not the source's
+    /// fault. May be said several times, for several requests.
+    pub fn stands_still(&mut self, source: &Source) {
+        if let Some(link) = self.link(source) {
+            link.stands_still += 1;
+        }
+    }
+
+    /// This node takes again what the source sends.
+    pub fn goes_on(&mut self, source: &Source, now: Instant) {
+        let Some(link) = self.link(source) else { return };
+        link.stands_still = link.stands_still.saturating_sub(1);
+        if let Some(request) = &mut link.request {
+            request.progress = now;
+        }
     }
 
     /// What is held.
@@ -478,7 +528,7 @@ impl Download {
             (Source::Parent(id), _) => self.gone(id),
             (Source::Owner, Reaction::GoToOrigin) => {
                 self.release(source, places);
-                self.for_origin = self.for_origin.or(&self.urgent);
+                self.leave_to_the_origin();
             }
             (Source::Owner, _) => {
                 self.release(source, places);
@@ -538,8 +588,16 @@ impl Download {
             (self.stand_in, self.owner_failures) = (true, 0);
         } else {
             self.owner_failures = 0;
-            self.for_origin = self.for_origin.or(&self.urgent);
+            self.leave_to_the_origin();
         }
+    }
+
+    /// Nobody brings blocks for this node: what somebody waits for, and of the bulk what no parent has.
+    fn leave_to_the_origin(&mut self) {
+        let mut elsewhere = self.asked;
+        self.parents.iter().for_each(|parent| elsewhere.add(&parent.held.and(&self.attested)));
+        let of_bulk = self.bulk.minus(&self.held).minus(&elsewhere);
+        self.for_origin = self.for_origin.or(&self.urgent).or(&of_bulk);
     }
 
     /// What to do now. To be called until there is nothing, after each event and at [`Self::wake_at`].
@@ -575,7 +633,7 @@ impl Download {
         }
         let sending = self.parents.iter().filter(|parent| parent.link.request.is_some()).count()
             + usize::from(self.owner.request.is_some());
-        if sending >= SOURCES_AT_ONCE {
+        if sending >= SOURCES_AT_ONCE || self.holds_back {
             return None;
         }
         self.ask(&self.bulk.minus(&self.held).minus(&self.asked), false, now, chance)

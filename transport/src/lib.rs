@@ -48,4 +48,7 @@ pub mod service;
 pub mod session;
 pub mod span;
 pub mod tracker;
+mod announce;
+mod asking;
+mod shared;
 pub mod wire;
