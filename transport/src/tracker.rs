@@ -140,6 +140,16 @@ impl Tracker {
         }
     }
 
+    /// What was on its way to a node does not come.
+    pub fn expect_nothing(&mut self, id: &NodeId, plot: &Plot, places: &BlockSet) {
+        if let Some(swarm) = self.swarms.get_mut(plot)
+            && let Some(at) = swarm.places.get(id).copied()
+        {
+            let coming = swarm.members[at].coming.and(places);
+            swarm.change(at, &BlockSet::EMPTY, &coming);
+        }
+    }
+
     fn member(&mut self, plot: &Plot, id: &NodeId, now: Instant) -> Option<(&mut Swarm, usize)> {
         let swarm = self.swarms.get(plot);
         let is_new = swarm.is_none_or(|swarm| !swarm.places.contains_key(id));

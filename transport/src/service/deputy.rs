@@ -89,7 +89,9 @@ impl Server {
             .iter()
             .filter(|change| !change.held.minus(&attestations.known(&change.plot)).is_empty());
         for change in lacks.take(LOOKS_MAX) {
-            if let Post::Deputy(owner) = me.post(&change.plot) {
+            // Of a content that this node does not know it knows no better than that small ones are many.
+            let by_span = me.by_span(&change.plot).unwrap_or(false);
+            if let Post::Deputy(owner) = me.post(&change.plot, by_span) {
                 me.follow(owner, change.plot);
             }
         }

@@ -37,7 +37,7 @@ impl Server {
         let scope = Scope::Registry(describe.registry);
         let plot = Plot { content: describe.content, scope, span: SpanIndex::FIRST };
         self.not_wrong(&plot)?;
-        let description = match self.must_own(&plot, false).await {
+        let description = match self.must_own(&plot, false, false).await {
             Ok(()) => self.describe_oneself(describe).await?,
             Err(refused) => match refused.instead.clone() {
                 Some(owner) if !describe.forwarded && self.books.seeds.is_seed() => {
@@ -77,14 +77,14 @@ impl Server {
         let answer = match timeout(ASKED_AGAIN_AFTER, &mut asked).await {
             Ok(answer) => answer,
             // It may wait for the origin, or be gone.
-            Err(_) if self.must_own(&plot, true).await.is_ok() => None,
+            Err(_) if self.must_own(&plot, false, true).await.is_ok() => None,
             Err(_) => timeout(DESCRIBED_WITHIN, asked).await.ok().flatten(),
         };
         match answer {
             Some(Message::Description(description)) => Ok(description),
             Some(Message::Refused(refused)) => Err(refused),
             _ => {
-                self.must_own(&plot, true).await?;
+                self.must_own(&plot, false, true).await?;
                 self.describe_oneself(describe).await
             }
         }
@@ -99,8 +99,7 @@ impl Server {
     ) -> Result<(), Stop> {
         self.not_wrong(&want.plot)?;
         // Not passed on: the owner would take this node for the one who gets the blocks.
-        self.must_own(&want.plot, want.stand_in).await?;
-        let site = self.site_for(want).await?;
+        let site = self.site_of_own(want).await?;
         self.take_over(&want.plot).await;
         let places = want.places.and(&site.blocks);
         let held = self.held_of(&site, &places);
@@ -116,11 +115,34 @@ impl Server {
             own: &own,
         };
         let whom = For { asker: asker.id, errand: &want.errand };
-        match want.any {
-            true => self.give_some(&site, &whom, &ask, exchange).await?,
-            false => self.give_all(&site, &whom, &ask, exchange).await?,
+        let given = match want.any {
+            true => self.give_some(&site, &whom, &ask, exchange).await,
+            false => self.give_all(&site, &whom, &ask, exchange).await,
+        };
+        if let Err(stop) = given {
+            // It does not have them soon, and nobody is to wait for it.
+            self.books.map().tracker.expect_nothing(&asker.id, &want.plot, &places);
+            return Err(stop);
         }
         Ok(exchange.send(End {}).await?)
+    }
+
+    /// The plot, if this node owns it.
+    async fn site_of_own(&self, want: &Want) -> Result<Site, Refused> {
+        let by_span = match self.by_span(&want.plot) {
+            Some(by_span) => by_span,
+            // If it owns this span of a content that it does not know, it has to know it first.
+            None => {
+                let owns_span = matches!(self.post(&want.plot, true), Post::Owner(_) | Post::Deputy(_));
+                let owns_content = matches!(self.post(&want.plot, false), Post::Owner(_) | Post::Deputy(_));
+                if owns_span && !owns_content {
+                    self.site_for(want).await?;
+                }
+                self.by_span(&want.plot).unwrap_or(false)
+            }
+        };
+        self.must_own(&want.plot, by_span, want.stand_in).await?;
+        self.site_for(want).await
     }
 
     /// The plot, described first if this node does not know its content: it has been started anew, or owns only this
@@ -217,9 +239,10 @@ impl Server {
             return Ok(exchange.send(Holders { holders: List::default() }).await?);
         }
         self.not_wrong(&find.plot)?;
+        let by_span = self.by_span(&find.plot).unwrap_or(false);
         // A deputy has a copy of the map.
-        if let Err(refused) = self.must_own(&find.plot, false).await
-            && (!self.is_deputy_of(&find.plot) || self.books.map().tracker.members(&find.plot) == 0)
+        if let Err(refused) = self.must_own(&find.plot, by_span, false).await
+            && (!self.books.seeds.is_seed() || self.books.map().tracker.members(&find.plot) == 0)
         {
             return Err(refused.into());
         }
@@ -248,31 +271,33 @@ pub(super) enum Post {
 }
 
 impl Server {
-    /// What this node is to a plot. Whether a content is owned by span is known to who asks, from its description, and
-    /// not here: what fits either way is believed.
-    pub(super) fn post(&self, plot: &Plot) -> Post {
+    /// What this node is to a plot. With `by_span` the span counts, else only the content.
+    pub(super) fn post(&self, plot: &Plot, by_span: bool) -> Post {
         let (own, seeds) = (self.own_id(), &self.books.seeds);
-        let mut post = Post::Unknown;
-        for by_span in [false, true] {
-            match seeds.owners(plot, by_span) {
-                Some((owner, deputy)) if owner.id == own => return Post::Owner(deputy),
-                Some((owner, Some(deputy))) if deputy.id == own && !matches!(post, Post::Deputy(_)) => {
-                    post = Post::Deputy(owner);
-                }
-                Some((owner, _)) if post == Post::Unknown => post = Post::Neither(owner),
-                _ => {}
-            }
-        }
-        match post {
+        match seeds.owners(plot, by_span) {
+            Some((owner, deputy)) if owner.id == own => Post::Owner(deputy),
+            Some((owner, Some(deputy))) if deputy.id == own => Post::Deputy(owner),
+            Some((owner, _)) => Post::Neither(owner),
             // A seed that knows no other is its own.
-            Post::Unknown if seeds.is_seed() => Post::Owner(None),
-            post => post,
+            None if seeds.is_seed() => Post::Owner(None),
+            None => Post::Unknown,
         }
     }
 
+    /// Whether each span of the content has an owner of its own, as the content's owner has said when it described it:
+    /// from its capacity. `None` if this node does not know the content.
+    pub(super) fn by_span(&self, plot: &Plot) -> Option<bool> {
+        let Scope::Registry(registry) = plot.scope else { return None };
+        let content = self.store.find(&plot.content, registry)?;
+        let (describer, _) = self.books.seeds.owners(plot, false)?;
+        let seeds = self.books.seeds.live();
+        let capacity = seeds.iter().find(|seed| seed.node.id == describer.id)?.capacity_slots;
+        Some(owned_by_span(content.layout(), capacity))
+    }
+
     /// Refuses what another seed owns, and names it. The deputy acts as the owner if that cannot be reached.
-    pub(super) async fn must_own(&self, plot: &Plot, stand_in: bool) -> Result<(), Refused> {
-        match self.post(plot) {
+    pub(super) async fn must_own(&self, plot: &Plot, by_span: bool, stand_in: bool) -> Result<(), Refused> {
+        match self.post(plot, by_span) {
             Post::Owner(_) => Ok(()),
             Post::Deputy(owner) if self.stands_in_for(&owner, plot, stand_in).await => Ok(()),
             Post::Deputy(owner) | Post::Neither(owner) => Err(not_owner(Some(owner))),
@@ -280,13 +305,9 @@ impl Server {
         }
     }
 
-    fn is_deputy_of(&self, plot: &Plot) -> bool {
-        matches!(self.post(plot), Post::Deputy(_))
-    }
-
     /// Whom this node, as the owner, is to ask for the map.
     pub(super) fn deputy_of(&self, plot: &Plot) -> Option<Node> {
-        match self.post(plot) {
+        match self.post(plot, self.by_span(plot).unwrap_or(false)) {
             Post::Owner(deputy) => deputy,
             _ => None,
         }

@@ -21,7 +21,7 @@ impl Server {
         // Owned by content: the scope does not count.
         let scope = Scope::Registry(RegistryScope::from_bytes([0; 32]));
         let plot = Plot { content: prove.content, scope, span: SpanIndex::FIRST };
-        self.must_own(&plot, false).await?;
+        self.must_own(&plot, false, false).await?;
         let proof = self.proof(prove).await?;
         Ok(exchange.send(proof).await?)
     }

@@ -558,6 +558,7 @@ pub(crate) mod tests {
                         capacity_slots,
                         shards,
                         software,
+                        apart: version_newest % 2 == 1,
                     }
                     .into()
                 }

@@ -22,7 +22,7 @@ use super::super::*;
 use crate::identity::{ClusterSecrets, Identities, Identity, NodeKey};
 use crate::lane::{Endpoint, Lanes, bind};
 use crate::mesh::Introduction;
-use crate::seeds::Standing;
+use crate::seeds::{Seeds, Standing};
 use crate::span::SpanIndex;
 use crate::wire::{
     Attested, BlockDigest, Change, Describe, Errand, Holder, Holds, List, Load, Opaque, Proof, Prove, Take,
@@ -63,9 +63,9 @@ pub(super) struct Blob {
 
 impl Blob {
     pub(super) fn new(name: &str, blocks: u32) -> Self {
-        let line: String = (0..BLOCK_BYTES / 32 - 1).map(|at| format!("{name:.20}{at:>12}")).collect();
-        let body: String =
-            (0..blocks).map(|block| format!("{block:<32}{line:.0$}", BLOCK_BYTES as usize - 32)).collect();
+        let block =
+            |number: u32| format!("{name} {number} ").chars().cycle().take(BLOCK_BYTES as usize).collect();
+        let body: String = (0..blocks).map(block).collect::<Vec<String>>().concat();
         let body = body[..body.len() - 100].to_owned();
         let id = ContentId::of_name(&body);
         Self { body, id }
@@ -239,7 +239,8 @@ impl TestNode {
         let identity = Identity::from_secrets(&secrets, role, &key, SystemTime::now()).expect("an identity");
         let loopback = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
         let socket = bind(loopback, NonZeroU8::MIN).expect("free ports").pop().expect("one");
-        let endpoint = Endpoint::start(socket, Arc::new(Identities::new(identity)), Lanes::Quic).expect("started");
+        let endpoint =
+            Endpoint::start(socket, Arc::new(Identities::new(identity)), Lanes::Quic).expect("started");
         let (id, address) = (endpoint.own().id, endpoint.local_addr());
         let node = Node { id, address, zone: Text::cut("") };
         let directory = tempfile::tempdir().unwrap();
@@ -305,12 +306,19 @@ impl TestNode {
         answer
     }
 
-    async fn hear(&self, message: Message, blob: &Blob, exchange: &mut Exchange, answer: &mut Answer) -> bool {
+    async fn hear(
+        &self,
+        message: Message,
+        blob: &Blob,
+        exchange: &mut Exchange,
+        answer: &mut Answer,
+    ) -> bool {
         match message {
             Message::Blocks(blocks) => {
                 for place in blocks.places().expect("some") {
                     let bytes = blob.block(place).len() as u32;
-                    let block = exchange.read_block(self.store.pool().take().await, bytes).await.expect("a block");
+                    let block =
+                        exchange.read_block(self.store.pool().take().await, bytes).await.expect("a block");
                     assert!(answer.blocks.insert(place, block).is_none(), "{place} came twice");
                 }
                 true
@@ -361,9 +369,9 @@ impl TestNode {
         assert!(self.session(seed).await.tell(Holds { changes, load: Load::default() }));
         let knows = || {
             let map = seed.books.map();
-            map.tracker.holders(&blob.plot()).any(|holder| {
-                holder.node.id == self.node.id && held.minus(&holder.held).is_empty()
-            })
+            map.tracker
+                .holders(&blob.plot())
+                .any(|holder| holder.node.id == self.node.id && held.minus(&holder.held).is_empty())
         };
         until("a registration", knows).await;
     }
@@ -393,7 +401,8 @@ pub(super) struct TestCluster {
 
 impl TestCluster {
     pub(super) async fn new(seeds: usize, peers: usize, blobs: &[Blob]) -> Self {
-        let secrets = ClusterSecrets::generate(SystemTime::now() - Duration::from_secs(7200)).expect("randomness");
+        let secrets =
+            ClusterSecrets::generate(SystemTime::now() - Duration::from_secs(7200)).expect("randomness");
         let mut cluster = Self { seeds: Vec::new(), peers: Vec::new() };
         for _ in 0..seeds {
             cluster.seeds.push(TestNode::new(&secrets, Role::Seed).await);
