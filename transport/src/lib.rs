@@ -37,6 +37,7 @@ pub mod lane;
 pub mod node;
 pub mod ownership;
 pub mod schedule;
+pub mod seeds;
 pub mod span;
 pub mod tracker;
 pub mod wire;

@@ -7,7 +7,8 @@
 //!
 //! A seed stays the owner for five seconds after it was last seen: a restart moves nothing. One that has
 //! joined owns nothing until it has the maps ([`Ownership::has_maps`]). One that leaves says so, and
-//! owns nothing from that moment on.
+//! owns nothing from that moment on. Where nobody owns yet, as in a new cluster, there are no maps to wait for: then
+//! all own that are up.
 //!
 //! Whether spans of a content are owned each by itself is said by the content's own owner when it describes it
 //! ([`owned_by_span`]), so that nodes which know other capacities do not see it otherwise.
@@ -71,14 +72,12 @@ impl Ownership {
         if self.seeds.len() >= SEEDS_MAX && !self.seeds.contains_key(&node.id) {
             return false;
         }
-        // In an empty cluster there are no maps to wait for.
-        let first = self.seeds.is_empty();
         let state = match self.seeds.get(&node.id).map(|seed| seed.state) {
             Some(State::Joining(since)) if !owns => State::Joining(since),
             // It was away for less than it takes to move what it owns.
             Some(State::Owning | State::Down(_)) => State::Owning,
             Some(State::Joining(_)) => State::Owning,
-            None if owns || first => State::Owning,
+            None if owns => State::Owning,
             None => State::Joining(now),
         };
         self.seeds.insert(node.id, Seed { node, capacity_slots, state });
@@ -108,17 +107,39 @@ impl Ownership {
         self.seeds.remove(id);
     }
 
-    fn forget_the_dead(&mut self, now: Instant) {
-        self.seeds.retain(|_, seed| seed.owns_something(now) || !matches!(seed.state, State::Down(_)));
+    /// Who holds a place in the order, with the slots of its store and whether it owns, in the order of names.
+    pub fn seeds(&self, now: Instant) -> impl Iterator<Item = (&Node, u32, bool)> {
+        let places = self.seeds.values().filter(move |seed| !seed.is_dead(now));
+        places.map(move |seed| (&seed.node, seed.capacity_slots, seed.owns_something(now)))
     }
 
-    /// Owner and deputy of a plot; `None` when no seed owns anything. With `by_span` the span counts, else only the
+    /// Takes up what time has decided ([`moves_at`](Self::moves_at)): the dead are forgotten, who has waited for maps
+    /// owns. True if there was something.
+    pub fn settle(&mut self, now: Instant) -> bool {
+        let before = self.seeds.len();
+        self.forget_the_dead(now);
+        let mut changed = self.seeds.len() != before;
+        for seed in self.seeds.values_mut() {
+            if matches!(seed.state, State::Joining(_)) && seed.owns_something(now) {
+                seed.state = State::Owning;
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    fn forget_the_dead(&mut self, now: Instant) {
+        self.seeds.retain(|_, seed| !seed.is_dead(now));
+    }
+
+    /// Owner and deputy of a plot; `None` when there is no seed. With `by_span` the span counts, else only the
     /// content.
     pub fn of(&self, plot: &Plot, by_span: bool, now: Instant) -> Option<Owners<'_>> {
+        let nobody_owns = !self.seeds.values().any(|seed| seed.owns_something(now));
         let mut lots: Vec<(Lot, &Seed)> = self
             .seeds
             .values()
-            .filter(|seed| seed.owns_something(now))
+            .filter(|seed| seed.owns_something(now) || (nobody_owns && !seed.is_dead(now)))
             .map(|seed| (Lot::draw(plot, by_span, seed), seed))
             .collect();
         lots.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
@@ -138,6 +159,10 @@ impl Ownership {
 }
 
 impl Seed {
+    fn is_dead(&self, now: Instant) -> bool {
+        matches!(self.state, State::Down(_)) && !self.owns_something(now)
+    }
+
     fn owns_something(&self, now: Instant) -> bool {
         match self.state {
             State::Owning => true,
@@ -305,6 +330,42 @@ mod tests {
         assert_eq!(ownership.of(&plot(1), false, now), None);
         ownership.up(node(7), 1, false, now);
         assert_eq!(ownership.of(&plot(1), false, now), Some(Owners { owner: &node(7), deputy: None }));
+    }
+
+    /// Whoever hears of the others of a new cluster, in whatever order, comes to the same owners.
+    #[test]
+    fn in_a_new_cluster_all_own_that_are_up() {
+        let now = Instant::now();
+        let (mut one, mut other) = (Ownership::new(), Ownership::new());
+        for number in 0..4 {
+            one.up(node(number), 10, false, now);
+            other.up(node(3 - number), 10, false, now);
+        }
+        assert!((0..50).all(|number| owner(&one, number, now) == owner(&other, number, now)));
+        assert!((0..50).any(|number| owner(&one, number, now) != owner(&one, 0, now)));
+        one.up(node(2), 10, true, now);
+        assert!((0..50).all(|number| owner(&one, number, now) == node(2).id), "one owns already");
+    }
+
+    #[test]
+    fn what_time_has_decided_is_taken_up_once() {
+        let now = Instant::now();
+        let mut ownership = with_seeds(&[1; 2], now);
+        ownership.up(node(8), 1, false, now);
+        ownership.down(&node(1).id, now);
+        let of = |ownership: &Ownership, now| {
+            ownership.seeds(now).map(|(node, _, owns)| (node.id.as_bytes()[0], owns)).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of(&ownership, now),
+            [(0, true), (1, true), (8, false)],
+            "one that is down keeps its place"
+        );
+        assert!(!ownership.settle(now + Duration::from_secs(4)));
+        assert!(ownership.settle(ownership.moves_at().unwrap()));
+        assert!(ownership.settle(ownership.moves_at().unwrap()));
+        assert_eq!(of(&ownership, now + JOINS_WITHIN), [(0, true), (8, true)]);
+        assert_eq!(ownership.moves_at(), None);
     }
 
     #[test]
