@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use darter_transport::node::{NodeId, Role};
-use darter_transport::wire::{Decoded, FrameHead, HEAD_BYTES, Message, OURS};
+use darter_transport::wire::{Decoded, FrameHead, HEAD_BYTES, Message, OURS, Versions};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -23,7 +23,9 @@ fuzz_target!(|input: &[u8]| {
     assert!(message.may_come_from(Role::Seed));
     match &message {
         Message::Hello(hello) => {
-            _ = OURS.agree(NodeId::from_bytes([0; 32]), hello).map_err(|error| error.to_string())
+            let theirs = Versions { oldest: hello.version_oldest, newest: hello.version_newest };
+            assert_eq!(Versions::of_hello(payload), Some(theirs));
+            _ = OURS.agree(NodeId::from_bytes([0; 32]), theirs).map_err(|error| error.to_string());
         }
         Message::Refused(refused) => _ = refused.reaction(),
         Message::Blocks(blocks) => assert!(blocks.places().is_none_or(|places| !places.is_empty())),

@@ -162,6 +162,22 @@ impl SendHalf {
         }
     }
 
+    /// Waits, after [`finish`](Self::finish), until nothing of what was written is held here any more.
+    ///
+    /// # Errors
+    /// The other side wants no more, or the connection is over.
+    pub async fn drained(&mut self) -> Result<(), LaneError> {
+        match self {
+            Self::Quic(send) => match send.stopped().await {
+                Ok(None) => Ok(()),
+                Ok(Some(code)) => Err(quinn::WriteError::Stopped(code).into()),
+                Err(quinn::StoppedError::ConnectionLost(lost)) => Err(lost.into()),
+                Err(other) => Err(LaneError::Lost(other.to_string())),
+            },
+            Self::Tcp(send) => send.drained().await,
+        }
+    }
+
     /// Gives up; what has not gone out is thrown away.
     pub fn reset(&mut self, code: u32) {
         match self {
@@ -219,6 +235,20 @@ impl RecvHalf {
         payload.map(|payload| (head, payload)).ok_or(LaneError::CutShort).map(Some)
     }
 
+    /// What comes next, in order: at least one byte and at most `bytes_max`; `None` at the end of the stream. Nothing is
+    /// lost when this is dropped while it waits. Not to be called after [`read_bulk`](Self::read_bulk).
+    ///
+    /// # Errors
+    /// The stream was given up or the connection is over.
+    pub async fn read(&mut self, bytes_max: usize) -> Result<Option<Bytes>, LaneError> {
+        let part = match &mut self.incoming {
+            Incoming::Quic(recv) => recv.read_chunk(bytes_max, true).await?.map(|chunk| chunk.bytes),
+            Incoming::Tcp(recv) => recv.read(bytes_max).await?.map(|(_, part)| part),
+        };
+        self.read_bytes += part.as_ref().map_or(0, |part| part.len() as u64);
+        Ok(part)
+    }
+
     /// Bulk data, at most `bytes_max` of it, in the order in which it came: on QUIC a lost packet holds back nothing
     /// but itself. `None` at the end of the stream, when all has come.
     ///
@@ -246,15 +276,9 @@ impl RecvHalf {
     async fn read_exact(&mut self, bytes: usize) -> Result<Option<Bytes>, LaneError> {
         let mut gathered = BytesMut::new();
         while gathered.len() < bytes {
-            let missing = bytes - gathered.len();
-            let part = match &mut self.incoming {
-                Incoming::Quic(recv) => recv.read_chunk(missing, true).await?.map(|chunk| chunk.bytes),
-                Incoming::Tcp(recv) => recv.read(missing).await?.map(|(_, part)| part),
-            };
-            let Some(part) = part else {
+            let Some(part) = self.read(bytes - gathered.len()).await? else {
                 return if gathered.is_empty() { Ok(None) } else { Err(LaneError::CutShort) };
             };
-            self.read_bytes += part.len() as u64;
             if part.len() == bytes {
                 return Ok(Some(part));
             }

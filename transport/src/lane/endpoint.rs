@@ -17,7 +17,7 @@ use super::error::{ConnectError, LaneError};
 use super::steering::ShardSockets;
 use super::tcp::{NAME, TcpLane};
 use super::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, LaneKind, QUIC_PATIENCE, quic};
-use crate::identity::{Identities, Identity};
+use crate::identity::{Identities, Identity, Member};
 
 /// Connections that are ready and that nobody has accepted yet; further ones wait in their handshake.
 const READY_MAX: usize = 16;
@@ -78,6 +78,12 @@ impl Endpoint {
         self.local
     }
 
+    /// This node, as others see it now.
+    #[must_use]
+    pub fn own(&self) -> Member {
+        self.identities.current().own()
+    }
+
     /// Packets that came to this shard.
     #[must_use]
     pub fn packet_counts(&self) -> PacketCounts {
@@ -94,9 +100,17 @@ impl Endpoint {
     /// # Errors
     /// What went wrong on each lane that was tried.
     pub async fn connect(&self, remote: SocketAddr) -> Result<Connection, ConnectError> {
+        self.connect_by(self.lanes, remote).await
+    }
+
+    /// Connects to another node by these lanes, if the node uses them at all.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_by(&self, lanes: Lanes, remote: SocketAddr) -> Result<Connection, ConnectError> {
         let identity = self.identities.current();
         let attempts = Attempts { endpoint: self, identity: &identity, remote };
-        match self.lanes {
+        match if self.lanes == Lanes::Auto { lanes } else { self.lanes } {
             Lanes::Quic => attempts.one(LaneKind::Quic).await.map_err(|error| attempts.failed(vec![error])),
             Lanes::Tcp => attempts.one(LaneKind::Tcp).await.map_err(|error| attempts.failed(vec![error])),
             Lanes::Auto => attempts.both().await,

@@ -33,7 +33,7 @@ pub use mux::{Mux, MuxError, Violation};
 pub use steering::{BindError, ShardSockets, bind};
 
 /// Streams that one side may have open at a time.
-pub const STREAMS_MAX: u32 = 32;
+pub const STREAMS_MAX: u32 = 128;
 /// Bytes that a stream's sender may be ahead of its receiver.
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// The same for all streams of a connection together.

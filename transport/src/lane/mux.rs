@@ -167,6 +167,9 @@ struct Stream {
     reader: Option<Waker>,
     receiver_gone: bool,
 
+    /// Somebody here has taken it up. Before that it is not over: who opens and gives up streams faster than they are
+    /// taken up comes to the end of what he may open.
+    accepted: bool,
     /// Counted among those that are open.
     counted: bool,
 }
@@ -231,13 +234,17 @@ impl Mux {
         let stream = self.next_ours;
         self.next_ours = stream.checked_add(2)?;
         self.open_ours += 1;
-        self.streams.insert(stream, Stream::new());
+        self.streams.insert(stream, Stream { accepted: true, ..Stream::new() });
         Some(stream)
     }
 
     /// The next stream that the other side has opened.
     pub fn accept(&mut self) -> Option<u32> {
-        self.arrived.pop_front()
+        let stream = self.arrived.pop_front()?;
+        if let Some(entry) = self.streams.get_mut(&stream) {
+            entry.accepted = true;
+        }
+        Some(stream)
     }
 
     /// Takes what fits of `data`, and leaves the rest in it.
@@ -259,7 +266,20 @@ impl Mux {
         Ok(data.is_empty())
     }
 
-    /// Leaves a waker for when there is room again.
+    /// Whether all that was written has gone out, and the end behind it.
+    ///
+    /// # Errors
+    /// It was given up, or the other side wants no more.
+    pub(super) fn is_drained(&self, stream: u32) -> Result<bool, MuxError> {
+        match self.streams.get(&stream).map_or(OutEnd::Sent(None), |entry| entry.out_end) {
+            OutEnd::Open | OutEnd::Fin => Ok(false),
+            OutEnd::Sent(None) => Ok(true),
+            OutEnd::Stopped(code) | OutEnd::Sent(Some(code)) => Err(MuxError::Stopped(code)),
+            OutEnd::Reset(_) => Err(MuxError::Ended),
+        }
+    }
+
+    /// Leaves a waker for when there is room again, or all has gone out.
     pub(super) fn wake_writer(&mut self, stream: u32, waker: Waker) {
         if let Some(entry) = self.streams.get_mut(&stream) {
             entry.writer = Some(waker);
@@ -524,6 +544,7 @@ impl Stream {
             unwanted: false,
             reader: None,
             receiver_gone: false,
+            accepted: false,
             counted: true,
         }
     }
@@ -559,12 +580,14 @@ impl Stream {
                 self.out_end = OutEnd::Sent(None);
                 return Some((Head::Reset { stream, code }, empty));
             }
+            OutEnd::Stopped(_) if !self.accepted => return None,
             OutEnd::Stopped(code) => {
                 self.out_end = OutEnd::Sent(Some(code));
                 return Some((Head::Reset { stream, code }, empty));
             }
             OutEnd::Fin if self.out.is_empty() => {
                 self.out_end = OutEnd::Sent(None);
+                self.writer.take().into_iter().for_each(Waker::wake);
                 return Some((Head::Fin { stream }, empty));
             }
             OutEnd::Open | OutEnd::Fin | OutEnd::Sent(_) => {}

@@ -120,6 +120,8 @@ impl TcpLane {
             if let Some(stream) = taken {
                 // Several may have been told of as one, and others may wait.
                 told.notify_one();
+                // What was stopped before it was taken up is answered now.
+                self.shared.work.notify_one();
                 let send = TcpSend { lane: Arc::clone(self), stream };
                 return Ok((send, TcpRecv { lane: Arc::clone(self), stream, offset: 0 }));
             }
@@ -164,6 +166,25 @@ impl TcpSend {
                 self.lane.shared.work.notify_one();
             }
             match written {
+                Ok(true) => Poll::Ready(Ok(())),
+                Ok(false) => {
+                    state.mux.wake_writer(self.stream, cx.waker().clone());
+                    Poll::Pending
+                }
+                Err(error) => Poll::Ready(Err(error.into())),
+            }
+        })
+        .await
+    }
+
+    /// Waits until all has gone to the socket.
+    pub(super) async fn drained(&mut self) -> Result<(), LaneError> {
+        poll_fn(|cx| {
+            let mut state = match self.lane.shared.lock() {
+                Ok(state) => state,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            match state.mux.is_drained(self.stream) {
                 Ok(true) => Poll::Ready(Ok(())),
                 Ok(false) => {
                     state.mux.wake_writer(self.stream, cx.waker().clone());

@@ -48,6 +48,61 @@ impl FrameHead {
     }
 }
 
+/// Frames out of parts of any cut. Holds no more than has come, however long the frame claims to be.
+#[derive(Debug, Default)]
+pub struct FrameReader {
+    head: Option<FrameHead>,
+    gathered: BytesMut,
+}
+
+impl FrameReader {
+    /// How many bytes to read next, at most; never 0. What lies behind them is not of this frame.
+    #[must_use]
+    pub fn missing_bytes(&self) -> usize {
+        self.wanted_bytes() - self.gathered.len()
+    }
+
+    /// Whether nothing of the next frame has come.
+    #[must_use]
+    pub fn is_between_frames(&self) -> bool {
+        self.head.is_none() && self.gathered.is_empty()
+    }
+
+    /// Takes the next part, of at most [`missing_bytes`](Self::missing_bytes), and gives the frame if it is whole with it.
+    ///
+    /// # Errors
+    /// The head is none: nothing behind it can be read.
+    pub fn take(&mut self, part: Bytes) -> Result<Option<(FrameHead, Bytes)>, Malformed> {
+        let Some(whole) = self.gather(part) else { return Ok(None) };
+        let head = match self.head {
+            Some(head) => head,
+            None => {
+                let head = FrameHead::decode(whole[..].try_into().map_err(|_| Malformed::Short("head"))?)?;
+                if head.payload_bytes > 0 {
+                    self.head = Some(head);
+                    return Ok(None);
+                }
+                return Ok(Some((head, Bytes::new())));
+            }
+        };
+        self.head = None;
+        Ok(Some((head, whole)))
+    }
+
+    fn wanted_bytes(&self) -> usize {
+        self.head.map_or(HEAD_BYTES, |head| head.payload_bytes as usize)
+    }
+
+    /// All that is wanted, if it is there; without a copy if it came in one part.
+    fn gather(&mut self, part: Bytes) -> Option<Bytes> {
+        if self.gathered.is_empty() && part.len() == self.wanted_bytes() {
+            return Some(part);
+        }
+        self.gathered.extend_from_slice(&part);
+        (self.gathered.len() >= self.wanted_bytes()).then(|| std::mem::take(&mut self.gathered).freeze())
+    }
+}
+
 /// Writes a frame: the head, and what `payload` writes.
 pub(crate) fn framed(kind: u16, may_be_passed_over: bool, payload: impl FnOnce(&mut BytesMut)) -> Bytes {
     let mut frame = BytesMut::with_capacity(128);
@@ -69,6 +124,32 @@ mod tests {
         fn a_head_survives(payload_bytes in 0..=MESSAGE_BYTES_MAX, kind: u16, may_be_passed_over: bool) {
             let head = FrameHead { payload_bytes, kind, may_be_passed_over };
             prop_assert_eq!(FrameHead::decode(head.encode()), Ok(head));
+        }
+    }
+
+    proptest! {
+        /// However a stream is cut, the frames come out of it, and what is held is no more than has come.
+        #[test]
+        fn frames_come_out_of_any_cut(
+            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..6),
+            cuts in prop::collection::vec(1..9_usize, 1..8),
+        ) {
+            let frames: Vec<u8> = payloads
+                .iter()
+                .flat_map(|payload| framed(9, false, |to| to.put_slice(payload)))
+                .collect();
+            let (mut reader, mut left, mut found) = (FrameReader::default(), &frames[..], Vec::new());
+            for cut in cuts.iter().cycle() {
+                if left.is_empty() {
+                    break;
+                }
+                let (part, rest) = left.split_at((*cut).min(left.len()).min(reader.missing_bytes()));
+                found.extend(reader.take(Bytes::copy_from_slice(part)).unwrap());
+                prop_assert!(reader.gathered.len() < HEAD_BYTES + 40);
+                left = rest;
+            }
+            prop_assert!(reader.is_between_frames());
+            prop_assert_eq!(found.into_iter().map(|(_, payload)| payload.to_vec()).collect::<Vec<_>>(), payloads);
         }
     }
 

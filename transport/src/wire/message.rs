@@ -152,6 +152,8 @@ messages! {
         shards: u8,
         /// Name and version of the software, for people.
         software: Text<63>,
+        /// The connection is for the membership only: see [`Gossip`].
+        apart: bool,
     }
     /// All live seeds; replaces what was told before.
     0x0002, seed, refused: Seeds {
@@ -429,6 +431,39 @@ impl Wire for Fault {
     }
 }
 
+impl Message {
+    /// The kind of [`Hello`], which is known before the version is.
+    pub const HELLO: u16 = 0x0001;
+
+    /// Whether a stream may begin with this.
+    #[must_use]
+    pub fn is_request(&self) -> bool {
+        use Message::*;
+        matches!(
+            self,
+            Gossip(_)
+                | Describe(_)
+                | Want(_)
+                | Take(_)
+                | FindParents(_)
+                | Watch(_)
+                | Prove(_)
+                | Recall(_)
+                | Booted(_)
+                | MapOf(_)
+        )
+    }
+
+    /// Whether this is said on the control stream, after `Hello`.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        matches!(
+            self,
+            Self::Seeds(_) | Self::Holds(_) | Self::Complain(_) | Self::Purge(_) | Self::Leaving(_)
+        )
+    }
+}
+
 impl Blocks {
     /// The places that follow; `None` if they are none, too many, or beyond a span.
     pub fn places(&self) -> Option<std::ops::Range<u32>> {
@@ -455,6 +490,7 @@ pub(crate) mod tests {
             capacity_slots: 4096,
             shards: 4,
             software: Text::cut("darter 1"),
+            apart: false,
         }
     }
 
@@ -676,9 +712,9 @@ pub(crate) mod tests {
     fn known_bytes() {
         #[rustfmt::skip]
         check(hello(), &[
-            30, 0, 0, 0,  1, 0,  0, 0,
+            31, 0, 0, 0,  1, 0,  0, 0,
             1, 0,  1, 0,  1,  4, 192, 0, 2, 1, 0xc6, 0x9f,  1, 0, b'a',  0, 16, 0, 0,  4,
-            8, 0, b'd', b'a', b'r', b't', b'e', b'r', b' ', b'1',
+            8, 0, b'd', b'a', b'r', b't', b'e', b'r', b' ', b'1',  0,
         ]);
         let content = ContentId::from_bytes([7; 32]);
         let plot = Plot { content, scope: Scope::Verified, span: SpanIndex::from_number(2) };

@@ -15,7 +15,7 @@ mod refusal;
 mod version;
 
 pub use self::fields::{BlockDigest, List, Malformed, Opaque, Reader, Text};
-pub use self::frame::{FrameHead, HEAD_BYTES, MESSAGE_BYTES_MAX};
+pub use self::frame::{FrameHead, FrameReader, HEAD_BYTES, MESSAGE_BYTES_MAX};
 pub use self::message::*;
 pub use self::refusal::{Code, Reaction};
 pub use self::version::{NoCommonVersion, OURS, Versions};

@@ -1,5 +1,6 @@
 //! Why a node refuses, and what who is refused does next.
 
+use super::fields::{Opaque, Text};
 use super::message::Refused;
 
 /// What a [`Refused`] says. The number is also the error code that ends a QUIC stream or connection.
@@ -99,7 +100,22 @@ impl Code {
     }
 }
 
+impl Code {
+    /// Whether the node that says it, or is told it, is left alone until somebody has acted.
+    #[must_use]
+    pub fn leaves_node(self) -> bool {
+        TABLE.iter().any(|(code, _, reaction)| *code == self && *reaction == Reaction::LeaveNode)
+    }
+}
+
 impl Refused {
+    /// Of a code, without more.
+    #[must_use]
+    pub fn of(code: Code, detail: &str) -> Self {
+        let (detail, verdict) = (Text::cut(detail), Opaque::default());
+        Self { code: code.number(), retry_ms: 0, instead: None, detail, verdict }
+    }
+
     /// Why.
     pub fn reason(&self) -> Code {
         Code::from_number(self.code)
@@ -124,11 +140,9 @@ impl Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Opaque, Text};
 
     fn refused(code: Code, retry_ms: u32) -> Refused {
-        let (detail, verdict) = (Text::cut(""), Opaque::default());
-        Refused { code: code.number(), retry_ms, instead: None, detail, verdict }
+        Refused { retry_ms, ..Refused::of(code, "") }
     }
 
     #[test]

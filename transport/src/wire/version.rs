@@ -1,6 +1,5 @@
 //! Which versions of the protocol a node speaks, and which one two nodes use.
 
-use super::message::Hello;
 use crate::node::NodeId;
 
 /// The versions that a node speaks: all from `oldest` to `newest`.
@@ -32,12 +31,18 @@ pub struct NoCommonVersion {
 }
 
 impl Versions {
+    /// What the first fields of a `Hello` say, which stay where they are in all versions; `None` if they are not there.
+    #[must_use]
+    pub fn of_hello(payload: &[u8]) -> Option<Self> {
+        let [a, b, c, d] = *payload.first_chunk()?;
+        Some(Self { oldest: u16::from_le_bytes([a, b]), newest: u16::from_le_bytes([c, d]) })
+    }
+
     /// The newest version that both speak. Both sides come to the same answer.
     ///
     /// # Errors
     /// There is none; the message says which side is too old.
-    pub fn agree(self, node: NodeId, hello: &Hello) -> Result<u16, NoCommonVersion> {
-        let theirs = Self { oldest: hello.version_oldest, newest: hello.version_newest };
+    pub fn agree(self, node: NodeId, theirs: Self) -> Result<u16, NoCommonVersion> {
         let common = self.newest.min(theirs.newest);
         if common < self.oldest.max(theirs.oldest) {
             return Err(NoCommonVersion { node, ours: self, theirs });
@@ -49,18 +54,14 @@ impl Versions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Hello;
 
     fn check(ours: (u16, u16), theirs: (u16, u16), expected: Result<u16, &str>) {
         let versions = |(oldest, newest)| Versions { oldest, newest };
-        let hello = |(oldest, newest)| Hello {
-            version_oldest: oldest,
-            version_newest: newest,
-            ..crate::wire::message::tests::hello()
-        };
         let node = NodeId::from_bytes([0xab; 32]);
-        let agreed = versions(ours).agree(node, &hello(theirs));
+        let agreed = versions(ours).agree(node, versions(theirs));
         assert_eq!(agreed.map_err(|error| error.to_string()), expected.map_err(str::to_owned));
-        assert_eq!(versions(theirs).agree(node, &hello(ours)).ok(), agreed.ok());
+        assert_eq!(versions(theirs).agree(node, versions(ours)).ok(), agreed.ok());
     }
 
     #[test]
@@ -80,8 +81,20 @@ mod tests {
 
     #[test]
     fn an_empty_range_agrees_with_nobody() {
-        let theirs = Hello { version_oldest: 3, version_newest: 1, ..crate::wire::message::tests::hello() };
+        let theirs = Versions { oldest: 3, newest: 1 };
         let ours = Versions { oldest: 1, newest: 9 };
-        assert!(ours.agree(NodeId::from_bytes([0; 32]), &theirs).is_err());
+        assert!(ours.agree(NodeId::from_bytes([0; 32]), theirs).is_err());
+    }
+
+    #[test]
+    fn the_versions_are_the_first_fields_of_a_hello() {
+        let hello = crate::wire::Message::from(Hello {
+            version_oldest: 3,
+            version_newest: 0x0102,
+            ..crate::wire::message::tests::hello()
+        });
+        let payload = hello.encode().slice(crate::wire::HEAD_BYTES..);
+        assert_eq!(Versions::of_hello(&payload), Some(Versions { oldest: 3, newest: 0x0102 }));
+        assert_eq!(Versions::of_hello(&payload[..3]), None);
     }
 }
