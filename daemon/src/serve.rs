@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::access::Access;
 use crate::admin::Admin;
+use crate::admin::preheat::ThroughFront;
 use crate::config::{Inputs, IoChoice, Resolved};
 use crate::fetch::{Bounds, Fetches, Turns};
 use crate::front::connection;
@@ -170,7 +171,8 @@ impl Daemon {
         let warm_up_bytes_max = warm_up_bytes_max(free_memory(), memory_limit());
         self.store.start_scrub(settings.scrub, warm_up_bytes_max).map_err(system("start a thread"))?;
         let metrics_served = settings.metrics.then(|| metrics.clone());
-        let answering = Admin::new(self.store.clone(), metrics_served, reload.clone());
+        let bring = Rc::new(ThroughFront::new(front.local_addr().unwrap_or(settings.front)));
+        let answering = Admin::new(self.store.clone(), metrics_served, reload.clone(), bring);
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
         let reloading = tokio::task::spawn_local(reload_at_each(hangups, reload));
         let remembering = tokio::task::spawn_local(remember(access.clone(), access_file.clone()));
