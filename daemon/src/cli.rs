@@ -14,7 +14,9 @@ use crate::commands::completions::CompletionsArgs;
 use crate::commands::get::GetArgs;
 use crate::commands::ls::LsArgs;
 use crate::commands::man::ManArgs;
+use crate::commands::peers::PeersArgs;
 use crate::commands::pin::PinArgs;
+use crate::commands::preheat::PreheatArgs;
 use crate::commands::reload::ReloadArgs;
 use crate::commands::rm::RmArgs;
 use crate::commands::stat::StatArgs;
@@ -56,6 +58,12 @@ pub enum Command {
     /// Read through what is held, and compare it with its checksums and digests
     #[command(after_help = EXIT_STATUS)]
     Verify(VerifyArgs),
+    /// Bring an image, or what is at a URL, into a cluster before anybody wants it
+    #[command(after_help = EXIT_STATUS)]
+    Preheat(PreheatArgs),
+    /// List the nodes of a running daemon's cluster, and what flows between them and it
+    #[command(after_help = EXIT_STATUS)]
+    Peers(PeersArgs),
     /// Have a running daemon read its configuration again, and tell what has changed
     #[command(after_help = EXIT_STATUS)]
     Reload(ReloadArgs),

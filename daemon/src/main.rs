@@ -39,6 +39,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Rm(args) => Ok(commands::rm::run(&args)?),
         Command::Pin(args) => Ok(commands::pin::run(&args)?),
         Command::Verify(args) => Ok(commands::verify::run(&args)?),
+        Command::Preheat(args) => Ok(commands::preheat::run(&args)?),
+        Command::Peers(args) => Ok(commands::peers::run(&args)?),
         Command::Reload(args) => Ok(commands::reload::run(&args)?),
         Command::Cluster(ClusterCommand::Init(args)) => Ok(commands::cluster::init(&args)?),
         Command::Completions(args) => Ok(commands::completions::run(&args)?),

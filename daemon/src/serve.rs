@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::access::Access;
 use crate::admin::Admin;
 use crate::cluster::{NoPart, NodePart};
+use crate::admin::preheat::ThroughFront;
 use crate::config::{Inputs, IoChoice, Resolved};
 use crate::fetch::{Bounds, Fetches, Turns};
 use crate::front::connection;
@@ -179,7 +180,8 @@ impl Daemon {
         let warm_up_bytes_max = warm_up_bytes_max(free_memory(), memory_limit());
         self.store.start_scrub(settings.scrub, warm_up_bytes_max).map_err(system("start a thread"))?;
         let metrics_served = settings.metrics.then(|| metrics.clone());
-        let answering = Admin::new(self.store.clone(), metrics_served, reload.clone());
+        let bring = Rc::new(ThroughFront::new(front.local_addr().unwrap_or(settings.front)));
+        let answering = Admin::new(self.store.clone(), metrics_served, reload.clone(), bring);
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
         let asked = reload.identity_asked();
         let keeping = cluster.map(|part| tokio::task::spawn_local(part.keeper.keep(asked)));

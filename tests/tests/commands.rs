@@ -19,8 +19,16 @@ const MIB: u64 = 1 << 20;
 const PIECE_BYTES: u64 = 4 * BLOCK_BYTES;
 /// Nobody listens there.
 const NOBODY: &str = "127.0.0.1:1";
-const ADMIN_COMMANDS: [&[&str]; 6] =
-    [&["ls"], &["stat"], &["rm", "abcdef"], &["pin", "abcdef"], &["verify", "abcdef"], &["reload"]];
+const ADMIN_COMMANDS: [&[&str]; 8] = [
+    &["ls"],
+    &["stat"],
+    &["rm", "abcdef"],
+    &["pin", "abcdef"],
+    &["verify", "abcdef"],
+    &["reload"],
+    &["peers"],
+    &["preheat", "http://r.example/file"],
+];
 
 /// A daemon in front of an origin.
 struct Node {
@@ -339,6 +347,8 @@ fn what_the_api_does_not_have_is_told() {
     for (request, allowed) in [
         (Request::post("/api/v1/store"), "GET, HEAD"),
         (Request::post("/api/v1/contents"), "GET, HEAD"),
+        (Request::post("/api/v1/peers"), "GET, HEAD"),
+        (Request::get("/api/v1/preheat"), "POST"),
         (Request::post("/api/v1/contents/abcdef"), "GET, HEAD, DELETE"),
         (Request::get("/api/v1/contents/abcdef/pin"), "POST"),
         (Request::get("/api/v1/contents/abcdef/verify"), "POST"),
@@ -351,6 +361,7 @@ fn what_the_api_does_not_have_is_told() {
         ("/api/v1/", 404),
         ("/api/v1/nothing", 404),
         ("/api/v1/contents/abcdef/nothing", 404),
+        ("/api/v1/peers", 404),
         ("/api/v1/contents/abcdef", 404),
         ("/api/v1/contents/abcde", 400),
         ("/api/v1/contents/%2e%2e%2f", 400),
@@ -398,6 +409,9 @@ fn a_wrong_command_line_is_named() {
         (&["get", "ftp://a/b"], "ftp://a/b"),
         (&["get", "http://a/b", "--platform", "linux/amd64"], "--platform"),
         (&["get", "UPPER"], "UPPER"),
+        (&["preheat"], "IMAGE|URL"),
+        (&["preheat", "a", "--to", "some"], "--to"),
+        (&["preheat", "http://a/b", "--plain-http"], "--plain-http"),
         (&["completions", "tcsh"], "tcsh"),
         (&["man", "--in", "x"], "--in"),
     ] {
@@ -415,6 +429,8 @@ fn every_command_has_its_help() {
         ("pin", "--admin --json --undo"),
         ("verify", "--admin --json --registry"),
         ("reload", "--admin --json"),
+        ("peers", "--admin --json --no-trunc"),
+        ("preheat", "--admin --front --platform --plain-http --to --json"),
         ("completions", "bash"),
         ("man", "--out"),
     ] {

@@ -10,6 +10,7 @@ use darter_tests::cli::{Ran, darter};
 use darter_tests::{Blob, Client, Daemon, Io, Origin, Request, on_both_io, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 on_both_io!(a_download_under_way_ends_right);
 
@@ -283,6 +284,35 @@ fn a_shorter_grace_holds_for_what_is_known_already() {
     assert_eq!(get(&node).body, body.as_bytes(), "within the grace");
     node.change(&format!("{still}access: {{grace: 0s}}\n"));
     assert_eq!(get(&node).status(), 502);
+}
+
+#[test]
+fn the_secrets_of_a_cluster_are_rotated_and_its_limits_changed_while_it_runs() {
+    let home = TempDir::new().expect("a temporary directory");
+    let file = home.path().join("cluster");
+    let secrets = file.to_str().expect("UTF-8");
+    assert_eq!(darter(&["cluster", "init", "--out", secrets]).status, 0);
+    let with = |secrets: &str, listen: &str, limits: &str| {
+        format!("cluster: {{role: seed, secretFile: {secrets}, listen: '{listen}', limits: {limits}}}\n")
+    };
+    let mut node = Node::start(&with(secrets, "127.0.0.1:0", "{}"));
+    assert_eq!(darter(&["cluster", "init", "--out", secrets, "--add"]).status, 0);
+    let change = |key: &str, old: &str, new: &str| json!({ "key": key, "old": old, "new": new });
+    let told = node.reload(&["--json"]).json();
+    let rotated = change("cluster.secretFile", secrets, &format!("{secrets} (other content)"));
+    assert_eq!((&told["taken_up"], &told["need_restart"]), (&json!([rotated]), &json!([])));
+    assert_eq!(node.reload(&["--json"]).json()["taken_up"], json!([]), "it is taken up once");
+
+    let told = node.change(&with(secrets, "127.0.0.2:0", "{uploadRate: 1MiB}"));
+    let limited = change("cluster.limits.uploadRate", "(no limit)", "1MiB");
+    assert_eq!(told["taken_up"], json!([limited]));
+    assert_eq!(told["need_restart"], json!([change("cluster.listen", "127.0.0.1:0", "127.0.0.2:0")]));
+
+    // What cannot be used changes nothing.
+    fs::write(&file, "half a fi").expect("it can be written");
+    node.reload(&[]).failed(2, &["cluster.secretFile", "no file of cluster secrets"]);
+    node.edit(&with(&format!("{secrets}.peer"), "127.0.0.1:0", "{}"));
+    node.reload(&[]).failed(2, &["is for peers", "cluster.role"]);
 }
 
 #[test]

@@ -9,6 +9,8 @@ use crate::reload::Reloaded;
 
 /// Where the API begins.
 pub(crate) const ROOT: &str = "/api/v1";
+/// A head of answers that are not the admin port's own but those of a registry, or of the front in its place.
+pub(crate) const PASSED_ON: &str = "x-darter-passed-on";
 /// Contents of one page where the request does not say.
 pub(crate) const PAGE_DEFAULT: usize = 100;
 /// Contents of one page at most, but for copies of its last content under further registries.

@@ -6,9 +6,12 @@
 pub(crate) mod api;
 mod contents;
 mod guard;
+pub(crate) mod peers;
+pub(crate) mod preheat;
 pub(crate) mod reference;
 
 use std::convert::Infallible;
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,8 +19,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_engine::{Content, ContentId, Store};
+use futures_util::future::LocalBoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::Full;
+use http_body_util::{Either, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,6 +33,8 @@ use url::form_urlencoded;
 
 use self::api::{Code, ConfigProblem, PAGE_DEFAULT, Problem, Refused, ReloadedInfo};
 use self::guard::Ends;
+use self::peers::PeersInfo;
+use self::preheat::{Bring, NotBrought, Wanted};
 use self::reference::ContentRef;
 use crate::config::Registry;
 use crate::metrics::Metrics;
@@ -38,6 +44,8 @@ const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Contents that are read through at a time: each keeps a disk busy.
 const VERIFICATIONS_MAX: usize = 1;
+const NO_CLUSTER: &str =
+    "this node is in no cluster: start it with --cluster-secret FILE, or set cluster.secretFile";
 
 /// What the admin port tells of.
 #[derive(Debug)]
@@ -46,14 +54,44 @@ pub(crate) struct Admin {
     /// Unless they are not to be served.
     metrics: Option<Arc<Metrics>>,
     reload: Rc<Reload>,
+    bring: Rc<dyn Bring>,
+    cluster: Option<Rc<dyn Cluster>>,
     verifications: Semaphore,
+    preheats: Arc<Semaphore>,
 }
 
-type Answer = Response<Full<Bytes>>;
+/// What is known of the cluster that this node is in.
+pub(crate) trait Cluster: fmt::Debug {
+    /// Who is there, and what has moved.
+    fn peers(&self) -> LocalBoxFuture<'_, PeersInfo>;
+}
+
+/// Whole, or as it comes.
+type Answer = Response<Either<Full<Bytes>, StreamBody<preheat::Lines>>>;
 
 impl Admin {
-    pub(crate) fn new(store: Store, metrics: Option<Arc<Metrics>>, reload: Rc<Reload>) -> Self {
-        Self { store, metrics, reload, verifications: Semaphore::new(VERIFICATIONS_MAX) }
+    /// Of a node that is in no cluster yet, and whose contents `bring` brings.
+    pub(crate) fn new(
+        store: Store,
+        metrics: Option<Arc<Metrics>>,
+        reload: Rc<Reload>,
+        bring: Rc<dyn Bring>,
+    ) -> Self {
+        Self {
+            store,
+            metrics,
+            reload,
+            bring,
+            cluster: None,
+            verifications: Semaphore::new(VERIFICATIONS_MAX),
+            preheats: Arc::new(Semaphore::new(preheat::PREHEATS_MAX)),
+        }
+    }
+
+    /// The same of a node that is in this cluster.
+    #[expect(dead_code, reason = "`serve` joins no cluster yet")]
+    pub(crate) fn in_cluster(self, cluster: Rc<dyn Cluster>) -> Self {
+        Self { cluster: Some(cluster), ..self }
     }
 
     /// Serves connections for as long as the future lives.
@@ -114,7 +152,7 @@ impl Admin {
                 StatusCode::NOT_FOUND,
                 "text/plain",
                 "darter: there are /server/ping, /metrics (unless metrics.enable is false), /api/v1/store, \
-                 /api/v1/contents and /api/v1/reload\n"
+                 /api/v1/contents, /api/v1/peers, /api/v1/preheat and /api/v1/reload\n"
                     .into(),
             ),
         }
@@ -126,8 +164,8 @@ impl Admin {
         let uri = request.uri();
         // What the path is decides which methods there are; what changes something is guarded before it is looked at.
         let (allowed, change) = match segments[..] {
-            ["store" | "contents"] => ("GET, HEAD", false),
-            ["reload"] => ("POST", true),
+            ["store" | "contents" | "peers"] => ("GET, HEAD", false),
+            ["reload" | "preheat"] => ("POST", true),
             ["contents", _] => ("GET, HEAD, DELETE", request.method() == Method::DELETE),
             ["contents", _, "pin" | "unpin" | "verify"] => ("POST", true),
             _ => return Err(Problem::new(Code::NotFound, format!("there is no {}/{path}", api::ROOT)).into()),
@@ -143,6 +181,12 @@ impl Admin {
         let store = &self.store;
         match segments[..] {
             ["store"] => json(&contents::store_info(store)),
+            ["peers"] => {
+                let cluster =
+                    self.cluster.as_ref().ok_or_else(|| Problem::new(Code::NotFound, NO_CLUSTER))?;
+                json(&cluster.peers().await)
+            }
+            ["preheat"] => self.preheated(Wanted::of(uri, request.headers())?).await,
             ["reload"] => json(&self.reloaded().await?),
             ["contents"] => {
                 let (after, limit) = page_asked(uri)?;
@@ -169,6 +213,33 @@ impl Admin {
                 json(&contents::pin(store, &self.meant(id, uri)?, verb == "pin").await?)
             }
             _ => unreachable!("the paths are those of the match above"),
+        }
+    }
+
+    async fn preheated(&self, wanted: Wanted) -> Result<Answer, Refusal> {
+        let place = self.preheats.clone().try_acquire_owned();
+        let place = place.map_err(|_| {
+            Problem::new(
+                Code::Busy,
+                "too many contents are being brought; try again when one of them is there",
+            )
+        })?;
+        match self.bring.bring(wanted).await {
+            Ok(coming) => {
+                let lines = StreamBody::new(preheat::lines(coming, place));
+                let mut answer = Response::new(Either::Right(lines));
+                let json_lines = HeaderValue::from_static("application/x-ndjson");
+                answer.headers_mut().insert(header::CONTENT_TYPE, json_lines);
+                Ok(answer)
+            }
+            Err(NotBrought::Problem(problem)) => Err(problem.into()),
+            Err(NotBrought::Refused(status, headers, body)) => {
+                let mut answer = Response::new(Either::Left(Full::new(body)));
+                *answer.status_mut() = status;
+                *answer.headers_mut() = headers;
+                answer.headers_mut().insert(api::PASSED_ON, HeaderValue::from_static("true"));
+                Ok(answer)
+            }
         }
     }
 
@@ -267,7 +338,7 @@ fn json<T: Serialize>(value: &T) -> Result<Answer, Refusal> {
 }
 
 fn text(status: StatusCode, media_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Either::Left(Full::new(Bytes::from(body))));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     answer

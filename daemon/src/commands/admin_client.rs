@@ -51,10 +51,7 @@ impl AdminClient {
             wire::whole(wire::send(address, request, silence).await?, ANSWER_BYTES_MAX, silence).await
         };
         let (status, _, body) = answered.await.map_err(|error| match error {
-            HttpError::Connect(reason) => CommandError::Unreachable(format!(
-                "no daemon answers at {address} ({reason}): start one with `darter serve`, or name its admin port \
-                 with --admin"
-            )),
+            HttpError::Connect(reason) => unreachable(address, &reason),
             error => CommandError::Failed(format!("the admin port at {address} gave no answer: {error}")),
         })?;
         if status.is_success()
@@ -69,12 +66,7 @@ impl AdminClient {
                  another with --admin"
             )));
         };
-        let message = shown(&error);
-        Err(match error.code {
-            Code::NotFound => CommandError::NotFound(message),
-            Code::BadRequest | Code::Ambiguous => CommandError::Usage(message),
-            _ => CommandError::Failed(message),
-        })
+        Err(refusal(&error))
     }
 
     /// All contents, page by page, in the order of their ids.
@@ -90,6 +82,23 @@ impl AdminClient {
                 None => return Ok(contents),
             }
         }
+    }
+}
+
+/// Nobody listens there.
+pub(super) fn unreachable(address: SocketAddr, reason: &str) -> CommandError {
+    CommandError::Unreachable(format!(
+        "no daemon answers at {address} ({reason}): start one with `darter serve`, or name its admin port with --admin"
+    ))
+}
+
+/// What a refusal of the admin port comes to.
+pub(super) fn refusal(refusal: &Problem) -> CommandError {
+    let message = shown(refusal);
+    match refusal.code {
+        Code::NotFound => CommandError::NotFound(message),
+        Code::BadRequest | Code::Ambiguous => CommandError::Usage(message),
+        _ => CommandError::Failed(message),
     }
 }
 

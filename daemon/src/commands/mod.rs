@@ -7,17 +7,20 @@
 mod admin_client;
 pub mod cluster;
 pub mod completions;
+pub(crate) mod front_request;
 pub mod get;
 pub mod ls;
 pub mod man;
 mod output;
+pub mod peers;
 pub mod pin;
+pub mod preheat;
 pub mod reload;
 pub mod rm;
 pub mod stat;
 mod text;
 pub mod verify;
-mod wire;
+pub(crate) mod wire;
 
 use std::io;
 use std::net::SocketAddr;

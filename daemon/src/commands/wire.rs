@@ -18,7 +18,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HttpError {
+pub(crate) enum HttpError {
     /// Nobody listens there, or cannot be reached.
     #[error("{0}")]
     Connect(String),
@@ -35,7 +35,7 @@ pub(super) enum HttpError {
 
 /// Sends a request and waits for the head of its answer, for `silence` at most. The target goes out as it stands,
 /// with or without a host before the path.
-pub(super) async fn send(
+pub(crate) async fn send(
     address: SocketAddr,
     request: Request<Empty<Bytes>>,
     silence: Duration,
@@ -57,7 +57,7 @@ pub(super) async fn send(
 }
 
 /// The body of an answer, if it is not longer than `bytes_max`.
-pub(super) async fn whole(
+pub(crate) async fn whole(
     answer: Response<Incoming>,
     bytes_max: usize,
     silence: Duration,

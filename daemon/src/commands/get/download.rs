@@ -281,7 +281,7 @@ fn validator_of(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Before the next try: as long as was asked for, or longer each time.
-pub(super) async fn pause(tries: u32, asked: Option<Duration>) {
+pub(in crate::commands) async fn pause(tries: u32, asked: Option<Duration>) {
     sleep(asked.unwrap_or(FIRST_PAUSE * 2u32.pow(tries.min(8))).min(PAUSE_MAX)).await;
 }
 

@@ -58,6 +58,63 @@ pub(super) async fn get(
     path: &Path,
     progress: &Progress,
 ) -> Result<Got, CommandError> {
+    let Chosen { id, body, media_type, config, layers, platform: chosen } =
+        choose(session, image, platform).await?;
+    let layout = Layout::open(path)?;
+    let fetch_config = blob(session, image, &layout, &config, progress);
+    let mut done = vec![fetch_config.await?];
+    let of_config = platform_in(&layout, &config).await;
+    if let (None, Some(asked), Some(is)) = (&chosen, platform, &of_config)
+        && !asked.takes(is)
+    {
+        return Err(CommandError::NotFound(format!("{image} is for {is} only, and not for {asked}")));
+    }
+    // A layer that is in an image twice is fetched once.
+    let distinct: BTreeMap<_, _> =
+        layers.iter().filter(|layer| layer.id != config.id).map(|layer| (layer.id, layer)).collect();
+    let blobs = futures_util::stream::iter(
+        distinct.into_values().map(|layer| blob(session, image, &layout, layer, progress)),
+    );
+    done.extend(blobs.buffer_unordered(BLOBS_AT_ONCE).try_collect::<Vec<_>>().await?);
+    layout.put_blob(id, &body)?;
+    let platform = chosen.or(of_config).or(platform.cloned()).unwrap_or_else(Platform::of_this_machine);
+    layout.name(&Named {
+        media_type: &media_type,
+        id,
+        length_bytes: body.len(),
+        platform: &platform,
+        tag: image.tag.as_deref(),
+    })?;
+    let resumed = |done: &Done| if done.already_there { done.length_bytes } else { done.resumed_from_bytes };
+    Ok(Got {
+        image: image.to_string(),
+        path: path.display().to_string(),
+        digest: format!("sha256:{id}"),
+        platform: platform.to_string(),
+        layers: layers.len(),
+        length_bytes: done.iter().map(|done| done.length_bytes).sum(),
+        resumed_from_bytes: done.iter().map(resumed).sum(),
+    })
+}
+
+/// The manifest of an image.
+pub(in crate::commands) struct Chosen {
+    pub(in crate::commands) id: ContentId,
+    /// Byte for byte.
+    body: Bytes,
+    media_type: String,
+    pub(in crate::commands) config: Descriptor,
+    pub(in crate::commands) layers: Vec<Descriptor>,
+    /// As the index says, where there is one.
+    pub(in crate::commands) platform: Option<Platform>,
+}
+
+/// The image itself, or of an index the one for `platform`.
+pub(in crate::commands) async fn choose(
+    session: &Session,
+    image: &ImageReference,
+    platform: Option<&Platform>,
+) -> Result<Chosen, CommandError> {
     let wanted = platform.cloned().unwrap_or_else(Platform::of_this_machine);
     let mut fetched = fetch(session, image, &image.asked_as(), image.digest).await?;
     let mut chosen = None;
@@ -76,41 +133,7 @@ pub(super) async fn get(
             "{image} is an index in an index, which no registry needs"
         )));
     };
-    let layout = Layout::open(path)?;
-    let fetch_config = blob(session, image, &layout, &config, progress);
-    let mut done = vec![fetch_config.await?];
-    let of_config = platform_in(&layout, &config).await;
-    if let (None, Some(asked), Some(is)) = (&chosen, platform, &of_config)
-        && !asked.takes(is)
-    {
-        return Err(CommandError::NotFound(format!("{image} is for {is} only, and not for {asked}")));
-    }
-    // A layer that is in an image twice is fetched once.
-    let distinct: BTreeMap<_, _> =
-        layers.iter().filter(|layer| layer.id != config.id).map(|layer| (layer.id, layer)).collect();
-    let blobs = futures_util::stream::iter(
-        distinct.into_values().map(|layer| blob(session, image, &layout, layer, progress)),
-    );
-    done.extend(blobs.buffer_unordered(BLOBS_AT_ONCE).try_collect::<Vec<_>>().await?);
-    layout.put_blob(id, &body)?;
-    let platform = chosen.or(of_config).unwrap_or(wanted);
-    layout.name(&Named {
-        media_type: &media_type,
-        id,
-        length_bytes: body.len(),
-        platform: &platform,
-        tag: image.tag.as_deref(),
-    })?;
-    let resumed = |done: &Done| if done.already_there { done.length_bytes } else { done.resumed_from_bytes };
-    Ok(Got {
-        image: image.to_string(),
-        path: path.display().to_string(),
-        digest: format!("sha256:{id}"),
-        platform: platform.to_string(),
-        layers: layers.len(),
-        length_bytes: done.iter().map(|done| done.length_bytes).sum(),
-        resumed_from_bytes: done.iter().map(resumed).sum(),
-    })
+    Ok(Chosen { id, body, media_type, config, layers, platform: chosen })
 }
 
 /// An index or manifest, checked against the digest if one names it.
@@ -166,7 +189,7 @@ async fn blob(
     progress: &Progress,
 ) -> Result<Done, CommandError> {
     let wanted = Download {
-        url: url_of(image, "blobs", &format!("sha256:{}", blob.id))?,
+        url: blob_url(image, blob.id)?,
         id: Some(blob.id),
         length_bytes: Some(blob.length_bytes),
         path: layout.blob(blob.id),
@@ -182,6 +205,24 @@ async fn platform_in(layout: &Layout, config: &Descriptor) -> Option<Platform> {
     let path = layout.blob(config.id);
     let read = blocking(move || std::fs::read(path)).await.ok()?.ok()?;
     manifest::platform_of_config(&read).filter(|platform| !platform.os.is_empty())
+}
+
+/// What the configuration says that the image runs on, if it is one that says so.
+pub(in crate::commands) async fn platform_in_config(
+    session: &Session,
+    image: &ImageReference,
+    config: &Descriptor,
+) -> Result<Option<Platform>, CommandError> {
+    if config.length_bytes > CONFIG_BYTES_MAX {
+        return Ok(None);
+    }
+    let (_, body) = body_of(session, &blob_url(image, config.id)?).await?;
+    Ok(manifest::platform_of_config(&body).filter(|platform| !platform.os.is_empty()))
+}
+
+/// Where a blob of the image is.
+pub(in crate::commands) fn blob_url(image: &ImageReference, id: ContentId) -> Result<Url, CommandError> {
+    url_of(image, "blobs", &format!("sha256:{id}"))
 }
 
 fn url_of(image: &ImageReference, what: &str, reference: &str) -> Result<Url, CommandError> {

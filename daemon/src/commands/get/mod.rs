@@ -5,31 +5,30 @@
 
 mod credentials;
 mod download;
-mod image;
+pub(super) mod image;
 mod layout;
 pub mod manifest;
+mod named;
 mod part;
 pub mod platform;
-mod progress;
+pub(super) mod progress;
 pub mod reference;
-mod session;
+pub(super) mod session;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use darter_engine::ContentId;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
-use url::Url;
 
+pub(super) use self::download::pause;
 use self::download::{Download, download};
+pub(super) use self::named::Named;
 use self::platform::Platform;
 use self::progress::Progress;
-use self::reference::ImageReference;
 use self::session::Session;
 use super::{CommandError, output, text};
-use crate::config::Registry;
 
 const WHAT: &str = "A URL, such as https://ghcr.io/v2/org/app/blobs/sha256:…, or an image, such as alpine, \
                     ghcr.io/org/app:1.2 or app@sha256:…";
@@ -63,7 +62,7 @@ pub struct GetArgs {
 /// It cannot be had or written, its digest is wrong, or it was interrupted. What has come stays, and the message says
 /// how to go on.
 pub fn run(args: &GetArgs) -> Result<(), CommandError> {
-    let what = What::parse(args)?;
+    let what = Named::parse(&args.what, args.platform.is_some(), args.plain_http)?;
     let path = args.output.clone().unwrap_or_else(|| what.default_path());
     let progress = Progress::new();
     super::run_to_end(async {
@@ -81,12 +80,6 @@ pub fn run(args: &GetArgs) -> Result<(), CommandError> {
     })
 }
 
-/// What is to be fetched.
-enum What {
-    Url { url: Url, registry: Option<Registry>, id: Option<ContentId> },
-    Image(ImageReference),
-}
-
 /// What has come from a URL.
 #[derive(Serialize)]
 struct Fetched<'a> {
@@ -99,31 +92,7 @@ struct Fetched<'a> {
     already_there: bool,
 }
 
-impl What {
-    fn parse(args: &GetArgs) -> Result<Self, CommandError> {
-        if !args.what.contains("://") {
-            let image = ImageReference::parse(&args.what, args.plain_http);
-            return image.map(Self::Image).map_err(|error| CommandError::Usage(error.to_string()));
-        }
-        let wrong = |why: &str| CommandError::Usage(format!("{:?}: {why}", text::plain(&args.what, 200)));
-        if args.platform.is_some() || args.plain_http {
-            return Err(wrong("--platform and --plain-http are for images, and this is a URL"));
-        }
-        let mut url = Url::parse(&args.what).map_err(|error| wrong(&error.to_string()))?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(wrong("expected an http or https URL, or an image"));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong(
-                "a URL with a user name or password shows them to everybody: use `docker login`",
-            ));
-        }
-        url.set_fragment(None);
-        let registry = url.path().starts_with("/v2/").then(|| url[..url::Position::BeforePath].parse().ok());
-        let id = digest_in(url.path());
-        Ok(Self::Url { registry: registry.flatten(), id, url })
-    }
-
+impl Named {
     /// In the working directory.
     fn default_path(&self) -> PathBuf {
         match self {
@@ -186,25 +155,14 @@ impl What {
     }
 }
 
-/// The digest that the last segment of a path is: of a blob, or of a manifest.
-fn digest_in(path: &str) -> Option<ContentId> {
-    path.rsplit('/').next()?.strip_prefix("sha256:")?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::cli::{Cli, Command};
 
     const DIGEST: &str = "sha256:e85afb9ae5eecd08f395b9777442e2642fb94dc49bd2d92f7c0a2763cb419f40";
 
-    fn parsed(what: &str) -> Result<What, CommandError> {
-        let Command::Get(args) = Cli::parse_from(["darter", "get", what]).command else {
-            panic!("get was asked for")
-        };
-        What::parse(&args)
+    fn parsed(what: &str) -> Result<Named, CommandError> {
+        Named::parse(what, false, false)
     }
 
     fn check(what: &str, registry: Option<&str>, named_by_digest: bool, path: &str) {
@@ -215,7 +173,7 @@ mod tests {
             PathBuf::from(path.replace("DIGEST", &DIGEST.replace(':', "-"))),
             "{what}"
         );
-        let What::Url { registry: seen, id, .. } = parsed else { panic!("{what} is a URL") };
+        let Named::Url { registry: seen, id, .. } = parsed else { panic!("{what} is a URL") };
         assert_eq!(seen.map(|registry| registry.to_string()).as_deref(), registry, "{what}");
         assert_eq!(id.is_some(), named_by_digest, "{what}");
     }
@@ -232,6 +190,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_fetched_is_a_wrong_command_line() {
+        for (what, has_platform, plain_http) in [("https://a/b", true, false), ("https://a/b", false, true)] {
+            assert!(Named::parse(what, has_platform, plain_http).is_err(), "flags of images");
+        }
         for what in ["ftp://a/b", "https://", "https://me:secret@a/b", "Not An Image"] {
             let refused = parsed(what).map(|_| ()).unwrap_err();
             assert_eq!(refused.exit_status(), 2, "{what}: {refused}");

@@ -16,7 +16,7 @@ const BAR_COLUMNS: usize = 24;
 
 /// Bytes of everything that is fetched. Used on one thread.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(in crate::commands) struct Progress {
     terminal: bool,
     counted: Cell<Counted>,
     samples: RefCell<VecDeque<(Instant, u64)>>,
@@ -34,7 +34,7 @@ struct Counted {
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
+    pub(in crate::commands) fn new() -> Self {
         Self {
             terminal: io::stderr().is_terminal(),
             counted: Cell::default(),
@@ -50,17 +50,17 @@ impl Progress {
     }
 
     /// So many more bytes belong to it.
-    pub(super) fn expect(&self, bytes: u64) {
+    pub(in crate::commands) fn expect(&self, bytes: u64) {
         self.count(|counted| counted.expected = counted.expected.saturating_add(bytes));
     }
 
     /// So many are here from before.
-    pub(super) fn found(&self, bytes: u64) {
+    pub(in crate::commands) fn found(&self, bytes: u64) {
         self.count(|counted| counted.here = counted.here.saturating_add(bytes));
     }
 
     /// So many have come.
-    pub(super) fn came(&self, bytes: u64) {
+    pub(in crate::commands) fn came(&self, bytes: u64) {
         self.count(|counted| {
             counted.here = counted.here.saturating_add(bytes);
             counted.came = counted.came.saturating_add(bytes);
@@ -68,12 +68,12 @@ impl Progress {
     }
 
     /// So many are of no use.
-    pub(super) fn lost(&self, bytes: u64) {
+    pub(in crate::commands) fn lost(&self, bytes: u64) {
         self.count(|counted| counted.here = counted.here.saturating_sub(bytes));
     }
 
     /// Shows it for as long as the future is polled. Dropped, it leaves a clean line.
-    pub(super) async fn show(&self) {
+    pub(in crate::commands) async fn show(&self) {
         struct Cleared<'a>(&'a Progress);
         impl Drop for Cleared<'_> {
             fn drop(&mut self) {
@@ -106,7 +106,7 @@ impl Progress {
     }
 
     /// Takes the bar away.
-    pub(super) fn end(&self) {
+    pub(in crate::commands) fn end(&self) {
         if self.shown.replace(false) {
             write("\r\x1b[K");
         }

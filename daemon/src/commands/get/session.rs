@@ -8,17 +8,15 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::Empty;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use url::Url;
 
 use super::credentials::{self, Basic};
 use crate::commands::wire::{self, HttpError};
-use crate::commands::{CommandError, text};
+use crate::commands::{CommandError, front_request, text};
 use crate::config::{Registry, Scheme};
 use crate::front::trouble::Trouble;
 use crate::origin::challenge::BearerChallenge;
@@ -26,7 +24,7 @@ use crate::origin::content_range::number;
 use crate::origin::innermost;
 
 /// How long the front may be silent: it waits for slow registries for 30 s.
-pub(super) const SILENCE: Duration = Duration::from_secs(90);
+pub(in crate::commands) const SILENCE: Duration = Duration::from_secs(90);
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 const TOKEN_BYTES_MAX: usize = 64 << 10;
 const REFUSAL_BYTES_MAX: usize = 16 << 10;
@@ -34,7 +32,7 @@ const SHOWN_CHARS_MAX: usize = 300;
 
 /// All requests of one `darter get`.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(in crate::commands) struct Session {
     front: SocketAddr,
     registry: Option<Registry>,
     credentials: Option<Basic>,
@@ -44,7 +42,7 @@ pub(super) struct Session {
 
 /// Why a request brought no content.
 #[derive(Debug)]
-pub(super) enum Trying {
+pub(in crate::commands) enum Trying {
     /// Another try may help, perhaps after the time that the server asks for.
     Again(String, Option<Duration>),
     /// None will.
@@ -58,7 +56,10 @@ impl From<CommandError> for Trying {
 }
 
 impl Session {
-    pub(super) fn new(front: SocketAddr, registry: Option<Registry>) -> Result<Self, CommandError> {
+    pub(in crate::commands) fn new(
+        front: SocketAddr,
+        registry: Option<Registry>,
+    ) -> Result<Self, CommandError> {
         let tokens =
             reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(TOKEN_TIMEOUT);
         let tokens = tokens.build().map_err(|error| {
@@ -69,18 +70,37 @@ impl Session {
     }
 
     /// The answer to a GET that is neither a demand for credentials that we have nor a refusal.
-    pub(super) async fn get(&self, url: &Url, headers: &HeaderMap) -> Result<Response<Incoming>, Trying> {
-        let authorization = self.authorization.borrow().clone();
-        let answer = self.send(url, headers, authorization).await?;
+    pub(in crate::commands) async fn get(
+        &self,
+        url: &Url,
+        headers: &HeaderMap,
+    ) -> Result<Response<Incoming>, Trying> {
+        let answer = self.send(url, headers, self.authorization()).await?;
         if answer.status() != StatusCode::UNAUTHORIZED {
             return self.judged(url, answer).await;
         }
-        let Some(fresh) = self.authorize(answer.headers()).await? else {
+        let Some(fresh) = self.authorize_anew(answer.headers()).await? else {
             return self.judged(url, answer).await;
         };
-        *self.authorization.borrow_mut() = Some(fresh.clone());
         let answer = self.send(url, headers, Some(fresh)).await?;
         self.judged(url, answer).await
+    }
+
+    /// What the registry was shown last.
+    pub(in crate::commands) fn authorization(&self) -> Option<HeaderValue> {
+        self.authorization.borrow().clone()
+    }
+
+    /// What it is to be shown after this refusal, from now on; `None` if there is nothing.
+    pub(in crate::commands) async fn authorize_anew(
+        &self,
+        refusal: &HeaderMap,
+    ) -> Result<Option<HeaderValue>, CommandError> {
+        let fresh = self.authorize(refusal).await?;
+        if fresh.is_some() {
+            self.authorization.borrow_mut().clone_from(&fresh);
+        }
+        Ok(fresh)
     }
 
     async fn send(
@@ -89,22 +109,9 @@ impl Session {
         headers: &HeaderMap,
         authorization: Option<HeaderValue>,
     ) -> Result<Response<Incoming>, Trying> {
-        let mut request = Request::get("/");
-        if let Some(registry) = &self.registry {
-            let target = &url[url::Position::BeforePath..url::Position::AfterQuery];
-            request = request
-                .uri(target)
-                .header(header::HOST, self.front.to_string())
-                .header("X-Dragonfly-Registry", registry.to_string());
-        } else {
-            // As to a forward proxy; the front takes it for https too.
-            request = request.uri(url.as_str()).header(header::HOST, url.authority());
-        }
-        request = request.header(header::ACCEPT_ENCODING, "identity");
-        request = request.header(header::USER_AGENT, concat!("darter/", env!("CARGO_PKG_VERSION")));
-        let mut request = request
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| CommandError::Usage(format!("{url} cannot be asked for: {error}")))?;
+        let request = front_request::get(self.front, self.registry.as_ref(), url);
+        let mut request =
+            request.map_err(|error| CommandError::Usage(format!("{url} cannot be asked for: {error}")))?;
         for (name, value) in headers {
             request.headers_mut().insert(name, value.clone());
         }
@@ -178,7 +185,11 @@ impl Session {
     }
 
     /// An answer with content, or 416, which tells of content; all else as an error.
-    async fn judged(&self, url: &Url, answer: Response<Incoming>) -> Result<Response<Incoming>, Trying> {
+    pub(in crate::commands) async fn judged(
+        &self,
+        url: &Url,
+        answer: Response<Incoming>,
+    ) -> Result<Response<Incoming>, Trying> {
         if matches!(
             answer.status(),
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE
