@@ -184,7 +184,7 @@ impl Daemon {
         let answering = Admin::new(self.store.clone(), metrics_served, reload.clone(), bring);
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
         let asked = reload.identity_asked();
-        let keeping = cluster.map(|part| tokio::task::spawn_local(part.keeper.keep(asked)));
+        let keeping = cluster.map(|part| tokio::task::spawn_local(part.stay(asked)));
         let reloading = tokio::task::spawn_local(reload_at_each(hangups, reload));
         let remembering = tokio::task::spawn_local(remember(access.clone(), access_file.clone()));
         let served = tokio::select! {

@@ -11,17 +11,19 @@
 //! A node without a cluster is its own seed: it owns everything, so that all is [`Pulled::GoToOrigin`].
 
 use std::cell::OnceCell;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use darter_engine::{BlockRun, Content, ContentId, RegistryScope, Scope, Store};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::announce::Announcer;
 use crate::asking::{self, Asked};
 use crate::chance::Chance;
 use crate::exchange::Exchange;
 use crate::lane::Endpoint;
+use crate::membership;
 use crate::mesh::{Introduction, Mesh, Service};
 use crate::node::Role;
 use crate::pull::{Context, Pulled, Pulls, Wanted, Watches};
@@ -43,6 +45,8 @@ pub struct Parts {
     pub origin: Rc<dyn Origin>,
     /// What the shard's choices begin with.
     pub chance_seed: u64,
+    /// Where seeds may be, looked up again and again by whoever sends here. Used by the first shard that starts.
+    pub found: watch::Receiver<Vec<SocketAddr>>,
 }
 
 /// One shard's part in the cluster.
@@ -62,7 +66,7 @@ struct Front {
 impl Cluster {
     /// Begins to answer and to ask. To be called on the shard's runtime, inside a `LocalSet`.
     pub fn start(shared: Arc<Shared>, parts: Parts) -> Rc<Self> {
-        let Parts { endpoint, introduction, store, origin, chance_seed } = parts;
+        let Parts { endpoint, introduction, store, origin, chance_seed, found } = parts;
         let server = Server::new(shared.books().clone(), store.clone(), origin);
         let front = Rc::new(Front { server: server.clone(), cluster: OnceCell::new() });
         let mesh = Mesh::start(endpoint, introduction, front.clone());
@@ -81,7 +85,10 @@ impl Cluster {
         }));
         if cluster.shared().leads() {
             tokio::task::spawn_local(Self::follow_the_seeds(Rc::downgrade(&cluster)));
+            let seeds = cluster.shared().seeds().clone();
+            tokio::task::spawn_local(membership::take_part(cluster.mesh().clone(), seeds, found));
         }
+        tokio::task::spawn_local(Self::tell_of_the_seeds(Rc::downgrade(&cluster)));
         cluster
     }
 
@@ -163,6 +170,7 @@ impl Cluster {
     /// Tells all that this node goes, answers what is being asked, and closes what is open.
     pub async fn leave(&self) {
         self.context.shared.books().leave();
+        self.context.shared.seeds().leave();
         self.context.mesh.leave().await;
     }
 
@@ -178,9 +186,24 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Tells the nodes that are connected to this shard who the seeds are, each time that changes.
+    async fn tell_of_the_seeds(cluster: Weak<Self>) {
+        let Some(mut changes) = cluster.upgrade().map(|cluster| cluster.shared().seeds().changes()) else {
+            return;
+        };
+        while changes.changed().await.is_ok() {
+            let Some(cluster) = cluster.upgrade() else { return };
+            let seeds = cluster.shared().seeds();
+            cluster.mesh().sessions().iter().for_each(|session| seeds.tell(session));
+        }
+    }
+}
+
 impl Service for Front {
     fn up(&self, session: &Rc<Session>) {
         self.server.up(session);
+        self.server.books().seeds().tell(session);
         if session.role() == Role::Seed
             && let Some(cluster) = self.cluster.get().and_then(Weak::upgrade)
         {
@@ -197,7 +220,13 @@ impl Service for Front {
     }
 
     fn asked(&self, session: &Rc<Session>, request: Message, exchange: Exchange) {
-        self.server.asked(session, request, exchange);
+        match request {
+            Message::Gossip(first) => {
+                let seeds = self.server.books().seeds().clone();
+                tokio::task::spawn_local(membership::listen(seeds, first, exchange));
+            }
+            request => self.server.asked(session, request, exchange),
+        }
     }
 }
 

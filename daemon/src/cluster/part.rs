@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::path::Path;
 use std::rc::Rc;
@@ -15,17 +16,23 @@ use darter_transport::mesh::Introduction;
 use darter_transport::node::Node;
 use darter_transport::seeds::Seeds;
 use darter_transport::wire::Text;
+use tokio::sync::{Notify, watch};
 
 use super::identity::{self, Keeper, NoIdentity};
+use super::join;
+use super::names::Names;
 use super::owner_side::OwnerSide;
-use crate::config::ClusterSettings;
+use crate::config::{ClusterSettings, JoinTarget};
 
 /// Of the node.
 pub(crate) struct NodePart {
     /// What the shards share.
     pub(crate) shared: Arc<Shared>,
     /// Renews the identity.
-    pub(crate) keeper: Keeper,
+    keeper: Keeper,
+    /// Where it is looked for seeds, and where the shards are told what was found.
+    targets: Vec<JoinTarget>,
+    found: watch::Sender<Vec<SocketAddr>>,
     /// For the first shards; there are never more than 255 that other nodes reach.
     shards: Vec<ShardPart>,
 }
@@ -37,6 +44,7 @@ pub(crate) struct ShardPart {
     lanes: Lanes,
     introduction: Introduction,
     shared: Arc<Shared>,
+    found: watch::Receiver<Vec<SocketAddr>>,
 }
 
 /// Why a node cannot be a part of its cluster. Each message says what to do.
@@ -79,16 +87,26 @@ impl NodePart {
             shards: shards.get(),
             software: Text::cut(concat!("darter ", env!("CARGO_PKG_VERSION"))),
         };
+        let (found, found_here) = watch::channel(Vec::new());
         let part = |sockets| ShardPart {
             sockets,
             identities: identities.clone(),
             lanes: cluster.lanes,
             introduction: introduction.clone(),
             shared: shared.clone(),
+            found: found_here.clone(),
         };
         let shards = sockets.into_iter().rev().map(part).collect();
         tracing::info!(node = %own.id, address = %address, role = ?own.role, zone = %*cluster.zone, "other nodes reach this one");
-        Ok(Self { shared, keeper, shards })
+        Ok(Self { shared, keeper, targets: cluster.join.clone(), found, shards })
+    }
+
+    /// Looks for seeds, and keeps the identity fresh, for as long as the node runs; it is looked at the identity's files when it is
+    /// `asked` for.
+    pub(crate) async fn stay(self, asked: Arc<Notify>) {
+        let own = vec![self.shared.own().address];
+        let following = join::follow(self.targets, own, Names::default(), self.found);
+        tokio::join!(following, self.keeper.keep(asked));
     }
 
     /// The part of the next shard.
@@ -110,6 +128,7 @@ impl ShardPart {
             store: origin.store.clone(),
             origin: Rc::new(origin),
             chance_seed: chance_seed(),
+            found: self.found,
         };
         Ok(Cluster::start(self.shared, parts))
     }
