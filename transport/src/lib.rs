@@ -38,6 +38,7 @@ pub mod exchange;
 pub mod identity;
 pub mod lane;
 pub mod membership;
+pub mod limits;
 pub mod mesh;
 mod message_stream;
 pub mod node;
