@@ -55,7 +55,7 @@ use crate::mesh::{Mesh, Service};
 use crate::node::{Node, NodeId, Role};
 use crate::session::Session;
 use crate::span::Plot;
-use crate::wire::{BootOrder, Code, End, Message, Purge, Refused};
+use crate::wire::{BootOrder, Code, End, Message, Purge};
 
 /// Requests that a shard answers at a time.
 const ANSWERS_MAX: usize = 8192;

@@ -25,8 +25,8 @@ use crate::mesh::Introduction;
 use crate::seeds::{Seeds, Standing};
 use crate::span::SpanIndex;
 use crate::wire::{
-    Attested, BlockDigest, Change, Describe, Errand, Holder, Holds, List, Load, Opaque, Proof, Prove, Take,
-    Text, Want,
+    Attested, BlockDigest, Change, Describe, Errand, Holder, Holds, List, Load, Opaque, Proof, Prove,
+    Refused, Take, Text, Want,
 };
 
 /// No test takes so long unless it hangs.
