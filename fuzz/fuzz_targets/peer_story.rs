@@ -4,16 +4,19 @@
 //! their limits, and each side comes to rest after each message.
 #![no_main]
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use darter_engine::Layout;
+use darter_engine::{ContentId, Layout, Scope};
+use darter_transport::attestations::Attestations;
 use darter_transport::block_set::BlockSet;
 use darter_transport::boot_list::Follower;
 use darter_transport::chance::Chance;
 use darter_transport::download::{Download, Source, Step};
 use darter_transport::node::{Node, NodeId};
 use darter_transport::schedule::{Asker, LazyAsk, Own};
+use darter_transport::span::{Plot, SpanIndex};
 use darter_transport::tracker::Tracker;
 use darter_transport::wire::{
     CANDIDATES_MAX, Decoded, FrameHead, HEAD_BYTES, MESSAGE_BYTES_MAX, Message, Text,
@@ -21,11 +24,17 @@ use darter_transport::wire::{
 use libfuzzer_sys::fuzz_target;
 
 const BLOCKS: u32 = 100;
+/// What is attested belongs to this plot: the message does not say to which.
+static PLOT: LazyLock<Plot> = LazyLock::new(|| {
+    let (content, span) = (ContentId::from_bytes([7; 32]), SpanIndex::FIRST);
+    Plot { content, scope: Scope::Verified, span }
+});
 
 fuzz_target!(|input: &[u8]| {
     let mut now = Instant::now();
     let mut chance = Chance::seeded(1);
     let mut tracker = Tracker::new();
+    let attestations = Attestations::new();
     let mut download = Download::new(BLOCKS, &BlockSet::EMPTY);
     download.want_all();
     let mut left = input;
@@ -45,7 +54,11 @@ fuzz_target!(|input: &[u8]| {
         match message {
             Message::Holds(holds) => tracker.record(&who, &holds, now),
             Message::Complain(complaint) => _ = tracker.complain(&who, &complaint, now),
-            Message::Purge(purge) => tracker.purge(&purge.content, purge.scope),
+            Message::Purge(purge) => {
+                tracker.purge(&purge.content, purge.scope);
+                attestations.forget(&purge.content, purge.scope);
+                assert!(tracker.members_of(&purge.content, purge.scope).is_empty());
+            }
             Message::Leaving(_) => tracker.part(&who),
             Message::MapPart(part) => tracker.adopt(&part.plot, &part.holders, now),
             Message::FindParents(find) => {
@@ -61,6 +74,14 @@ fuzz_target!(|input: &[u8]| {
             Message::Want(want) if want.any => {
                 let given = tracker.rarest(&who, &want.plot, &want.places, 4, now, &mut chance);
                 assert!(given.minus(&want.places).is_empty() && given.is_empty() == want.places.is_empty());
+                let own = &Own { here: BlockSet::first(BLOCKS / 2), attested: attestations.known(&want.plot) };
+                let (plot, places, failed) = (&want.plot, &want.places, &want.failed);
+                let ask = LazyAsk { asker: Asker { id: who, zone: "" }, plot, places, failed, own };
+                let (elsewhere, holders) = tracker.elsewhere(&ask, now, &mut chance);
+                let held = holders.iter().fold(BlockSet::EMPTY, |all, holder| all.or(&holder.held));
+                assert!(elsewhere.minus(&held).is_empty() && elsewhere.and(&own.here).is_empty());
+                assert!(elsewhere.minus(&own.attested).is_empty() && elsewhere.minus(places).is_empty());
+                tracker.expect_nothing(&who, plot, places);
             }
             Message::Want(want) => {
                 let asker = Asker { id: who, zone: "" };
@@ -80,6 +101,13 @@ fuzz_target!(|input: &[u8]| {
             Message::Holders(holders) => download.named(&holders.holders, ""),
             Message::Have(have) => download.have(&who, &have),
             Message::Attested(attested) => {
+                let told = BlockSet::run(attested.first.into(), attested.digests.len() as u32);
+                attestations.attest(&PLOT, attested.first.into(), &attested.digests);
+                assert!(told.minus(&attestations.known(&PLOT)).is_empty());
+                for (first, digests) in attestations.runs(&PLOT, &told) {
+                    let of_run = attested.digests.iter().skip((first - u32::from(attested.first)) as usize);
+                    assert!(of_run.take(digests.len()).eq(&digests));
+                }
                 download.attested(&BlockSet::run(attested.first.into(), attested.digests.len() as u32));
             }
             Message::Take(take) => download.ended(&Source::Parent(who), &take.places),

@@ -77,7 +77,7 @@ impl Server {
                 return Err(refused.into());
             }
             if self.books.is_wrong(&site.plot.content, site.plot.scope) || site.content.is_gone() {
-                self.not_wrong(&site.plot)?;
+                self.not_wrong(&site.plot).await?;
                 return Err(because(Code::Internal, "the content was dropped while it was brought").into());
             }
             let open = left.minus(&bringing);
@@ -165,6 +165,10 @@ impl Job {
 
     fn came(&self, claim: &mut Claim, block: BlockIndex, bytes: Bytes) {
         let place = place_of(block);
+        if self.content.is_gone() {
+            // Its bytes were wrong, perhaps; nothing is attested of it.
+            return;
+        }
         self.server.books.attest(&self.plot, place, &[blake3::hash(&bytes).into()]);
         if self.server.store.has(&self.content, self.registry, block) {
             claim.came(place);

@@ -37,7 +37,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
 
-use darter_engine::{Content, RegistryScope, Scope, Store, Verification};
+use darter_engine::{BlockRun, Content, RegistryScope, Scope, Store, Verification};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
@@ -55,13 +55,16 @@ use crate::mesh::{Mesh, Service};
 use crate::node::{Node, NodeId, Role};
 use crate::session::Session;
 use crate::span::Plot;
-use crate::wire::{BootOrder, Code, End, Message, Purge, Refused};
+use crate::wire::{BootOrder, Code, End, Message, Purge};
 
 /// Requests that a shard answers at a time.
 const ANSWERS_MAX: usize = 8192;
 /// How often a node whose control stream is full is told of a purge again, and after how long.
 const PURGE_TRIES: usize = 20;
 const PURGE_PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// Who is told of blocks that were found gone.
+pub type TellLost = Rc<dyn Fn(&Arc<Content>, RegistryScope, BlockRun)>;
 
 /// One shard's part of what a node answers.
 pub struct Server {
@@ -77,7 +80,7 @@ pub struct Server {
     follows: Cell<usize>,
     brings: Rc<tokio::sync::Semaphore>,
     hashes: tokio::sync::Semaphore,
-    on_lost: RefCell<Option<Rc<dyn Fn(&Arc<Content>, RegistryScope, darter_engine::BlockRun)>>>,
+    on_lost: RefCell<Option<TellLost>>,
 }
 
 /// A plot of which this node has the content.
@@ -120,7 +123,7 @@ impl Server {
     }
 
     /// Whom to tell of blocks that were found gone while somebody asked for them.
-    pub fn on_lost(&self, tell: Rc<dyn Fn(&Arc<Content>, RegistryScope, darter_engine::BlockRun)>) {
+    pub fn on_lost(&self, tell: TellLost) {
         *self.on_lost.borrow_mut() = Some(tell);
     }
 
@@ -202,9 +205,10 @@ impl Server {
         }
     }
 
-    fn not_wrong(&self, plot: &Plot) -> Result<(), Refused> {
+    /// Refuses what has turned out to be wrong.
+    async fn not_wrong(&self, plot: &Plot) -> Result<(), Stop> {
         match self.books.is_wrong(&plot.content, plot.scope) {
-            true => Err(because(Code::WrongContent, "its bytes have another digest than its name")),
+            true => Err(because(Code::WrongContent, "its bytes have another digest than its name").into()),
             false => Ok(()),
         }
     }

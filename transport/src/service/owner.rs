@@ -36,7 +36,7 @@ impl Server {
     ) -> Result<(), Stop> {
         let scope = Scope::Registry(describe.registry);
         let plot = Plot { content: describe.content, scope, span: SpanIndex::FIRST };
-        self.not_wrong(&plot)?;
+        self.not_wrong(&plot).await?;
         let description = match self.must_own(&plot, false, false).await {
             Ok(()) => self.describe_oneself(describe).await?,
             Err(refused) => match refused.instead.clone() {
@@ -97,13 +97,16 @@ impl Server {
         want: &Want,
         exchange: &mut Exchange,
     ) -> Result<(), Stop> {
-        self.not_wrong(&want.plot)?;
+        self.not_wrong(&want.plot).await?;
         // Not passed on: the owner would take this node for the one who gets the blocks.
         let site = self.site_of_own(want).await?;
         self.take_over(&want.plot).await;
         let places = want.places.and(&site.blocks);
         let held = self.held_of(&site, &places);
-        self.hash(&site, &held).await;
+        if !want.any {
+            // Whoever is named for what is held here can be used only with its digest.
+            self.hash(&site, &held).await;
+        }
         let attested = self.books.attestations().known(&site.plot);
         let own = Own { here: held.or(&site.board.bringing()), attested };
         let failed: Vec<_> = want.failed.iter().copied().collect();
@@ -238,7 +241,7 @@ impl Server {
         if find.wanted == 0 {
             return Ok(exchange.send(Holders { holders: List::default() }).await?);
         }
-        self.not_wrong(&find.plot)?;
+        self.not_wrong(&find.plot).await?;
         let by_span = self.by_span(&find.plot).unwrap_or(false);
         // A deputy has a copy of the map.
         if let Err(refused) = self.must_own(&find.plot, by_span, false).await

@@ -112,7 +112,7 @@ impl Server {
 
     /// Tells what is held, and then what comes and goes, until the watcher ends it. A seed tells the digests too.
     pub(super) async fn watch(self: &Rc<Self>, plot: &Plot, exchange: &mut Exchange) -> Result<(), Stop> {
-        self.not_wrong(plot)?;
+        self.not_wrong(plot).await?;
         let Some(board) = self.board(plot) else { return Err(busy(Duration::from_secs(1)).into()) };
         let mut changes = board.changes();
         let (mut told, mut attested) = (BlockSet::EMPTY, BlockSet::EMPTY);

@@ -40,9 +40,10 @@ impl Server {
                         asker.answered(&answer, Instant::now());
                         answer
                     });
-                    return asking
-                        .await
-                        .unwrap_or_else(|_| Err(because(Code::Internal, "the request broke off")));
+                    return match asking.await {
+                        Ok(answer) => answer,
+                        Err(_) => Err(because(Code::Internal, "the request broke off")),
+                    };
                 }
                 Asking::Wait(mut answer) => {
                     if let Ok(answer) = answer.wait_for(Option::is_some).await

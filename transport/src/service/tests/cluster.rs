@@ -25,8 +25,8 @@ use crate::mesh::Introduction;
 use crate::seeds::{Seeds, Standing};
 use crate::span::SpanIndex;
 use crate::wire::{
-    Attested, BlockDigest, Change, Describe, Errand, Holder, Holds, List, Load, Opaque, Proof, Prove, Take,
-    Text, Want,
+    Attested, BlockDigest, Change, Describe, Errand, Holder, Holds, List, Load, Opaque, Proof, Prove,
+    Refused, Take, Text, Want,
 };
 
 /// No test takes so long unless it hangs.
@@ -127,10 +127,8 @@ impl TestOrigin {
         self.given.borrow().values().sum()
     }
 
-    fn blob(&self, id: ContentId) -> Result<Blob, Refused> {
-        let blobs = self.blobs.borrow();
-        let found = blobs.iter().find(|blob| blob.id == id).cloned();
-        found.ok_or_else(|| because(Code::Origin, "no such blob"))
+    fn blob(&self, id: ContentId) -> Blob {
+        self.blobs.borrow().iter().find(|blob| blob.id == id).expect("a blob of the test").clone()
     }
 }
 
@@ -139,7 +137,7 @@ impl Origin for TestOrigin {
         Box::pin(async move {
             self.described.set(self.described.get() + 1);
             sleep(self.delay.get()).await;
-            let blob = self.blob(ask.content)?;
+            let blob = self.blob(ask.content);
             self.store.create(&blob.spec()).ok_or_else(|| because(Code::Unkept, "no room"))
         })
     }
@@ -150,7 +148,7 @@ impl Origin for TestOrigin {
         blocks: mpsc::Sender<(BlockIndex, Bytes)>,
     ) -> LocalBoxFuture<'_, Result<(), Refused>> {
         Box::pin(async move {
-            let blob = self.blob(bring.content.id())?;
+            let blob = self.blob(bring.content.id());
             if self.refuses.borrow().contains(&bring.errand) {
                 sleep(self.delay.get()).await;
                 return Err(because(Code::Origin, "the registry says no"));
