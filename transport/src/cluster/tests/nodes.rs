@@ -3,7 +3,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU8;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use darter_engine::{
     BlockIndex, BlockRun, Content, ContentId, ContentSpec, Layout, Naming, RegistryScope, Scope, Store,
     StoreOptions,
 };
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::super::*;
 use crate::block_set::BlockSet;
@@ -27,7 +27,7 @@ use crate::mesh::Service;
 use crate::node::{Node, NodeId, Role};
 use crate::seeds::Seeds;
 use crate::service::{Bring, LocalBoxFuture};
-use crate::wire::{Change, Code, End, Have, Holds, List, Load, Opaque, Seed, Text};
+use crate::wire::{Change, Code, End, Have, Holds, List, Load, Opaque, Text};
 
 pub(super) const REGISTRY: &str = "https://registry.test:443";
 /// No test takes so long unless it hangs.
@@ -116,6 +116,8 @@ pub(super) struct TestNode {
     pub(super) node: Node,
     pub(super) shared: Arc<Shared>,
     role: Role,
+    /// Where it is told that seeds are.
+    finds: watch::Sender<Vec<SocketAddr>>,
     works: Option<mpsc::UnboundedSender<Work>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -125,6 +127,7 @@ impl TestNode {
         let (works, mut inbox) = mpsc::unbounded_channel::<Work>();
         let (ready, started) = std::sync::mpsc::channel();
         let (secrets, registry) = (secrets.clone(), registry.clone());
+        let (finds, found) = watch::channel(Vec::new());
         let life = move || async move {
             let directory = tempfile::tempdir().expect("a directory");
             let store = Store::open(&StoreOptions {
@@ -144,6 +147,7 @@ impl TestNode {
                 store: store.clone(),
                 origin: daemon.clone(),
                 chance_seed: 1,
+                found,
             };
             let cluster = Cluster::start(shared.clone(), parts);
             daemon.cluster.set(Rc::downgrade(&cluster)).expect("once");
@@ -155,7 +159,7 @@ impl TestNode {
         };
         let thread = std::thread::spawn(move || ring::run_shard(Backend::Pool, life()).expect("a runtime"));
         let (node, shared) = started.recv().expect("it starts");
-        Self { node, shared, role, works: Some(works), thread: Some(thread) }
+        Self { node, shared, role, finds, works: Some(works), thread: Some(thread) }
     }
 
     /// Has the node do something.
@@ -188,16 +192,19 @@ impl Drop for TestNode {
     }
 }
 
-/// All know all seeds, as the membership would tell them.
+/// Tells all where the seeds are, and waits until each knows each seed, and that it owns.
 pub(super) fn acquaint(nodes: &[TestNode]) {
-    for node in nodes {
-        for seed in nodes.iter().filter(|seed| seed.role == Role::Seed) {
-            node.shared.seeds().up(Seed {
-                node: seed.node.clone(),
-                capacity_slots: CAPACITY_SLOTS,
-                owns: true,
-            });
-        }
+    let seeds: Vec<&TestNode> = nodes.iter().filter(|node| node.role == Role::Seed).collect();
+    let addresses: Vec<SocketAddr> = seeds.iter().map(|seed| seed.node.address).collect();
+    nodes.iter().for_each(|node| _ = node.finds.send_replace(addresses.clone()));
+    let knows_all = |node: &TestNode| {
+        let live = node.shared.seeds().live();
+        live.len() == seeds.len() && live.iter().all(|seed| seed.owns)
+    };
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !nodes.iter().all(knows_all) {
+        assert!(std::time::Instant::now() < deadline, "the nodes do not find each other");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
