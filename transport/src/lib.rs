@@ -36,6 +36,7 @@ pub mod download;
 pub mod exchange;
 pub mod identity;
 pub mod lane;
+pub mod limits;
 pub mod mesh;
 mod message_stream;
 pub mod node;

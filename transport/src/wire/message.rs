@@ -544,9 +544,9 @@ pub(crate) mod tests {
         let fault = prop_oneof![Just(Fault::WrongBytes), Just(Fault::NotHeld), Just(Fault::Slow)];
         let load = || any::<u8>().prop_map(|busy| Load { busy });
         let sessions = prop_oneof![
-            (any::<(u16, u16, u32, u8)>(), role, node(), "\\PC{0,30}").prop_map(
+            (any::<(u16, u16, u32, u8, bool)>(), role, node(), "\\PC{0,30}").prop_map(
                 |(numbers, role, node, text)| {
-                    let (version_oldest, version_newest, capacity_slots, shards) = numbers;
+                    let (version_oldest, version_newest, capacity_slots, shards, apart) = numbers;
                     let Node { address, zone, .. } = node;
                     let software = Text::cut(&text);
                     Hello {
@@ -558,7 +558,7 @@ pub(crate) mod tests {
                         capacity_slots,
                         shards,
                         software,
-                        apart: version_newest % 2 == 1,
+                        apart,
                     }
                     .into()
                 }
