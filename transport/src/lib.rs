@@ -25,7 +25,8 @@
 //! Beneath it are [`identity`], who is a seed and who a peer, by mutual TLS always; and [`lane`], QUIC, and TLS on TCP
 //! where UDP is blocked: the only part with sockets.
 //!
-//! Not here yet: the membership of seeds, which will feed [`ownership`], and the shell that plays the protocol on lanes.
+//! The shell above them: [`mesh`], who this node is connected to; [`membership`] and [`seeds`], who the seeds are; and
+//! [`service`], what a node answers.
 #![forbid(unsafe_code)]
 
 pub mod attestations;
@@ -37,6 +38,7 @@ pub mod exchange;
 pub mod identity;
 pub mod lane;
 pub mod limits;
+pub mod membership;
 pub mod mesh;
 mod message_stream;
 pub mod node;

@@ -7,15 +7,25 @@
 //! Who wants to know of changes has a [watch](Seeds::changes); [`moves_at`](Seeds::moves_at) says when time alone will
 //! make one, and whoever drives this node's joining calls [`settle`](Seeds::settle) then.
 
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
+use crate::mesh::Mesh;
 use crate::node::{Node, NodeId, Role};
 use crate::ownership::{Owners, Ownership};
+use crate::session::Session;
 use crate::span::Plot;
 use crate::wire::{self, List};
+
+/// Packets of the membership that have come to any shard and wait for the one that reads them. More are lost, as they may.
+const PACKETS_MAX: usize = 256;
+/// Changes within this time are told to other nodes at once.
+const TELL_PERIOD: Duration = Duration::from_millis(100);
 
 /// Where this node stands in the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,20 +49,31 @@ pub struct Seeds {
     view: Mutex<View>,
     /// How often something has changed.
     changes: watch::Sender<u64>,
+    packets: mpsc::Sender<(NodeId, Bytes)>,
 }
 
 #[derive(Debug)]
 struct View {
     ownership: Ownership,
     standing: Standing,
+    /// This seed has the maps of what will be its own.
+    has_maps: bool,
+    /// Until the membership takes it.
+    packets: Option<mpsc::Receiver<(NodeId, Bytes)>>,
 }
 
 impl Seeds {
     /// Knows nobody yet. `own`: this node as others are told of it; `capacity_slots`: its weight if it is a seed.
     #[must_use]
     pub fn new(own: Node, capacity_slots: u32, role: Role) -> Arc<Self> {
-        let view = View { ownership: Ownership::new(), standing: Standing::Joining };
-        Arc::new(Self { own, capacity_slots, role, view: Mutex::new(view), changes: watch::Sender::new(0) })
+        let (packets, packets_here) = mpsc::channel(PACKETS_MAX);
+        let view = Mutex::new(View {
+            ownership: Ownership::new(),
+            standing: Standing::Joining,
+            has_maps: false,
+            packets: Some(packets_here),
+        });
+        Arc::new(Self { own, capacity_slots, role, view, changes: watch::Sender::new(0), packets })
     }
 
     /// This node.
@@ -170,6 +191,42 @@ impl Seeds {
         self.change(|view| view.ownership.settle(Instant::now()));
     }
 
+    /// Tells a node who the seeds are, if this one may and knows: when a session begins. Seeds know it by themselves.
+    pub fn tell(&self, session: &Session) {
+        if session.role() == Role::Peer
+            && let Some(seeds) = self.message()
+            && !session.tell(seeds)
+        {
+            tracing::debug!(node = %session.node().id, "a node could not be told of the seeds");
+        }
+    }
+
+    /// This seed has the maps of what will be its own, and takes its place in the order. Without this it does after
+    /// [`JOINS_WITHIN`](crate::ownership::JOINS_WITHIN).
+    pub fn has_maps(&self) {
+        self.change(|view| !std::mem::replace(&mut view.has_maps, true));
+    }
+
+    /// This node is about to go: [`take_part`](crate::membership::take_part) tells the other seeds, and ends.
+    pub fn leave(&self) {
+        self.stands(Standing::Leaving);
+    }
+
+    pub(crate) fn maps_are_here(&self) -> bool {
+        self.view().has_maps
+    }
+
+    /// A packet of the membership, on whichever shard it came. Lost when too many wait.
+    pub(crate) fn gossip(&self, from: NodeId, packet: Bytes) {
+        // Full, or nobody reads: it is as if the network had lost it.
+        let _ = self.packets.try_send((from, packet));
+    }
+
+    /// The packets that come; the first time.
+    pub(crate) fn take_packets(&self) -> Option<mpsc::Receiver<(NodeId, Bytes)>> {
+        self.view().packets.take()
+    }
+
     /// A seed is up, or is another one than before; this node too.
     pub(crate) fn up(&self, seed: wire::Seed) {
         let now = Instant::now();
@@ -187,9 +244,9 @@ impl Seeds {
 
     /// This node stands elsewhere now.
     pub(crate) fn stands(&self, standing: Standing) {
+        // Who goes does not come back.
         self.change(|view| {
-            let before = std::mem::replace(&mut view.standing, standing);
-            before != standing
+            view.standing != Standing::Leaving && std::mem::replace(&mut view.standing, standing) != standing
         });
     }
 
@@ -202,6 +259,17 @@ impl Seeds {
 
     fn view(&self) -> MutexGuard<'_, View> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells the nodes of one shard who the seeds are each time that it changes. Runs on each shard of a seed, until dropped.
+pub async fn tell_changes(mesh: Rc<Mesh>, seeds: Arc<Seeds>) {
+    let mut changes = seeds.changes();
+    // Fails when the seeds are gone, of which this holds one.
+    while changes.changed().await.is_ok() {
+        sleep(TELL_PERIOD).await;
+        changes.mark_unchanged();
+        mesh.sessions().iter().for_each(|session| seeds.tell(session));
     }
 }
 

@@ -45,6 +45,11 @@ impl Reader {
         Self { left: payload }
     }
 
+    /// Bytes that are left.
+    pub(crate) fn left(&self) -> usize {
+        self.left.len()
+    }
+
     fn bytes(&mut self, count: usize, field: &'static str) -> Result<Bytes, Malformed> {
         if self.left.len() < count {
             return Err(Malformed::Short(field));

@@ -14,6 +14,7 @@ mod message;
 mod refusal;
 mod version;
 
+pub(crate) use self::fields::Wire;
 pub use self::fields::{BlockDigest, List, Malformed, Opaque, Reader, Text};
 pub use self::frame::{FrameHead, FrameReader, HEAD_BYTES, MESSAGE_BYTES_MAX};
 #[cfg(test)]
