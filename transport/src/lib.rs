@@ -25,9 +25,12 @@
 //! Beneath it are [`identity`], who is a seed and who a peer, by mutual TLS always; and [`lane`], QUIC, and TLS on TCP
 //! where UDP is blocked: the only part with sockets.
 //!
-//! Not here yet: the membership of seeds, which will feed [`ownership`], and the shell that plays the protocol on lanes.
+//! The shell above them: [`mesh`], who this node is connected to; [`membership`] and [`seeds`], who the seeds are; and
+//! [`service`], what a node answers.
 #![forbid(unsafe_code)]
 
+mod announce;
+mod asking;
 pub mod attestations;
 pub mod block_set;
 pub mod boot_list;
@@ -37,8 +40,8 @@ pub mod download;
 pub mod exchange;
 pub mod identity;
 pub mod lane;
-pub mod membership;
 pub mod limits;
+pub mod membership;
 pub mod mesh;
 mod message_stream;
 pub mod node;
@@ -48,9 +51,7 @@ pub mod schedule;
 pub mod seeds;
 pub mod service;
 pub mod session;
+mod shared;
 pub mod span;
 pub mod tracker;
-mod announce;
-mod asking;
-mod shared;
 pub mod wire;

@@ -63,8 +63,9 @@ pub const MEMBERS_MAX: usize = 2 * SEEDS_MAX;
 /// A seed that has joined and has heard of none that owns, owns itself after so long.
 pub const CLAIM_AFTER: Duration = Duration::from_millis(500);
 
-/// How often each piece of news is sent: three times log₁₀ of [`SEEDS_MAX`], and more.
-const TRANSMISSIONS: NonZeroU8 = NonZeroU8::new(10).unwrap();
+/// How often each seed sends each piece of news. That one of [`SEEDS_MAX`] seeds hears of it from nobody is then as rare
+/// as e⁻¹⁵, and is made good by [`ANNOUNCE_PERIOD`].
+const TRANSMISSIONS: NonZeroU8 = NonZeroU8::new(15).unwrap();
 /// Seeds that are asked, told, or that ask for this one, at a time.
 const FAN_OUT: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 /// News that wait to be spread; of seeds that were unknown none is taken beyond.
@@ -456,10 +457,13 @@ impl Membership {
             return;
         }
         let joined = self.joined.then(|| Output::Up(entry.seed.clone()));
+        // Another one tells it all members: it may have been away, and foca's own question is put off by this.
+        let next = self.up.range(*entry.id()..).chain(&self.up).next().map(|(_, other)| other.clone());
         self.act(now, |foca, effects| {
             foca.change_identity(entry, &mut *effects)?;
             // foca would else wait for a packet before it asks anybody again.
-            foca.apply_many(std::iter::empty(), false, effects)
+            foca.apply_many(std::iter::empty(), false, &mut *effects)?;
+            next.map_or(Ok(()), |next| foca.announce(next, effects))
         });
         self.outputs.extend(joined);
     }

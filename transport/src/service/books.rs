@@ -18,6 +18,7 @@ use super::wrong::WrongContents;
 use crate::attestations::Attestations;
 use crate::block_set::BlockSet;
 use crate::chance::Chance;
+use crate::limits::Limits;
 use crate::node::{Node, NodeId};
 use crate::seeds::Seeds;
 use crate::span::{Plot, spans};
@@ -163,6 +164,11 @@ impl Books {
 
     pub(super) fn purges(&self) -> broadcast::Receiver<Sent> {
         self.purges.subscribe()
+    }
+
+    /// How much may be sent and taken, for this crate and for whoever changes it.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.uploads.limits
     }
 
     /// How busy this node is with sending.

@@ -58,18 +58,19 @@ impl Server {
                 && let Some((place, bytes)) = site.board.given(&left)
             {
                 let turn = self.books.uploads.turn(whom.asker).await;
-                let _upload = turn.ok_or_else(|| busy(self.books.uploads.takes()))?;
+                let upload = turn.ok_or_else(|| busy(self.books.uploads.takes()))?;
                 self.tell_digests(&site.plot, &BlockSet::one(place), exchange).await?;
+                upload.pace(bytes.len()).await;
                 exchange.send_blocks(place..place + 1, vec![bytes]).await?;
                 left.remove(place);
                 continue;
             }
             if !ready.is_empty() {
                 let turn = self.books.uploads.turn(whom.asker).await;
-                let _upload = turn.ok_or_else(|| busy(self.books.uploads.takes()))?;
+                let upload = turn.ok_or_else(|| busy(self.books.uploads.takes()))?;
                 self.hash(site, &ready).await;
                 self.tell_digests(&site.plot, &ready, exchange).await?;
-                let sent = self.send(site, &ready, exchange).await?;
+                let sent = self.send(site, &ready, &upload, exchange).await?;
                 left = left.minus(&sent);
                 continue;
             }

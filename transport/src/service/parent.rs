@@ -3,10 +3,12 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use darter_engine::store::ReadError;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::refusal::{Stop, because, busy};
+use super::uploads::Upload;
 use super::{Server, Site};
 use crate::block_set::BlockSet;
 use crate::exchange::Exchange;
@@ -22,6 +24,8 @@ const WAIT_MAX: Duration = Duration::from_secs(2);
 pub(super) const TOLD_EVERY: Duration = Duration::from_millis(20);
 /// How long a read waits for a buffer.
 const BUFFER_WITHIN: Duration = Duration::from_millis(200);
+/// How often one that was free was somebody else's when it was taken.
+const BUFFER_TRIES: u32 = 20;
 
 impl Server {
     /// Sends what is held of these blocks; with time to wait, what comes in that time as well.
@@ -40,9 +44,9 @@ impl Server {
                     true => self.books.uploads.try_bulk(asker.id),
                     false => self.books.uploads.turn(asker.id).await,
                 };
-                let _upload = upload.ok_or_else(|| busy(self.books.uploads.takes()))?;
+                let upload = upload.ok_or_else(|| busy(self.books.uploads.takes()))?;
                 // What could not be read is gone, and is not looked for again.
-                self.send(&site, &ready, exchange).await?;
+                self.send(&site, &ready, &upload, exchange).await?;
                 left = left.minus(&ready);
             }
             if left.is_empty() || timeout_at(deadline, changes.changed()).await.is_err() {
@@ -57,14 +61,17 @@ impl Server {
         &self,
         site: &Site,
         places: &BlockSet,
+        upload: &Upload,
         exchange: &mut Exchange,
     ) -> Result<BlockSet, Stop> {
         let (layout, mut left, mut sent) = (site.content.layout(), *places, BlockSet::EMPTY);
-        while let Some(places) = left.runs(SENT_AT_ONCE).next() {
+        let (mut at_once, mut tries) = (SENT_AT_ONCE, 0);
+        while let Some(places) = left.runs(at_once).next() {
             let of_run = BlockSet::run(places.start, places.end - places.start);
             let Some(run) = site.plot.span.run(layout, &places) else { break };
             match self.store.read(&site.content, site.registry, run).await {
                 Ok(bytes) => {
+                    upload.pace(bytes.iter().map(Bytes::len).sum()).await;
                     exchange.send_blocks(places, bytes).await?;
                     sent.add(&of_run);
                     left = left.minus(&of_run);
@@ -78,36 +85,16 @@ impl Server {
                     if timeout(BUFFER_WITHIN, self.store.pool().lendable()).await.is_err() {
                         return Err(busy(BUFFER_WITHIN).into());
                     }
-                    // One that could be lent may be taken again, and a run wants them all at once.
-                    tokio::task::yield_now().await;
-                    left = self.send_one_by_one(site, &of_run, (left, &mut sent), exchange).await?;
+                    // Few can be lent, and a run wants them all at once.
+                    at_once = 1;
+                    tries += 1;
+                    if tries > BUFFER_TRIES {
+                        return Err(busy(BUFFER_WITHIN).into());
+                    }
                 }
             }
         }
         Ok(sent)
-    }
-
-    async fn send_one_by_one(
-        &self,
-        site: &Site,
-        places: &BlockSet,
-        (mut left, sent): (BlockSet, &mut BlockSet),
-        exchange: &mut Exchange,
-    ) -> Result<BlockSet, Stop> {
-        for places in places.runs(1) {
-            let place = places.start;
-            let Some(run) = site.plot.span.run(site.content.layout(), &places) else { break };
-            match self.store.read(&site.content, site.registry, run).await {
-                Ok(bytes) => {
-                    exchange.send_blocks(places, bytes).await?;
-                    sent.insert(place);
-                }
-                Err(ReadError::Absent(_)) => self.lost(site, place),
-                Err(ReadError::NoBuffers) => return Err(busy(BUFFER_WITHIN).into()),
-            }
-            left.remove(place);
-        }
-        Ok(left)
     }
 
     /// Tells what is held, and then what comes and goes, until the watcher ends it. A seed tells the digests too.
