@@ -25,6 +25,9 @@
 //! Beneath it are [`identity`], who is a seed and who a peer, by mutual TLS always; and [`lane`], QUIC, and TLS on TCP
 //! where UDP is blocked: the only part with sockets.
 //!
+//! [`mesh`] has the connections of a shard, each a [`session`] of which every stream is an [`exchange`]; [`limits`] how much is sent
+//! and taken.
+//!
 //! Not here yet: the membership of seeds, which will feed [`ownership`], and the shell that plays the protocol on lanes.
 #![forbid(unsafe_code)]
 
