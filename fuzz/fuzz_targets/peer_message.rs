@@ -6,10 +6,11 @@
 
 use bytes::Bytes;
 use darter_transport::node::{NodeId, Role};
-use darter_transport::wire::{Decoded, FrameHead, HEAD_BYTES, Message, OURS, Versions};
+use darter_transport::wire::{Decoded, FrameHead, FrameReader, HEAD_BYTES, Message, OURS, Versions};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
+    frames(input);
     let Some((head, payload)) = input.split_first_chunk::<HEAD_BYTES>() else { return };
     let Ok(head) = FrameHead::decode(*head) else { return };
     let Ok(Decoded::Message(message)) = Message::decode(head, Bytes::copy_from_slice(payload)) else {
@@ -33,3 +34,23 @@ fuzz_target!(|input: &[u8]| {
     }
     assert_eq!(Message::decode(again, frame.slice(HEAD_BYTES..)), Ok(Decoded::Message(message)));
 });
+
+/// The input as a stream, in parts of lengths that it determines itself: as whole frames, however it is cut.
+fn frames(input: &[u8]) {
+    let read = |cut: &mut dyn FnMut(usize) -> usize| {
+        let (mut reader, mut left, mut frames) = (FrameReader::default(), input, Vec::new());
+        while !left.is_empty() {
+            let part;
+            let bytes = cut(reader.missing_bytes()).clamp(1, left.len().min(reader.missing_bytes()));
+            (part, left) = left.split_at(bytes);
+            match reader.take(Bytes::copy_from_slice(part)) {
+                Ok(frame) => frames.extend(frame),
+                Err(_) => break,
+            }
+        }
+        frames
+    };
+    let mut lengths = input.iter().cycle();
+    let cut = read(&mut |_| lengths.next().map_or(1, |length| usize::from(*length)));
+    assert_eq!(cut, read(&mut |missing| missing));
+}

@@ -71,7 +71,9 @@ impl Connection {
         self.lane.accept().await
     }
 
-    /// Closes it. The other side is told `code` and, for people, at most 256 bytes of `reason`.
+    /// Closes it. The other side is told `code` and, for people, at most 256 bytes of `reason`, if it can be: while data or
+    /// the end of a stream waits for the path, quinn keeps that back, and the other side finds out that the connection is
+    /// forgotten. So a stream is best dropped after its connection is closed.
     pub fn close(&self, code: u32, reason: &str) {
         self.lane.close(code, reason);
     }

@@ -32,7 +32,7 @@ pub struct Allowed {
 }
 
 impl Default for Allowed {
-    /// All the bandwidth, and 32 uploads: each has at most 4 MiB under way, which makes 128 MiB of reads from slabs.
+    /// All the bandwidth, and 32 uploads: what each has under way is at most a stream's window, 32 MiB in all.
     fn default() -> Self {
         Self { upload_bytes_per_s: 0, download_bytes_per_s: 0, uploads: 32 }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::{consume_budget, spawn_local};
 use tokio::time::{sleep, timeout};
 
+use super::greeting::Control;
 use super::{REQUEST_TIMEOUT, SESSION_IDLE, Service};
 use crate::exchange::{Exchange, ExchangeError};
 use crate::message_stream::{MessageReceiver, MessageSender};
@@ -36,11 +37,11 @@ pub(super) struct Ending {
 }
 
 impl Attendant {
-    /// Until the session is over.
-    pub(super) async fn attend(&self, control: (MessageSender, MessageReceiver)) -> Ending {
+    /// Until the session is over. The control stream is dropped after the connection is closed: see `Connection::close`.
+    pub(super) async fn attend(&self, mut control: Control) -> Ending {
         let error = tokio::select! {
-            error = self.hear(control.1) => error,
-            error = self.speak(control.0) => error,
+            error = self.hear(&mut control.1) => error,
+            error = self.speak(&mut control.0) => error,
             error = self.take_up() => error,
             error = self.line.connection.closed() => error.into(),
             () = self.rest() => ExchangeError::Torn,
@@ -59,7 +60,7 @@ impl Attendant {
         Ending { code, reason }
     }
 
-    async fn hear(&self, mut control: MessageReceiver) -> ExchangeError {
+    async fn hear(&self, control: &mut MessageReceiver) -> ExchangeError {
         loop {
             match control.next().await {
                 Ok(Some(Message::Leaving(_))) => self.hear_leaving(),
@@ -92,7 +93,7 @@ impl Attendant {
         }
     }
 
-    async fn speak(&self, mut control: MessageSender) -> ExchangeError {
+    async fn speak(&self, control: &mut MessageSender) -> ExchangeError {
         loop {
             let frame = self.line.next_to_tell().await;
             if let Err(error) = control.write(frame).await {

@@ -31,8 +31,11 @@ pub(super) enum Side {
 /// A session and its control stream.
 pub(super) struct Greeted {
     pub(super) session: Rc<Session>,
-    pub(super) control: (MessageSender, MessageReceiver),
+    pub(super) control: Control,
 }
+
+/// Both directions of a control stream.
+pub(super) type Control = (MessageSender, MessageReceiver);
 
 /// Both sides say `Hello` on the first stream. A connection on which that fails is closed.
 pub(super) async fn greet(
@@ -42,9 +45,14 @@ pub(super) async fn greet(
     side: Side,
 ) -> Result<Greeted, Unreachable> {
     let greeting = Greeting { connection, introduction, own, side };
-    let greeted = timeout(HELLO_TIMEOUT, greeting.exchange()).await;
+    // Dropped after the connection is closed: see `Connection::close`.
+    let mut control = None;
+    let greeted = timeout(HELLO_TIMEOUT, greeting.exchange(&mut control)).await;
     match greeted.unwrap_or_else(|_| Err(greeting.broken(Code::Other(0), "it does not say Hello in time"))) {
-        Ok(greeted) => Ok(greeted),
+        Ok(session) => match control {
+            Some(control) => Ok(Greeted { session, control }),
+            None => Err(greeting.broken(Code::Internal, "no control stream")),
+        },
         Err(unreachable) => {
             let code = unreachable.code();
             greeting.connection.close(code.number().into(), &unreachable.to_string());
@@ -61,10 +69,10 @@ struct Greeting<'a> {
 }
 
 impl Greeting<'_> {
-    async fn exchange(&self) -> Result<Greeted, Unreachable> {
+    async fn exchange(&self, control: &mut Option<Control>) -> Result<Rc<Session>, Unreachable> {
         let apart = matches!(self.side, Side::Dialler { apart: true });
         let ours = Message::from(self.introduction.hello(self.own, apart)).encode();
-        let (mut send, mut recv) = self.control().await?;
+        let (send, recv) = control.insert(self.control().await?);
         if self.side != Side::Acceptor {
             send.write(ours.clone()).await.map_err(|error| self.failed(&error))?;
         }
@@ -79,7 +87,7 @@ impl Greeting<'_> {
         let theirs = Versions::of_hello(&payload);
         let theirs = theirs.ok_or_else(|| self.broken(Code::Malformed, "its Hello is too short"))?;
         if let Err(none) = OURS.agree(self.connection.member().id, theirs) {
-            self.refuse_version(&mut send, ours, &none.to_string()).await;
+            self.refuse_version(send, ours, &none.to_string()).await;
             return Err(none.into());
         }
         let hello = match Message::decode(head, payload) {
@@ -89,13 +97,13 @@ impl Greeting<'_> {
         };
         let session = self.session(hello, apart)?;
         if self.side == Side::Acceptor {
-            // Not before: quinn holds back the word that a connection is closed while data waits for the path.
+            // Not before it is clear that it does not end at once: see `Connection::close`.
             send.write(ours).await.map_err(|error| self.failed(&error))?;
         }
-        Ok(Greeted { session, control: (send, recv) })
+        Ok(session)
     }
 
-    async fn control(&self) -> Result<(MessageSender, MessageReceiver), Unreachable> {
+    async fn control(&self) -> Result<Control, Unreachable> {
         let opened: Result<(SendHalf, RecvHalf), LaneError> = match self.side {
             Side::Dialler { .. } => self.connection.open().await,
             Side::Acceptor => self.connection.accept().await,
