@@ -35,6 +35,7 @@ pub mod download;
 pub mod exchange;
 pub mod identity;
 pub mod lane;
+pub mod limits;
 pub mod membership;
 pub mod mesh;
 mod message_stream;

@@ -78,6 +78,12 @@ impl Endpoint {
         self.local
     }
 
+    /// By what it reaches others.
+    #[cfg(test)]
+    pub(crate) fn lanes(&self) -> Lanes {
+        self.lanes
+    }
+
     /// This node, as others see it now.
     #[must_use]
     pub fn own(&self) -> Member {

@@ -21,7 +21,7 @@ mod quic;
 mod steering;
 mod tcp;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::Duration;
 

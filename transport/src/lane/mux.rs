@@ -719,14 +719,15 @@ mod tests {
                     prop_assert!(mux.open_ours <= STREAMS_MAX && mux.open_theirs <= STREAMS_MAX);
                 }
             }
-            pair.move_all();
-            for (side, held) in held.iter_mut().enumerate() {
-                while let Some(stream) = pair.sides[side].accept() {
-                    held.push(stream);
-                }
-                for stream in held {
-                    pair.sides[side].sender_gone(*stream);
-                    pair.sides[side].receiver_gone(*stream);
+            // What is given up before it has arrived is taken up and dropped as well.
+            for _ in 0..2 {
+                pair.move_all();
+                for (side, held) in held.iter_mut().enumerate() {
+                    held.extend(std::iter::from_fn(|| pair.sides[side].accept()));
+                    for stream in held.drain(..) {
+                        pair.sides[side].sender_gone(stream);
+                        pair.sides[side].receiver_gone(stream);
+                    }
                 }
             }
             pair.move_all();
@@ -786,6 +787,26 @@ mod tests {
                 prop_assert!(mux.streams.len() <= STREAMS_MAX as usize);
             }
         }
+    }
+
+    #[test]
+    fn who_gives_up_streams_faster_than_they_are_taken_up_comes_to_an_end() {
+        let mut pair = Pair::new();
+        let mut opened = 0;
+        while let Some(stream) = pair.sides[0].open() {
+            opened += 1;
+            assert!(opened <= STREAMS_MAX, "without an end");
+            pair.sides[0].sender_gone(stream);
+            pair.sides[0].receiver_gone(stream);
+            pair.move_all();
+        }
+        assert_eq!((opened, pair.sides[1].streams.len()), (STREAMS_MAX, STREAMS_MAX as usize));
+        while let Some(stream) = pair.sides[1].accept() {
+            pair.sides[1].sender_gone(stream);
+            pair.sides[1].receiver_gone(stream);
+        }
+        pair.move_all();
+        assert!(pair.sides[0].open().is_some() && pair.sides[1].streams.is_empty());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::node::Role;
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// No test takes so long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
-const BOTH: [Lanes; 2] = [Lanes::Quic, Lanes::Tcp];
+pub(crate) const BOTH: [Lanes; 2] = [Lanes::Quic, Lanes::Tcp];
 
 /// Runs on the runtime of a shard: with io_uring, and where that is denied without.
 fn on_shard<T>(work: impl Future<Output = T>) -> T {
@@ -30,15 +30,15 @@ fn on_shard<T>(work: impl Future<Output = T>) -> T {
     tokio::task::LocalSet::new().block_on(&runtime, work)
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub(crate) fn run(test: impl Future<Output = ()>) {
     on_shard(test);
 }
 
-fn secrets() -> ClusterSecrets {
+pub(crate) fn secrets() -> ClusterSecrets {
     ClusterSecrets::generate(SystemTime::now() - Duration::from_secs(7200)).expect("randomness")
 }
 
-fn identity(secrets: &ClusterSecrets, role: Role) -> Identity {
+pub(crate) fn identity(secrets: &ClusterSecrets, role: Role) -> Identity {
     let key = NodeKey::generate().expect("randomness");
     Identity::from_secrets(secrets, role, &key, SystemTime::now()).expect("an identity")
 }
@@ -47,7 +47,7 @@ fn sockets(shards: u8) -> Vec<ShardSockets> {
     bind(LOOPBACK, NonZeroU8::new(shards).expect("some")).expect("free ports")
 }
 
-fn endpoint(identity: Identity, lanes: Lanes) -> Endpoint {
+pub(crate) fn endpoint(identity: Identity, lanes: Lanes) -> Endpoint {
     let socket = sockets(1).pop().expect("one");
     Endpoint::start(socket, Arc::new(Identities::new(identity)), lanes).expect("started")
 }
@@ -99,7 +99,7 @@ async fn bulk(recv: &mut RecvHalf, bytes: usize) -> Vec<u8> {
     all
 }
 
-fn pattern(bytes: usize) -> Vec<u8> {
+pub(crate) fn pattern(bytes: usize) -> Vec<u8> {
     let mut data = vec![0; bytes];
     blake3::Hasher::new().update(b"pattern").finalize_xof().fill(&mut data);
     data
@@ -464,25 +464,29 @@ fn every_packet_comes_to_the_shard_of_its_connection() {
     println!("{all} connections between {SHARDS} and {SHARDS} shards: {asked:?} {served:?}");
 }
 
+/// A port whose UDP side takes everything and says nothing, and whose TCP side is that of `to`.
+pub(crate) async fn without_udp(to: SocketAddr) -> UdpSocket {
+    let (hole, listener) = loop {
+        let hole = UdpSocket::bind(LOOPBACK).expect("a port");
+        if let Ok(listener) = tokio::net::TcpListener::bind(hole.local_addr().expect("bound")).await {
+            break (hole, listener);
+        }
+    };
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            let mut to = tokio::net::TcpStream::connect(to).await.expect("it listens");
+            tokio::spawn(async move { _ = tokio::io::copy_bidirectional(&mut from, &mut to).await });
+        }
+    });
+    hole
+}
+
 #[test]
 fn where_udp_is_blocked_tcp_is_taken() {
     run(async {
         let secrets = secrets();
         let seed = endpoint(identity(&secrets, Role::Seed), Lanes::Auto);
-        // A port whose UDP side takes everything and says nothing, and whose TCP side is the seed's.
-        let (hole, listener) = loop {
-            let hole = UdpSocket::bind(LOOPBACK).expect("a port");
-            if let Ok(listener) = tokio::net::TcpListener::bind(hole.local_addr().expect("bound")).await {
-                break (hole, listener);
-            }
-        };
-        let to = seed.local_addr();
-        tokio::spawn(async move {
-            while let Ok((mut from, _)) = listener.accept().await {
-                let mut to = tokio::net::TcpStream::connect(to).await.expect("the seed listens");
-                tokio::spawn(async move { _ = tokio::io::copy_bidirectional(&mut from, &mut to).await });
-            }
-        });
+        let hole = without_udp(seed.local_addr()).await;
         let peer = endpoint(identity(&secrets, Role::Peer), Lanes::Auto);
         let began = Instant::now();
         let connection = peer.connect(hole.local_addr().expect("bound")).await.expect("connected");

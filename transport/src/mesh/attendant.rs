@@ -28,7 +28,7 @@ pub(super) struct Attendant {
 }
 
 /// How a session ended.
-pub(super) struct End {
+pub(super) struct Ending {
     /// What either side said.
     pub(super) code: Code,
     /// For people.
@@ -37,7 +37,7 @@ pub(super) struct End {
 
 impl Attendant {
     /// Until the session is over.
-    pub(super) async fn attend(&self, control: (MessageSender, MessageReceiver)) -> End {
+    pub(super) async fn attend(&self, control: (MessageSender, MessageReceiver)) -> Ending {
         let error = tokio::select! {
             error = self.hear(control.1) => error,
             error = self.speak(control.0) => error,
@@ -47,7 +47,7 @@ impl Attendant {
         };
         if let Some((code, reason)) = self.line.closed_with().cloned() {
             self.line.end();
-            return End { code, reason };
+            return Ending { code, reason };
         }
         let (code, reason) = (error.code(), error.to_string());
         // Tells the other side, if it is still there.
@@ -56,7 +56,7 @@ impl Attendant {
         if code == Code::Leaving {
             self.hear_leaving();
         }
-        End { code, reason }
+        Ending { code, reason }
     }
 
     async fn hear(&self, mut control: MessageReceiver) -> ExchangeError {

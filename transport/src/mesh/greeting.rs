@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::unreachable::Unreachable;
@@ -67,30 +68,30 @@ impl Greeting<'_> {
         if self.side != Side::Acceptor {
             send.write(ours.clone()).await.map_err(|error| self.failed(&error))?;
         }
-        let payload = match recv.frame().await.map_err(|error| self.failed(&error))? {
-            Some((head, payload)) if head.kind == Message::HELLO => (head, payload),
+        let (head, payload) = match recv.frame().await.map_err(|error| self.failed(&error))? {
+            Some(frame) if frame.0.kind == Message::HELLO => frame,
             Some((head, _)) => {
                 return Err(self.broken(Code::Malformed, &format!("it begins with kind {:#06x}", head.kind)));
             }
             None => return Err(self.broken(Code::Malformed, "its control stream is empty")),
         };
         // Before anything else is read, which may mean something else in another version.
-        let theirs = Versions::of_hello(&payload.1);
+        let theirs = Versions::of_hello(&payload);
         let theirs = theirs.ok_or_else(|| self.broken(Code::Malformed, "its Hello is too short"))?;
-        let agreed = OURS.agree(self.connection.member().id, theirs);
-        if self.side == Side::Acceptor {
-            send.write(ours).await.map_err(|error| self.failed(&error))?;
-        }
-        if let Err(none) = agreed {
-            self.refuse_version(&mut send, &none.to_string()).await;
+        if let Err(none) = OURS.agree(self.connection.member().id, theirs) {
+            self.refuse_version(&mut send, ours, &none.to_string()).await;
             return Err(none.into());
         }
-        let hello = match Message::decode(payload.0, payload.1) {
+        let hello = match Message::decode(head, payload) {
             Ok(Decoded::Message(Message::Hello(hello))) => hello,
             Ok(_) => return Err(self.broken(Code::Malformed, "its Hello is none")),
             Err(error) => return Err(self.broken(Code::Malformed, &error.to_string())),
         };
         let session = self.session(hello, apart)?;
+        if self.side == Side::Acceptor {
+            // Not before: quinn holds back the word that a connection is closed while data waits for the path.
+            send.write(ours).await.map_err(|error| self.failed(&error))?;
+        }
         Ok(Greeted { session, control: (send, recv) })
     }
 
@@ -103,10 +104,13 @@ impl Greeting<'_> {
         Ok((MessageSender::new(send), MessageReceiver::new(recv, self.connection.member().role)))
     }
 
-    /// What both sides find out by themselves, if they are left the time.
-    async fn refuse_version(&self, send: &mut MessageSender, detail: &str) {
-        let refused = Message::from(Refused::of(Code::Version, detail));
-        if send.write(refused.encode()).await.is_ok() && self.side == Side::Acceptor {
+    /// What both sides find out by themselves, if they are told the versions and left the time.
+    async fn refuse_version(&self, send: &mut MessageSender, ours: Bytes, detail: &str) {
+        if self.side != Side::Acceptor {
+            return;
+        }
+        let refused = Message::from(Refused::of(Code::Version, detail)).encode();
+        if send.write([ours, refused].concat().into()).await.is_ok() {
             send.finish();
             let _ = timeout(LAST_WORD, self.connection.closed()).await;
         }

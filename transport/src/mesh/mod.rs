@@ -28,7 +28,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
 
-use self::attendant::{Attendant, End};
+use self::attendant::{Attendant, Ending};
 use self::greeting::{Greeted, Side};
 use self::paths::{Paths, Target};
 pub use self::seats::{SESSIONS_MAX, SESSIONS_OF_NODE_MAX};
@@ -382,7 +382,7 @@ impl Mesh {
         number
     }
 
-    fn leave_out(&self, number: u64, attendant: &Attendant, end: &End) {
+    fn leave_out(&self, number: u64, attendant: &Attendant, end: &Ending) {
         let member = attendant.line.connection.member();
         let mut state = self.state.borrow_mut();
         state.lines.remove(&number);

@@ -17,6 +17,8 @@ mod version;
 pub(crate) use self::fields::Wire;
 pub use self::fields::{BlockDigest, List, Malformed, Opaque, Reader, Text};
 pub use self::frame::{FrameHead, FrameReader, HEAD_BYTES, MESSAGE_BYTES_MAX};
+#[cfg(test)]
+pub(crate) use self::message::tests;
 pub use self::message::*;
 pub use self::refusal::{Code, Reaction};
 pub use self::version::{NoCommonVersion, OURS, Versions};
