@@ -25,7 +25,9 @@
 //! Beneath it are [`identity`], who is a seed and who a peer, by mutual TLS always; and [`lane`], QUIC, and TLS on TCP
 //! where UDP is blocked: the only part with sockets.
 //!
-//! Not here yet: the membership of seeds, which will feed [`ownership`], and the shell that plays the protocol on lanes.
+//! Which seeds are up is found out by [`membership`], and is there for all shards in [`seeds`].
+//!
+//! Not here yet: what answers requests, and what sends them.
 #![forbid(unsafe_code)]
 
 pub mod block_set;
