@@ -25,8 +25,8 @@
 //! Beneath it are [`identity`], who is a seed and who a peer, by mutual TLS always; and [`lane`], QUIC, and TLS on TCP
 //! where UDP is blocked: the only part with sockets.
 //!
-//! The shell above them: [`mesh`], who this node is connected to; [`membership`] and [`seeds`], who the seeds are; and
-//! [`service`], what a node answers.
+//! The shell above them: [`mesh`], who this node is connected to; [`membership`] and [`seeds`], who the seeds are;
+//! [`service`], what a node answers; [`pull`], what it takes of others; and [`cluster`], all of it as the daemon sees it.
 #![forbid(unsafe_code)]
 
 mod announce;

@@ -23,7 +23,7 @@ use crate::mesh::{Mesh, Unreachable};
 use crate::node::{Node, NodeId};
 use crate::seeds::{Seeds, Standing};
 use crate::session::Session;
-use crate::wire::{Code, Gossip, Message, Opaque, Refused, Text};
+use crate::wire::{Code, Gossip, Message, Opaque, Refused};
 
 /// Packets that wait for one seed.
 const LINK_PACKETS_MAX: usize = 32;
@@ -65,13 +65,7 @@ pub async fn take_part(mesh: Rc<Mesh>, seeds: Arc<Seeds>, found: watch::Receiver
 /// [`Service::asked`](crate::mesh::Service::asked) does with a [`Gossip`], on any shard.
 pub async fn listen(seeds: Arc<Seeds>, first: Gossip, mut exchange: Exchange) {
     if !seeds.is_seed() {
-        let refused = Refused {
-            code: Code::Unknown.number(),
-            retry_ms: 0,
-            instead: None,
-            detail: Text::cut("this node is no seed, and no member"),
-            verdict: Opaque::default(),
-        };
+        let refused = Refused::of(Code::Unknown, "this node is no seed, and no member");
         return exchange.refuse(refused).await;
     }
     let from = exchange.from().id;
@@ -299,4 +293,115 @@ async fn carry_on(
 fn gossip(packet: Bytes) -> Gossip {
     // The membership makes none that is too long.
     Gossip { packet: Opaque::new(packet).unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::ClusterSecrets;
+    use crate::lane::Lanes;
+    use crate::lane::tests::{endpoint, identity, run, secrets};
+    use crate::mesh::{Introduction, Service};
+    use crate::node::Role;
+    use crate::seeds;
+
+    /// What the service of a node does for the membership.
+    struct Attendance(Arc<Seeds>);
+
+    impl Service for Attendance {
+        fn up(&self, session: &Rc<Session>) {
+            self.0.tell(session);
+        }
+        fn down(&self, _: &Rc<Session>) {}
+        fn told(&self, session: &Rc<Session>, message: Message) {
+            match message {
+                Message::Seeds(told) => self.0.told(&told),
+                Message::Leaving(_) => self.0.left(&session.node().id),
+                _ => {}
+            }
+        }
+        fn asked(&self, _: &Rc<Session>, request: Message, exchange: Exchange) {
+            if let Message::Gossip(first) = request {
+                spawn_local(listen(Arc::clone(&self.0), first, exchange));
+            }
+        }
+    }
+
+    /// A node at work.
+    struct Station {
+        seeds: Arc<Seeds>,
+        mesh: Rc<Mesh>,
+        taking_part: JoinHandle<()>,
+        telling: AbortOnDrop,
+    }
+
+    impl Station {
+        fn start(secrets: &ClusterSecrets, role: Role, join: &[SocketAddr]) -> Self {
+            let endpoint = endpoint(identity(secrets, role), Lanes::Auto);
+            let zone = crate::wire::Text::cut("here");
+            let node = Node { id: endpoint.own().id, address: endpoint.local_addr(), zone: zone.clone() };
+            let software = crate::wire::Text::cut("darter test");
+            let introduction =
+                Introduction { address: node.address, zone, capacity_slots: 64, shards: 1, software };
+            let seeds = Seeds::new(node, 64, role);
+            let mesh = Mesh::start(endpoint, introduction, Rc::new(Attendance(Arc::clone(&seeds))));
+            // Nobody sends further addresses.
+            let found = watch::Sender::new(join.to_vec()).subscribe();
+            let taking_part = spawn_local(take_part(Rc::clone(&mesh), Arc::clone(&seeds), found));
+            let telling = spawn_local(seeds::tell_changes(Rc::clone(&mesh), Arc::clone(&seeds)));
+            Self { seeds, mesh, taking_part, telling: AbortOnDrop(telling) }
+        }
+
+        fn address(&self) -> SocketAddr {
+            self.seeds.own().address
+        }
+
+        async fn until_it_sees(&self, others: &[&Self]) {
+            let mut expected: Vec<_> = others.iter().map(|other| other.seeds.own().id).collect();
+            expected.sort_unstable();
+            let mut changes = self.seeds.changes();
+            loop {
+                let seen: Vec<_> = self.seeds.live().iter().map(|seed| seed.node.id).collect();
+                if seen == expected {
+                    return;
+                }
+                changes.changed().await.expect("the seeds are there");
+            }
+        }
+
+        async fn leave(self) {
+            self.seeds.leave();
+            self.taking_part.await.expect("it ends by itself");
+            drop(self.telling);
+            self.mesh.leave().await;
+        }
+    }
+
+    #[test]
+    fn seeds_find_each_other_a_peer_is_told_and_who_leaves_is_gone_for_all() {
+        run(async {
+            let secrets = secrets();
+            let first = Station::start(&secrets, Role::Seed, &[]);
+            first.until_it_sees(&[&first]).await;
+            assert_eq!(first.seeds.standing(), Standing::Alone);
+            let second = Station::start(&secrets, Role::Seed, &[first.address()]);
+            let third = Station::start(&secrets, Role::Seed, &[second.address(), first.address()]);
+            let peer = Station::start(&secrets.for_peers(), Role::Peer, &[second.address()]);
+            for station in [&first, &second, &third, &peer] {
+                station.until_it_sees(&[&first, &second, &third]).await;
+                assert_eq!(station.seeds.standing(), Standing::Joined);
+            }
+            let gone_at = Instant::now();
+            third.leave().await;
+            for station in [&first, &second, &peer] {
+                station.until_it_sees(&[&first, &second]).await;
+            }
+            // One that was found dead would have kept its place for so long at least.
+            assert!(gone_at.elapsed() < crate::ownership::MOVES_AFTER);
+            // The seed that the peer keeps to goes: the other one tells it so, or is gone to.
+            second.leave().await;
+            first.until_it_sees(&[&first]).await;
+            peer.until_it_sees(&[&first]).await;
+        });
+    }
 }
