@@ -1,7 +1,7 @@
 //! Where the seeds are, looked up again and again, for whoever joins the cluster by them.
 //!
 //! What was found once is kept until something else is found: a name server that fails takes no node out of its
-//! cluster. [`Places`] is the pure part.
+//! cluster. `Places` is the pure part.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
