@@ -248,6 +248,9 @@ impl Daemon {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
+        if settings.cluster.is_some() {
+            tracing::warn!("cluster: this version checks the section and does not join a cluster yet");
+        }
         if let Some(warning) = Proxies::of_environment().warning() {
             tracing::warn!("{warning}");
         }

@@ -159,7 +159,7 @@ fn what_breaks_off_is_tried_again_and_at_last_given_up() {
         );
         assert!(header(head, "host").is_some_and(|host| host.starts_with("127.0.0.1:")), "{head}");
         match told.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
-            0 => lines(&[coming.clone()]),
+            0 => lines(std::slice::from_ref(&coming)),
             1 => lines(&[json!({ "failed": { "message": "a cut" } })]),
             2 => {
                 let busy = json!({ "error": { "code": "busy", "message": "too many" } });

@@ -109,7 +109,6 @@ pub(crate) enum LaneInfo {
 
 /// What one shard, or the table of seeds, says of another node. A node may be seen by several, and more than once.
 #[derive(Clone, Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "`serve` joins no cluster yet"))]
 pub(crate) struct Seen {
     pub(crate) node: Node,
     pub(crate) role: Role,

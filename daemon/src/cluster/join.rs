@@ -1,7 +1,7 @@
 //! Where the seeds are, looked up again and again, for whoever joins the cluster by them.
 //!
 //! What was found once is kept until something else is found: a name server that fails takes no node out of its
-//! cluster. [`Places`] is the pure part.
+//! cluster. `Places` is the pure part.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -275,10 +275,12 @@ mod tests {
         server.set_addresses("b.test.", &["10.0.0.2"]);
         followed.comes(&["10.0.0.9:1", "10.0.0.1:1", "10.0.0.2:1"]).await;
         server.set_failing("a.test.");
+        server.asked_again("a.test.").await;
         server.set_addresses("b.test.", &["10.0.0.3"]);
         followed.comes(&["10.0.0.9:1", "10.0.0.1:1", "10.0.0.3:1"]).await;
         // An answer without addresses is no better.
         server.set_addresses("b.test.", &[]);
+        server.asked_again("b.test.").await;
         server.set_addresses("a.test.", &["10.0.0.4"]);
         followed.comes(&["10.0.0.9:1", "10.0.0.4:1", "10.0.0.3:1"]).await;
     }

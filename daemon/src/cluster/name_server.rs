@@ -18,6 +18,7 @@ pub(super) struct NameServer {
     address: SocketAddr,
     records: Mutex<HashMap<Name, Vec<RData>>>,
     failing: Mutex<HashSet<Name>>,
+    asked: Mutex<HashMap<Name, usize>>,
     asked_over_tcp: AtomicUsize,
 }
 
@@ -35,6 +36,7 @@ impl NameServer {
             address: udp.local_addr().unwrap(),
             records: Mutex::default(),
             failing: Mutex::default(),
+            asked: Mutex::default(),
             asked_over_tcp: AtomicUsize::new(0),
         });
         tokio::spawn(Arc::clone(&server).serve_udp(udp));
@@ -69,6 +71,18 @@ impl NameServer {
     /// Until records are set.
     pub(super) fn set_failing(&self, name: &str) {
         self.failing.lock().unwrap().insert(Name::from_ascii(name).unwrap());
+    }
+
+    /// Waits until the name has been asked for in some more rounds.
+    pub(super) async fn asked_again(&self, name: &str) {
+        // One round asks for two kinds of records, perhaps several times.
+        const MORE: usize = 40;
+        let name = Name::from_ascii(name).unwrap();
+        let asked = || self.asked.lock().unwrap().get(&name).copied().unwrap_or(0);
+        let enough = asked() + MORE;
+        while asked() < enough {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
     }
 
     fn set(&self, name: &str, records: Vec<RData>) {
@@ -121,6 +135,7 @@ impl NameServer {
         answer.metadata.recursion_available = true;
         answer.add_query(query.clone());
         let name = query.name().to_lowercase();
+        *self.asked.lock().unwrap().entry(name.clone()).or_default() += 1;
         if self.failing.lock().unwrap().contains(&name) {
             answer.metadata.response_code = ResponseCode::ServFail;
             return answer;

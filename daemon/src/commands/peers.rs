@@ -225,7 +225,7 @@ mod tests {
 NODE          ROLE  ZONE    ADDRESS         STATE      LANE  SENT     RECEIVED  SENDS      RECEIVES
 010101010101  seed  rack-1  10.0.0.1:65000  this node
 020202020202  peer  rack-1  10.0.0.2:65000  connected  quic  3.0 MiB  1.0 MiB   2.0 MiB/s  0.0 MiB/s
-030303030303  peer  [31m    10.0.0.3:65000  known            0.0 MiB  0.0 MiB   0.0 MiB/s  0.0 MiB/s
+030303030303  peer   [31m   10.0.0.3:65000  known            0.0 MiB  0.0 MiB   0.0 MiB/s  0.0 MiB/s
 3 nodes are known here, 1 of them seeds
 ";
         assert_eq!(text_of(&measured, false), expected);

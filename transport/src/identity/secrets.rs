@@ -340,6 +340,7 @@ mod tests {
     fn no_seed_secret_is_in_the_file_for_peers() {
         let secrets = ClusterSecrets::generate(NOW).expect("randomness");
         let SeedKey::Secret(seed) = &secrets.generations[0].seed else { panic!("generated whole") };
+        assert!(secrets.make_seeds() && !secrets.for_peers().make_seeds());
         let (text, for_peers) = (secrets.to_text(), secrets.for_peers().to_text());
         let seed = hex::text_of(&seed.0);
         assert!(text.contains(&seed) && !for_peers.contains(&seed), "{for_peers}");
