@@ -1,9 +1,7 @@
 //! Copies of blocks for readers that may be slow, when the pool's buffers are what fetches need to go on.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use darter_engine::buffer::BlockPool;
 
 /// Copies alive on one shard: 16 MiB.
 const COPIES_MAX: usize = 256;
@@ -11,29 +9,20 @@ const COPIES_MAX: usize = 256;
 /// Bounds the copies of one shard.
 #[derive(Debug)]
 pub(super) struct Copies {
-    places: Arc<Semaphore>,
-}
-
-struct Copy {
-    bytes: Box<[u8]>,
-    _place: OwnedSemaphorePermit,
+    /// Beside that of the node, of which fetches take their buffers.
+    pool: BlockPool,
 }
 
 impl Copies {
     pub(super) fn new() -> Self {
-        Self { places: Arc::new(Semaphore::new(COPIES_MAX)) }
+        Self { pool: BlockPool::new(COPIES_MAX) }
     }
 
-    /// The same bytes outside of the pool; `None` when there are too many already.
+    /// The same bytes, of one block, outside of the node's pool; `None` when there are too many already.
     pub(super) fn copy(&self, bytes: &Bytes) -> Option<Bytes> {
-        let place = self.places.clone().try_acquire_owned().ok()?;
-        Some(Bytes::from_owner(Copy { bytes: bytes[..].into(), _place: place }))
-    }
-}
-
-impl AsRef<[u8]> for Copy {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        let mut copy = self.pool.try_take()?;
+        copy.as_mut_slice().get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(copy.freeze(bytes.len()))
     }
 }
 
