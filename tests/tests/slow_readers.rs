@@ -23,9 +23,9 @@ const READER_BYTES_PER_S: usize = 1 << 10;
 /// More than all buffers between the daemon and a client hold, and four times the store in all.
 const BLOB_BYTES: u64 = 4 * MIB;
 const CAPACITY: &str = "512MiB";
-/// All block buffers, 128 MiB; the copies for slow clients, 16 for each shard; what the HTTP client holds of bodies, 32,
-/// and as much in the holes that its buffers leave in the heap; and 32 for the rest of a daemon.
-const MEMORY_KIB_MAX: u64 = (128 + 4 * 16 + 2 * 32 + 32) << 10;
+/// All block buffers, 128 MiB; the copies for slow clients, 32; what the HTTP client holds of bodies, 32, and as much in
+/// the holes that its buffers leave in the heap; and 64 for the rest of a daemon that has a thousand connections.
+const MEMORY_KIB_MAX: u64 = (128 + 32 + 2 * 32 + 64) << 10;
 
 /// Made once for both.
 static LARGE: LazyLock<Vec<registry::Blob>> = LazyLock::new(|| {
