@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use darter::demo::registry;
 use darter_tests::need::{Need, need};
-use darter_tests::{Blob, Daemon, Io, Origin, on_both_io, p99, pause, wait_until};
+use darter_tests::{Blob, Daemon, Io, Origin, SetAtEnd, on_both_io, p99, pause, wait_until};
 use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
 
 on_both_io!(slow_readers_hold_little_and_leave_nothing);
@@ -83,15 +83,6 @@ fn slow_readers_hold_little_and_leave_nothing(io: Io) {
         format!("{} leases and {} bytes of buffers stay", leases(), buffers())
     });
     hot.read(&mut daemon.client(), hot.whole()).expect("a whole answer");
-}
-
-/// Lets the other threads end, also when the test has failed.
-struct SetAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for SetAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 /// Reads of each blob what it is allowed, second by second, until it is over.
