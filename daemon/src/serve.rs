@@ -18,7 +18,7 @@ use crate::admin::Admin;
 use crate::cluster::{NoPart, NodePart};
 use crate::admin::preheat::ThroughFront;
 use crate::config::{Inputs, IoChoice, Resolved};
-use crate::fetch::{Bounds, Fetches, Turns};
+use crate::fetch::{Bounds, Copies, Fetches, Turns};
 use crate::front::connection;
 use crate::logs::Verbosity;
 use crate::memory_limit::{free_memory, memory_limit};
@@ -147,8 +147,9 @@ impl Daemon {
         let access_file = settings.data_dir.join("access");
         access.recall(&access_file);
         let (fetches, inboxes) = Fetches::new(count);
-        let turns = Turns::within(memory_limit());
-        let bounds = Bounds { prefetch_pace: live.prefetch_pace.clone(), turns };
+        let memory_max = memory_limit();
+        let (turns, copies) = (Turns::within(memory_max), Copies::within(memory_max));
+        let bounds = Bounds { prefetch_pace: live.prefetch_pace.clone(), turns, copies };
         let (stop, stopping) = watch::channel(false);
         let common = Common {
             store: self.store.clone(),
@@ -177,7 +178,7 @@ impl Daemon {
         let front = tokio::net::TcpListener::from_std(front).map_err(system("use the front's socket"))?;
         let admin = tokio::net::TcpListener::from_std(admin).map_err(system("use the admin socket"))?;
         self.greet(&front, &admin, shards.len());
-        let warm_up_bytes_max = warm_up_bytes_max(free_memory(), memory_limit());
+        let warm_up_bytes_max = warm_up_bytes_max(free_memory(), memory_max);
         self.store.start_scrub(settings.scrub, warm_up_bytes_max).map_err(system("start a thread"))?;
         let metrics_served = settings.metrics.then(|| metrics.clone());
         let bring = Rc::new(ThroughFront::new(front.local_addr().unwrap_or(settings.front)));

@@ -4,12 +4,15 @@
 //! frozen into [`Bytes`], shared by readers and by the write to its slot, and comes back to the pool when the
 //! last of them lets go. The pool never holds more than its limit: who finds it empty waits or sheds.
 //!
+//! All of them are parts of one allocation. One by one, among what else a shard allocates and lets go, they leave
+//! holes in the heap that nothing fits into: a node with many slow readers came to 120 MiB of them.
+//!
 //! What is read from the store goes to clients, and a slow one keeps it for as long as it likes. So at most half of
 //! the buffers may be [lent](BlockPool::lend): the other half is for what comes from the network, whoever is slow.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::layout::BLOCK_BYTES;
@@ -22,7 +25,8 @@ pub struct BlockPool {
 
 #[derive(Debug)]
 struct Shared {
-    idle: Mutex<Vec<Box<[u8]>>>,
+    /// The one that came back last is taken first, so that no more of them are ever touched than were in use at once.
+    idle: Mutex<Vec<BytesMut>>,
     permits: Arc<Semaphore>,
     /// Buffers that may be lent beside those that are.
     lendable: Arc<Semaphore>,
@@ -32,9 +36,12 @@ struct Shared {
 impl BlockPool {
     /// A pool of at most `blocks_max` buffers of [`BLOCK_BYTES`]; memory is taken as it is first used.
     pub fn new(blocks_max: usize) -> Self {
+        // Zeroed by the system, page by page, when it is touched.
+        let mut memory = BytesMut::zeroed(blocks_max * BLOCK_BYTES as usize);
+        let idle = (0..blocks_max).map(|_| memory.split_to(BLOCK_BYTES as usize)).collect();
         let permits = Arc::new(Semaphore::new(blocks_max));
         let lendable = Arc::new(Semaphore::new(blocks_max.div_ceil(2)));
-        Self { shared: Arc::new(Shared { idle: Mutex::default(), permits, lendable, blocks_max }) }
+        Self { shared: Arc::new(Shared { idle: Mutex::new(idle), permits, lendable, blocks_max }) }
     }
 
     /// A buffer, at once or not at all.
@@ -92,7 +99,7 @@ impl BlockPool {
 
     fn buffer(&self, permit: OwnedSemaphorePermit, lent: Option<OwnedSemaphorePermit>) -> BlockBuffer {
         let idle = self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let data = idle.unwrap_or_else(|| vec![0; BLOCK_BYTES as usize].into_boxed_slice());
+        let Some(data) = idle else { unreachable!("there are as many buffers as permits") };
         BlockBuffer { data, shared: self.shared.clone(), _permit: permit, _lent: lent }
     }
 }
@@ -100,7 +107,7 @@ impl BlockPool {
 /// One buffer of [`BLOCK_BYTES`], owned. Its contents are those of its last user.
 #[derive(Debug)]
 pub struct BlockBuffer {
-    data: Box<[u8]>,
+    data: BytesMut,
     shared: Arc<Shared>,
     _permit: OwnedSemaphorePermit,
     _lent: Option<OwnedSemaphorePermit>,

@@ -84,6 +84,16 @@ impl Device {
     }
 }
 
+/// Whether a read ended before its time: files of a store are of full length, so somebody has cut this one short.
+pub(crate) fn is_cut(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+}
+
+/// Whether a read failed because the disk cannot bring the bytes, and not for want of something else, such as memory.
+pub(crate) fn is_the_disks(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EFAULT | libc::EBADMSG))
+}
+
 impl From<File> for Device {
     fn from(file: File) -> Self {
         Self::File(file)

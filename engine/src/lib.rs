@@ -34,6 +34,8 @@ mod scrub;
 mod simulation;
 mod slab;
 mod slot;
+#[cfg(test)]
+mod small_store;
 pub mod store;
 mod sync;
 

@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use crate::built;
 
+/// Where not even root can make a file.
+pub(crate) const NO_FILES_HERE: &str = "/proc";
+
 /// What a run printed, and its exit status.
 #[derive(Clone, Debug)]
 pub struct Ran {
@@ -59,10 +62,11 @@ pub fn ran(mut command: Command) -> Ran {
     Ran { status: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// `darter` with these arguments, without the proxies, credentials and state of the person who runs the tests.
+/// `darter` with these arguments, without the proxies, credentials and state of the person who runs the tests, and in a
+/// working directory where nobody can make a file: what it writes has to be named.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(built("darter"));
-    command.args(args).stdin(Stdio::null());
+    command.args(args).stdin(Stdio::null()).current_dir(NO_FILES_HERE);
     let nowhere = Path::new("/nonexistent");
     command.env("HOME", nowhere).env_remove("DOCKER_CONFIG").env_remove("XDG_STATE_HOME");
     for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {

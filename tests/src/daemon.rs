@@ -12,6 +12,7 @@ use std::{env, io, thread};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::cli::NO_FILES_HERE;
 use crate::{Client, MemoryCgroup, Metrics, Origin, Request, wait_until};
 
 /// How long a start may take, also after a kill -9: part of the daemon's promise.
@@ -409,7 +410,8 @@ fn command(builder: &Builder, data_dir: &Path, front: SocketAddr, admin: SocketA
         command.arg("--config").arg(file);
     }
     command.args(["--front", &front.to_string(), "--admin", &admin.to_string()]).args(&builder.flags);
-    // No configuration, proxy or state of the person who runs the tests.
+    // No configuration, proxy or state of the person who runs the tests, and no file beside what is named.
+    command.current_dir(NO_FILES_HERE);
     command.env("HOME", home).env_remove("XDG_STATE_HOME").env_remove("XDG_CONFIG_HOME");
     for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
         command.env_remove(proxy);

@@ -60,4 +60,4 @@ pub use skopeo::Skopeo;
 pub use snapshot::Snapshot;
 pub use throttle::Throttle;
 pub use trace::Trace;
-pub use wait::{pause, wait_until};
+pub use wait::{SetAtEnd, pause, wait_until};

@@ -1,5 +1,6 @@
 //! Waiting for what another process does: asked again and again, up to a deadline that only a fault reaches.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,16 @@ pub fn wait_until(within: Duration, mut is_so: impl FnMut() -> bool, otherwise: 
             panic!("after {within:?}: {}", otherwise());
         }
         pause(POLL);
+    }
+}
+
+/// Tells other threads of a scope to end when it goes, also when the test has failed: else it would wait for them for ever.
+#[derive(Debug)]
+pub struct SetAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 

@@ -79,7 +79,8 @@ fn what_could_not_be_synced_is_not_held_after_a_restart(io: Io) {
         read(&daemon, &early);
         assert_eq!(origin.blob_bytes(), 0, "what was durable is served");
         read(&daemon, &late);
-        assert_eq!(origin.blob_bytes(), late.len(), "what was lost is fetched again");
+        // Blocks that nobody keeps may have gone before the digest's turn at them: those are asked for once more.
+        assert!(origin.blob_bytes() >= late.len(), "what was lost is fetched again");
         assert_eq!(daemon.metrics().sum("darter_cache_checks_failed_total"), 0.0, "nothing wrong was held");
     }
 }

@@ -217,6 +217,17 @@ fn a_server_that_never_brings_more_is_given_up() {
 }
 
 #[test]
+fn where_nothing_comes_nothing_is_left() {
+    let bytes = sample(1000);
+    let digest = Digest::of(&bytes);
+    let front = OneAnswer::start(|_| partly("200 OK", "", 1000, b""));
+    let getter = Getter::new(front.address);
+    let got = getter.get(&[&format!("http://r.example/v2/a/blobs/{digest}")]);
+    got.failed(1, &["nothing has come of http://r.example/v2/a/blobs/"]);
+    assert_eq!((front.heads().len(), getter.names()), (5, vec![]));
+}
+
+#[test]
 fn a_part_of_other_bytes_is_not_mixed_in() {
     let (old, new) = (sample(200_000), vec![7; 150_000]);
     let version = Arc::new(Mutex::new(0));

@@ -373,7 +373,7 @@ impl Active {
         let handed = match (self.owner.has_buffers_to_spare(), kept) {
             (true, _) => Some(bytes.clone()),
             (false, true) => None,
-            (false, false) => self.owner.copies.copy(bytes),
+            (false, false) => self.owner.bounds.copies.copy(bytes),
         };
         let waiters = self.plan.borrow_mut().arrived(block, bytes.clone(), handed.is_some());
         for waiter in waiters {

@@ -36,6 +36,7 @@ use crate::access::OwnersWord;
 use crate::front::range::Wanted;
 use crate::origin::Target;
 
+pub(crate) use self::copies::Copies;
 pub(crate) use self::owner::Owner;
 pub(crate) use self::pace::Pace;
 pub(crate) use self::patience::Patience;
@@ -53,6 +54,7 @@ pub const DEMAND_BLOCKS_MAX: u32 = REQUEST_BLOCKS_MAX + 1;
 pub(crate) struct Bounds {
     pub(crate) prefetch_pace: Arc<Pace>,
     pub(crate) turns: Turns,
+    pub(crate) copies: Copies,
 }
 
 /// The way to every content's fetch; cheap to clone, for all shards.

@@ -16,7 +16,6 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use super::active::{self, Active};
-use super::copies::Copies;
 use super::demand::{FetchError, FetchKey, Message};
 use super::patience::Patience;
 use super::places::Places;
@@ -74,7 +73,6 @@ pub(crate) struct Owner {
     prefetched: RefCell<Remembered>,
     /// Here and not in the fetch: a container that boots misses block after block, and each is a fetch of its own.
     pub(super) places: RefCell<Places>,
-    pub(super) copies: Copies,
     /// When the disk was last waited for in vain.
     disk_lagged_at: Cell<Option<Instant>>,
 }
@@ -123,7 +121,6 @@ impl Owner {
             wrong: RefCell::new(Remembered::new(WRONG_FOR)),
             prefetched: RefCell::new(Remembered::new(PREFETCH_AGAIN_AFTER)),
             places: RefCell::default(),
-            copies: Copies::new(),
             disk_lagged_at: Cell::new(None),
         })
     }

@@ -97,7 +97,7 @@ impl Node {
             Access::new(Lasting { proof: Duration::from_secs(300), grace: Duration::ZERO }),
             Policy::open(),
             Metrics::new("pool"),
-            Bounds { prefetch_pace: pace, turns: Turns::within(None) },
+            Bounds { prefetch_pace: pace, turns: Turns::within(None), copies: Copies::within(None) },
         );
         tokio::task::spawn_local(owner.run(inboxes.remove(0)));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

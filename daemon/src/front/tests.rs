@@ -18,7 +18,7 @@ use super::route::Kind;
 use super::trouble::Trouble;
 use crate::access::{Access, Lasting};
 use crate::demo::registry::{Blob, Faults, Registry, RegistryOptions};
-use crate::fetch::{Bounds, FetchKey, Fetches, Owner, Pace, Turns};
+use crate::fetch::{Bounds, Copies, FetchKey, Fetches, Owner, Pace, Turns};
 use crate::metrics::Metrics;
 use crate::origin::{Origin, Target};
 use crate::policy::Policy;
@@ -58,7 +58,7 @@ fn with_node(buffers: usize, test: impl AsyncFnOnce(&Node)) {
     let node = Node { sources, registry, _directory: directory };
     run_shard(Backend::Pool, async {
         let pace = Arc::new(Pace::new(u64::MAX));
-        let bounds = Bounds { prefetch_pace: pace, turns: Turns::within(None) };
+        let bounds = Bounds { prefetch_pace: pace, turns: Turns::within(None), copies: Copies::within(None) };
         let owner = Owner::new(store.clone(), access, Policy::open(), metrics, bounds);
         tokio::task::spawn_local(owner.run(inboxes.remove(0)));
         test(&node).await;

@@ -3,7 +3,6 @@
 //! A piece is leased while it is read, like by any reader, so that its slot is not given to another meanwhile. What is
 //! bad is dropped, that piece alone; what comes or goes meanwhile is no error. Nothing is touched for eviction.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::disk::{Disk, Way};
 use crate::content::{Content, Verification};
 use crate::content_id::Naming;
+use crate::device::{is_cut, is_the_disks};
 use crate::format::SlotRecord;
 use crate::layout::{BLOCK_BYTES, BLOCKS_PER_PIECE, BlockIndex, PieceIndex};
 use crate::slot::{Leases, SlotIndex};
@@ -198,9 +198,9 @@ impl Reading {
                 }
                 Ok(_) => Some("it is not what was written".to_owned()),
                 // What fails for another reason than the disk's (no memory) costs nothing but this look.
-                Err(error) if !is_the_disks(&error) => return read_bytes,
+                Err(error) if !is_cut(&error) && !is_the_disks(&error) => return read_bytes,
                 Err(error) => {
-                    if error.kind() == io::ErrorKind::UnexpectedEof {
+                    if is_cut(&error) {
                         slab.fail();
                         inner.keeper.slab_failed();
                     }
@@ -228,9 +228,4 @@ pub(super) struct Leased {
     /// In order; at least one.
     blocks: Vec<BlockIndex>,
     _lease: Leases,
-}
-
-fn is_the_disks(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::UnexpectedEof
-        || matches!(error.raw_os_error(), Some(libc::EIO | libc::EFAULT | libc::EBADMSG))
 }

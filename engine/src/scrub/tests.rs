@@ -9,17 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::{Advice, fadvise, statfs};
-use sha2::{Digest, Sha256};
 
 use super::{For, Reading, Scrub, ScrubOptions};
-use crate::content::{Content, ContentSpec, Verification};
-use crate::content_id::{ContentId, Naming, RegistryScope};
-use crate::layout::{BLOCK_BYTES, Layout};
+use crate::content::{Content, Verification};
+use crate::layout::BLOCK_BYTES;
 use crate::ring::{Backend, run_shard};
 use crate::slot::{SlotIndex, SlotState};
-use crate::store::{Store, StoreOptions};
+use crate::small_store::{self, REGISTRY, sample, scope};
+use crate::store::Store;
 
-const REGISTRY: &str = "https://registry.example:443";
 const BLOCK: usize = BLOCK_BYTES as usize;
 const PIECE: usize = 4 * BLOCK;
 const TMPFS: i64 = 0x0102_1994;
@@ -52,33 +50,12 @@ fn check(case: impl Fn(&Node)) {
 }
 
 fn open(directory: &Path, backend: Backend) -> Store {
-    let options = StoreOptions {
-        data_dir: directory.to_owned(),
-        capacity_bytes: Some(16 << 20),
-        backend,
-        pool_blocks: 256,
-        ttl: None,
-    };
-    Store::open(&options).unwrap()
-}
-
-fn sample(seed: u8, length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
-    bytes
+    small_store::open(directory, backend, 256)
 }
 
 /// Writes a content in runs of four pieces; what finds no room is left out.
 async fn put(store: &Store, bytes: &[u8]) -> Arc<Content> {
-    let spec = ContentSpec {
-        id: ContentId::from_bytes(Sha256::digest(bytes).into()),
-        naming: Naming::Digest,
-        layout: Layout::new(bytes.len() as u64).unwrap(),
-        registry: REGISTRY.into(),
-        media_type: String::new(),
-        validator: String::new(),
-    };
-    let content = store.create(&spec).unwrap();
+    let content = store.create(&small_store::spec(bytes)).unwrap();
     let mut rest = content.layout().whole();
     while let Some(run) = rest {
         let run = run.take(16);
@@ -163,9 +140,9 @@ impl Node {
     }
 
     fn read(&self, content: &Content) -> Result<Vec<u8>, crate::store::ReadError> {
-        let scope = RegistryScope::of_origin(REGISTRY);
         let whole = content.layout().whole().unwrap();
-        run_shard(self.backend, async { Ok(self.store.read(content, scope, whole).await?.concat()) }).unwrap()
+        run_shard(self.backend, async { Ok(self.store.read(content, scope(), whole).await?.concat()) })
+            .unwrap()
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! What runs is the engine itself: the write path, the keeper's passes, records, eviction, the hasher, and what a start
 //! makes of the records. It runs on one thread, stepped by chance: [`disk`] tears, drops, delays and reorders what is
-//! not synced, fails and flips; [`world`] has the clients, ends lives by loss of power at any operation, by a kill or
-//! by a clean stop, begins the next one on what is left, and checks after each step that
+//! not synced, fails and flips; [`clients`] read and write; [`world`] ends lives by loss of power at any operation, by a
+//! kill or by a clean stop, begins the next one on what is left, and checks after each step that
 //!
 //! 1. a block is served only if its bytes are right, and other registries' unverified bytes never are;
 //! 2. what was reported durable is found after a crash, unless the disk itself damaged it;
@@ -15,9 +15,17 @@
 //! A seed that fails is printed with the command that runs it again and with what happened. `docs/testing.md` says how
 //! to run many.
 
+mod blamed;
+mod clients;
 mod disk;
+mod lived;
+mod promises;
+mod recovered;
 mod rng;
 mod samples;
+mod shape;
+mod stage;
+mod temper;
 mod world;
 
 pub(crate) use disk::{SimulatedFile, read, write};
@@ -25,7 +33,8 @@ pub(crate) use disk::{SimulatedFile, read, write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use world::{Failure, Lived};
+use lived::Lived;
+use world::Failure;
 
 /// Seeds of one run of the tests.
 const SEEDS: u64 = 10_000;

@@ -68,6 +68,12 @@ impl Sample {
         SAMPLES.iter().find(|sample| sample.id == *id)
     }
 
+    /// For people.
+    pub(super) fn name(&self) -> String {
+        let number = SAMPLES.iter().position(|sample| sample.id == self.id);
+        format!("content {}", number.unwrap_or(usize::MAX))
+    }
+
     /// What that registry sends.
     pub(super) fn block(&self, registry: &str, block: BlockIndex) -> &Bytes {
         let all = if registry == LIAR { &self.wrong } else { &self.right };

@@ -11,6 +11,7 @@ use crate::buffer::BlockBuffer;
 use crate::clock;
 use crate::content::Content;
 use crate::content_id::RegistryScope;
+use crate::device::{is_cut, is_the_disks};
 use crate::layout::{BLOCK_BYTES, BlockIndex, BlockRun, PieceIndex};
 use crate::ring::{self, ReadOp};
 use crate::slab::Lent;
@@ -293,7 +294,7 @@ impl Inner {
         let filled = match self.read_blocks(&extent, extent.run, extent.offset, extent.bytes).await? {
             Ok(filled) => filled,
             // Slabs are of full length: somebody has cut this one short.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(error) if is_cut(&error) => {
                 self.slabs[extent.slab as usize].fail();
                 return Err(self.lose_extent(content, &extent));
             }
@@ -332,7 +333,7 @@ impl Inner {
         for (block, slot, offset, bytes) in blocks {
             let Some(one) = content.layout().run(block.number(), block.number() + 1) else { continue };
             let Ok(Err(error)) = self.read_blocks(extent, one, offset, bytes).await else { continue };
-            if matches!(error.raw_os_error(), Some(libc::EIO | libc::EFAULT | libc::EBADMSG)) {
+            if is_the_disks(&error) {
                 tracing::warn!(slab = extent.slab, %error, "a piece cannot be read; it is dropped and fetched again");
                 self.counters.checks_failed.fetch_add(1, Ordering::Relaxed);
                 self.lose(content, block, slot);
@@ -381,7 +382,7 @@ impl Inner {
         let slot = extent.leases.first();
         self.slots.forget_checked(slot, block);
         if let Err(error) = slab.file().read_exact_at(&mut bytes, extent.offset as u64) {
-            if error.kind() == io::ErrorKind::UnexpectedEof {
+            if is_cut(&error) {
                 slab.fail();
                 self.keeper.slab_failed();
             }
@@ -413,10 +414,9 @@ fn joined_run(content: &Content, left: BlockRun, right: BlockRun) -> BlockRun {
 mod tests {
     use super::*;
     use crate::content::ContentSpec;
-    use crate::content_id::{ContentId, Naming};
-    use crate::layout::Layout;
+    use crate::content_id::Naming;
     use crate::ring::Backend;
-    use crate::store::StoreOptions;
+    use crate::small_store::{self, REGISTRY, scope};
 
     /// A block was checked, its page left memory and came back otherwise from the disk, by another's read that had not
     /// looked at it yet: within the second it was served unchecked.
@@ -424,41 +424,25 @@ mod tests {
     fn what_is_read_from_the_disk_again_is_checked_again() {
         clock::simulated::set(Some(std::time::Duration::from_secs(100)));
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreOptions {
-            data_dir: directory.path().into(),
-            capacity_bytes: Some(16 << 20),
-            backend: Backend::Pool,
-            pool_blocks: 16,
-            ttl: None,
-        })
-        .unwrap();
-        let registry = "http://a";
-        let scope = RegistryScope::of_origin(registry);
+        let store = small_store::open(directory.path(), Backend::Pool, 16);
         let bytes = Bytes::from_static(b"bytes");
-        let layout = Layout::new(bytes.len() as u64).unwrap();
-        let spec = ContentSpec {
-            id: ContentId::of_name("x"),
-            naming: Naming::Url,
-            layout,
-            registry: registry.into(),
-            media_type: String::new(),
-            validator: String::new(),
-        };
+        // Named by URL: the hasher, which reads too, leaves it alone.
+        let spec = ContentSpec { naming: Naming::Url, ..small_store::spec(&bytes) };
         let content = store.create(&spec).unwrap();
-        let run = layout.whole().unwrap();
+        let run = content.layout().whole().unwrap();
         let lately = || {
             let slot = content.slot_of(run.first().piece()).unwrap();
             store.inner.slots.checked_lately(slot, run.first(), clock::process_s())
         };
         ring::run_shard(Backend::Pool, async {
             let reservation = std::sync::Arc::new(store.reserve(&content, run).await.unwrap());
-            store.write(&reservation, run.first(), vec![bytes.clone()], registry).await.unwrap();
+            store.write(&reservation, run.first(), vec![bytes.clone()], REGISTRY).await.unwrap();
             assert!(!lately());
-            assert_eq!(store.read(&content, scope, run).await.unwrap().concat(), bytes);
+            assert_eq!(store.read(&content, scope(), run).await.unwrap().concat(), bytes);
             assert!(lately());
-            assert_eq!(store.read_copied(&content, scope, run).await.unwrap().concat(), bytes);
+            assert_eq!(store.read_copied(&content, scope(), run).await.unwrap().concat(), bytes);
             assert!(!lately(), "a read from the disk is under way, or was");
-            assert_eq!(store.read(&content, scope, run).await.unwrap().concat(), bytes);
+            assert_eq!(store.read(&content, scope(), run).await.unwrap().concat(), bytes);
             assert!(lately());
         })
         .unwrap();

@@ -207,34 +207,16 @@ fn neighbours(geometry: Geometry, blocks: Vec<NewBlock>) -> Vec<Vec<NewBlock>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::ContentSpec;
-    use crate::content_id::{ContentId, Naming};
-    use crate::layout::Layout;
     use crate::ring::Backend;
-    use crate::store::StoreOptions;
+    use crate::small_store;
 
     /// A disk at 1 MiB/s once had all block buffers, and the network waited for it.
     #[test]
     fn a_quarter_of_the_buffers_may_be_on_their_way_to_the_disk() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreOptions {
-            data_dir: directory.path().into(),
-            capacity_bytes: Some(16 << 20),
-            backend: Backend::Pool,
-            pool_blocks: 16,
-            ttl: None,
-        })
-        .unwrap();
-        let layout = Layout::new(1 << 20).unwrap();
-        let spec = ContentSpec {
-            id: ContentId::of_name("x"),
-            naming: Naming::Digest,
-            layout,
-            registry: "http://a".into(),
-            media_type: String::new(),
-            validator: String::new(),
-        };
-        let content = store.create(&spec).unwrap();
+        let store = small_store::open(directory.path(), Backend::Pool, 16);
+        let content = store.create(&small_store::spec(&small_store::sample(1, 1 << 20))).unwrap();
+        let layout = content.layout();
         let run = layout.whole().unwrap();
         let reserved = ring::run_shard(Backend::Pool, store.reserve(&content, run)).unwrap();
         let reservation = Arc::new(reserved.unwrap());

@@ -79,10 +79,13 @@ pub(super) async fn download(
             if let Some(cut) = tried.cut {
                 tries = if part.bytes() > before { 0 } else { tries + 1 };
                 if tries >= TRIES_MAX {
-                    return Err(CommandError::Failed(format!(
-                        "{cut}; {} has what has come: the same command goes on from there",
-                        part_path(&wanted.path).display()
-                    )));
+                    return Err(CommandError::Failed(match part.bytes() {
+                        0 => format!("{cut}; nothing has come of {}", wanted.url),
+                        _ => format!(
+                            "{cut}; {} has what has come: the same command goes on from there",
+                            part_path(&wanted.path).display()
+                        ),
+                    }));
                 }
                 pause(tries, tried.pause).await;
                 continue;
@@ -149,10 +152,7 @@ async fn try_once(
     }
     let answer = match session.get(&wanted.url, &headers).await {
         Ok(answer) => answer,
-        Err(Trying::No(error)) => {
-            part.discard_if_empty();
-            return Err(error);
-        }
+        Err(Trying::No(error)) => return Err(error),
         Err(Trying::Again(cut, pause)) => return Ok(Tried { part, restarted: false, cut: Some(cut), pause }),
     };
     let begins = match Begins::read(&answer, kept) {

@@ -1,7 +1,8 @@
 //! `PATH.part`, what of a file has come, and `PATH.part.json`, what it is a part of.
 //!
 //! Bytes are appended in order, so that whatever a killed process has left is a beginning. It is hashed anew before it
-//! is gone on with, and thrown away if it is the beginning of something else. One process has it at a time.
+//! is gone on with, and thrown away if it is the beginning of something else. One process has it at a time. Where nothing
+//! has come, nothing is left.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -77,6 +78,8 @@ pub(super) struct Part {
     sha256: Sha256,
     bytes: u64,
     source: Source,
+    /// There is no part any more; what has its name now is another's.
+    is_gone: bool,
 }
 
 impl Part {
@@ -103,6 +106,7 @@ impl Part {
             sha256: Sha256::new(),
             bytes: 0,
             source: known.clone().unwrap_or_else(|| wanted.clone()),
+            is_gone: false,
         };
         match known {
             Some(_) => this.hash_what_is_there().map_err(failed)?,
@@ -169,25 +173,33 @@ impl Part {
     }
 
     /// All of it is there: durable, and under its own name. Blocks.
-    pub(super) fn finish(self) -> Result<(), CommandError> {
+    pub(super) fn finish(mut self) -> Result<(), CommandError> {
         let part = part_path(&self.path);
         self.file.sync_all().map_err(|error| io_failed("write", &part, &error))?;
         fs::rename(&part, &self.path).map_err(|error| io_failed("write", &self.path, &error))?;
+        self.is_gone = true;
         remove(&sidecar_path(&self.path));
         Ok(())
     }
 
-    /// Nothing of it will come.
-    pub(super) fn discard_if_empty(self) {
-        if self.bytes() == 0 {
-            self.discard();
-        }
+    /// It is good for nothing.
+    pub(super) fn discard(mut self) {
+        self.remove();
     }
 
-    /// It is good for nothing.
-    pub(super) fn discard(self) {
+    fn remove(&mut self) {
         remove(&part_path(&self.path));
         remove(&sidecar_path(&self.path));
+        self.is_gone = true;
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // By the file and not by what was read of it: a beginning that cannot be read now is kept.
+        if !self.is_gone && self.file.metadata().is_ok_and(|file| file.len() == 0) {
+            self.remove();
+        }
     }
 }
 
@@ -298,6 +310,20 @@ mod tests {
         part.finish().unwrap();
         assert_eq!(digest_of(&path), Some((id(b""), 0)));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "part and sidecar are gone");
+    }
+
+    #[test]
+    fn where_nothing_has_come_nothing_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let names = || fs::read_dir(directory.path()).unwrap().count();
+        let mut part = Part::open(&path, &Source::url("http://a/")).unwrap();
+        assert_eq!(names(), 2);
+        part.file.write_all(b"x").unwrap();
+        drop(part);
+        assert_eq!(names(), 2, "what has come is kept");
+        drop(Part::open(&path, &Source::url("http://b/")).unwrap());
+        assert_eq!(names(), 0, "it was of something else");
     }
 
     #[test]

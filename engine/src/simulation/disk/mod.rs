@@ -12,28 +12,28 @@
 //! A blocking call is where others get their turn ([`Director::interleave`]): while the keeper waits for a sync,
 //! clients go on.
 
-use std::any::Any;
-use std::cell::RefCell;
+mod director;
+mod file;
+mod memory;
+mod operation;
+mod simulated_file;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Poll;
 
 use bytes::Bytes;
 
+use self::director::director;
+use self::file::{FileState, Unsynced};
+use self::operation::{InFlight, Outcome, Ticket, Work};
 use super::rng::Rng;
-use crate::buffer::BlockBuffer;
-use crate::ring::{ReadOp, WriteOp};
-use crate::slot::Leases;
 
-/// What is written whole or not at all, but for [`SHORN`].
-const SECTOR_BYTES: usize = 512;
-/// In 1000: sectors in which the power goes, or the disk fails, between one byte and the next.
-const SHORN: u32 = 100;
+pub(super) use self::director::{Director, set_director};
+pub(crate) use self::operation::{read, write};
+pub(crate) use self::simulated_file::SimulatedFile;
+
 const PAGE_BYTES: usize = 4096;
 
 /// How often the disk does what it should not, in 1000.
@@ -46,27 +46,6 @@ pub(super) struct Odds {
     pub(super) mapping_fails: u32,
     /// Of blocking calls during which others get a turn.
     pub(super) interleaves: u32,
-}
-
-/// Who is asked while the disk works, and told before the power goes.
-pub(super) trait Director {
-    /// Others may go on now.
-    fn interleave(&self);
-    /// The power is about to go: what is promised at this moment must be found.
-    fn before_crash(&self);
-}
-
-thread_local! {
-    static DIRECTOR: RefCell<Option<Rc<dyn Director>>> = const { RefCell::new(None) };
-}
-
-/// Who directs the disks of this thread from now on.
-pub(super) fn set_director(director: Option<Rc<dyn Director>>) {
-    DIRECTOR.set(director);
-}
-
-fn director() -> Option<Rc<dyn Director>> {
-    DIRECTOR.with_borrow(Clone::clone)
 }
 
 /// The disk; cheap to clone.
@@ -91,48 +70,6 @@ struct State {
     failed_syncs: Vec<(usize, Vec<Range<u64>>)>,
     violation: Option<String>,
     trace: Option<Vec<String>>,
-}
-
-#[derive(Debug)]
-struct FileState {
-    length: u64,
-    view: Memory,
-    disk: Memory,
-    cached: Vec<bool>,
-    unsynced: Vec<Unsynced>,
-    /// Changed at rest by the disk.
-    damaged: Vec<Range<u64>>,
-    /// Cannot be read from the disk until it is written again.
-    bad: Vec<Range<u64>>,
-    /// Read wrongly or refused once, in this life.
-    misread: Vec<Range<u64>>,
-    /// Of a file that is read once, at a start.
-    keeps_misreads: bool,
-    mapping_failed: bool,
-    lent: Vec<Weak<Range<u64>>>,
-}
-
-#[derive(Clone, Debug)]
-struct Unsynced {
-    offset: u64,
-    bytes: Bytes,
-}
-
-struct InFlight {
-    ticket: u64,
-    file: usize,
-    offset: u64,
-    work: Work,
-}
-
-enum Work {
-    Write { bytes: Vec<Bytes>, guard: Box<dyn Any + Send> },
-    Read { bytes: usize, buffers: Vec<BlockBuffer> },
-}
-
-enum Outcome {
-    Wrote(io::Result<()>),
-    Read(io::Result<Vec<BlockBuffer>>),
 }
 
 fn eio() -> io::Error {
@@ -505,326 +442,10 @@ impl State {
     }
 }
 
-impl Unsynced {
-    fn range(&self) -> Range<u64> {
-        self.offset..self.offset + self.bytes.len() as u64
-    }
-}
-
-impl FileState {
-    fn new(length: u64, keeps_misreads: bool) -> Self {
-        Self {
-            length,
-            view: Memory::new(length as usize),
-            disk: Memory::new(length as usize),
-            cached: vec![false; (length as usize).div_ceil(PAGE_BYTES)],
-            unsynced: Vec::new(),
-            damaged: Vec::new(),
-            bad: Vec::new(),
-            misread: Vec::new(),
-            keeps_misreads,
-            mapping_failed: false,
-            lent: Vec::new(),
-        }
-    }
-
-    /// Bytes reach the disk, and what was wrong there is well again.
-    fn persist_bytes(&mut self, offset: u64, bytes: &[u8]) {
-        self.disk.write(offset, bytes);
-        let range = offset..offset + bytes.len() as u64;
-        self.damaged.retain(|one| !(range.start <= one.start && one.end <= range.end));
-        // Pages are written as a whole, from the page cache.
-        let pages = pages(&range);
-        self.bad.retain(|bad| !pages.contains(&(bad.start as usize / PAGE_BYTES)));
-    }
-
-    /// Whether a write of a part of a page would have to read the rest, and cannot.
-    fn needs_what_cannot_be_read(&self, range: &Range<u64>) -> bool {
-        self.bad.iter().any(|bad| {
-            let covered = range.start <= bad.start && bad.end <= range.end;
-            overlap(bad, range) && !covered && !self.cached[bad.start as usize / PAGE_BYTES]
-        })
-    }
-
-    fn persist(&mut self, write: &Unsynced) {
-        self.persist_bytes(write.offset, &write.bytes);
-    }
-
-    /// Each sector with that luck in 1000.
-    fn persist_in_part(&mut self, write: &Unsynced, luck: u32, rng: &mut Rng) {
-        if luck == 1000 {
-            return self.persist(write);
-        }
-        let Range { mut start, end } = write.range();
-        while luck > 0 && start < end {
-            let sector_end = end.min((start / SECTOR_BYTES as u64 + 1) * SECTOR_BYTES as u64);
-            if rng.chance(luck) {
-                let shorn =
-                    if rng.chance(SHORN) { rng.below((sector_end - start) as usize) as u64 } else { 0 };
-                let part = (start - write.offset) as usize..(sector_end - shorn - write.offset) as usize;
-                self.persist_bytes(start, &write.bytes[part]);
-            }
-            start = sector_end;
-        }
-    }
-
-    /// The view of a page becomes the disk's.
-    fn refresh(&mut self, page: usize) {
-        let range = page * PAGE_BYTES..((page + 1) * PAGE_BYTES).min(self.view.bytes.len());
-        if self.view.touched[page] || self.disk.touched[page] {
-            let (view, disk) = (&mut self.view, &self.disk);
-            view.bytes[range.clone()].copy_from_slice(&disk.bytes[range.clone()]);
-            view.touched[page] = true;
-        }
-    }
-
-    fn forget_cached(&mut self, range: Range<u64>) {
-        for page in pages(&range) {
-            let page_range = (page * PAGE_BYTES) as u64..((page + 1) * PAGE_BYTES) as u64;
-            if !self.unsynced.iter().any(|write| overlap(&write.range(), &page_range)) {
-                self.cached[page] = false;
-                self.refresh(page);
-            }
-        }
-    }
-
-    fn restart(&mut self) {
-        for page in 0..self.cached.len() {
-            self.refresh(page);
-        }
-        self.cached.fill(false);
-        self.reopen();
-        self.misread.clear();
-    }
-
-    fn reopen(&mut self) {
-        self.length = self.view.bytes.len() as u64;
-        // What was read wrongly is believed from then on: until it is written again it is as good as damaged.
-        if self.keeps_misreads {
-            self.damaged.append(&mut self.misread);
-        }
-        self.mapping_failed = false;
-        self.lent.clear();
-    }
-
-    fn cut(&mut self, length: u64) {
-        let whole = self.view.bytes.len() as u64;
-        self.length = length;
-        for memory in [&mut self.view, &mut self.disk] {
-            memory.clear(length..whole);
-        }
-        for write in &mut self.unsynced {
-            write.bytes.truncate(length.saturating_sub(write.offset) as usize);
-        }
-        self.unsynced.retain(|write| !write.bytes.is_empty());
-        self.damaged.push(length..whole);
-    }
-}
-
 fn pages(range: &Range<u64>) -> Range<usize> {
     range.start as usize / PAGE_BYTES..(range.end as usize).div_ceil(PAGE_BYTES)
 }
 
 fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
     one.start < other.end && other.start < one.end
-}
-
-/// Zeros until they are written. A world ends soon, and the next one wants as much.
-#[derive(Debug)]
-struct Memory {
-    bytes: Vec<u8>,
-    /// By pages.
-    touched: Vec<bool>,
-}
-
-thread_local! {
-    static IDLE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-}
-
-impl Memory {
-    fn new(length: usize) -> Self {
-        let idle = IDLE.with_borrow_mut(|idle| {
-            let fits = idle.iter().position(|bytes| bytes.len() == length)?;
-            Some(idle.swap_remove(fits))
-        });
-        Self {
-            bytes: idle.unwrap_or_else(|| vec![0; length]),
-            touched: vec![false; length.div_ceil(PAGE_BYTES)],
-        }
-    }
-
-    fn touch(&mut self, range: Range<u64>) {
-        self.touched[pages(&range)].fill(true);
-    }
-
-    fn write(&mut self, offset: u64, bytes: &[u8]) {
-        self.bytes[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
-        self.touch(offset..offset + bytes.len() as u64);
-    }
-
-    fn clear(&mut self, range: Range<u64>) {
-        for page in pages(&range).filter(|page| self.touched[*page]) {
-            let start = (page * PAGE_BYTES).max(range.start as usize);
-            let end = ((page + 1) * PAGE_BYTES).min(range.end as usize);
-            self.bytes[start..end].fill(0);
-        }
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        self.clear(0..self.bytes.len() as u64);
-        let bytes = std::mem::take(&mut self.bytes);
-        const IDLE_MAX: usize = 16;
-        IDLE.with_borrow_mut(|idle| {
-            if idle.len() < IDLE_MAX {
-                idle.push(bytes);
-            }
-        });
-    }
-}
-
-/// A file of a simulated disk.
-#[derive(Clone)]
-pub(crate) struct SimulatedFile {
-    disk: Disk,
-    number: usize,
-}
-
-impl fmt::Debug for SimulatedFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SimulatedFile({})", self.number)
-    }
-}
-
-impl SimulatedFile {
-    pub(crate) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.disk.count_operation();
-        self.disk.state().read(self.number, offset, buffer)
-    }
-
-    pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.disk.maybe_interleave();
-        self.disk.count_operation();
-        self.disk.state().write_parts(self.number, offset, &[Bytes::copy_from_slice(bytes)])
-    }
-
-    /// Covers what is written before the call, as in the kernel: others write on while it lasts.
-    pub(crate) fn sync_data(&self) -> io::Result<()> {
-        let covered = self.disk.state().files[self.number].unsynced.len();
-        self.disk.maybe_interleave();
-        self.disk.count_operation();
-        self.disk.state().sync(self.number, covered)
-    }
-
-    pub(crate) fn forget_cached(&self) {
-        let whole = self.disk.state().files[self.number].view.bytes.len() as u64;
-        self.disk.forget_cached(self.number, 0..whole);
-    }
-
-    pub(crate) fn length_bytes(&self) -> u64 {
-        self.disk.state().files[self.number].length
-    }
-
-    pub(crate) fn resident(&self, range: Range<usize>) -> bool {
-        let state = self.disk.state();
-        let file = &state.files[self.number];
-        file.cached[pages(&wide(&range))].iter().all(|cached| *cached)
-    }
-
-    /// As through the mapping: where a page cannot be had, it is all zeros from then on.
-    pub(crate) fn crc32(&self, range: Range<usize>) -> u32 {
-        let state = &mut *self.disk.state();
-        let cut = state.files[self.number].length < range.end as u64;
-        if cut || state.rng.chance(state.odds.mapping_fails) {
-            state.files[self.number].mapping_failed = true;
-            state.note(|| format!("  disk: a page of {range:?} cannot be mapped"));
-            return crc32fast::hash(&vec![0; range.len()]);
-        }
-        crc32fast::hash(&state.files[self.number].view.bytes[range])
-    }
-
-    pub(crate) fn lend(&self, range: Range<usize>, leases: Leases) -> Bytes {
-        let state = &mut *self.disk.state();
-        state.note(|| format!("  {range:?} of file {} are lent", self.number));
-        let file = &mut state.files[self.number];
-        let lent = Arc::new(wide(&range));
-        file.lent.push(Arc::downgrade(&lent));
-        Bytes::from_owner(Lent { bytes: file.view.bytes[range].to_vec(), _leases: leases, _range: lent })
-    }
-
-    pub(crate) fn has_failed(&self) -> bool {
-        self.disk.state().files[self.number].mapping_failed
-    }
-}
-
-fn wide(range: &Range<usize>) -> Range<u64> {
-    range.start as u64..range.end as u64
-}
-
-/// As long as it lives nothing may be written there.
-struct Lent {
-    bytes: Vec<u8>,
-    _leases: Leases,
-    _range: Arc<Range<u64>>,
-}
-
-impl AsRef<[u8]> for Lent {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-/// Whoever waits for an operation. It goes on without.
-struct Ticket {
-    disk: Disk,
-    number: u64,
-}
-
-impl Ticket {
-    async fn outcome(&self) -> Outcome {
-        poll_fn(|_| match self.disk.state().results.remove(&self.number) {
-            Some(outcome) => Poll::Ready(outcome),
-            None => Poll::Pending,
-        })
-        .await
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let unheard = {
-            let mut state = self.disk.state();
-            state.waiting.remove(&self.number);
-            state.results.remove(&self.number)
-        };
-        drop(unheard);
-    }
-}
-
-fn simulated(device: &crate::device::Device) -> &SimulatedFile {
-    match device {
-        crate::device::Device::Simulated(file) => file,
-        crate::device::Device::File(_) => unreachable!("the simulated backend is for simulated files"),
-    }
-}
-
-/// Begins a write, which ends when the simulation lets it.
-pub(crate) async fn write<G: Send + 'static>(op: WriteOp<G>) -> io::Result<()> {
-    let file = simulated(&op.file).clone();
-    let work = Work::Write { bytes: op.bytes, guard: Box::new(op.guard) };
-    match file.disk.submit(file.number, op.offset, work).outcome().await {
-        Outcome::Wrote(result) => result,
-        Outcome::Read(_) => unreachable!("a write ends as one"),
-    }
-}
-
-/// Begins a read, which ends when the simulation lets it.
-pub(crate) async fn read(op: ReadOp) -> io::Result<Vec<BlockBuffer>> {
-    let file = simulated(&op.file).clone();
-    let work = Work::Read { bytes: op.bytes, buffers: op.buffers };
-    match file.disk.submit(file.number, op.offset, work).outcome().await {
-        Outcome::Read(result) => result,
-        Outcome::Wrote(_) => unreachable!("a read ends as one"),
-    }
 }
