@@ -96,7 +96,7 @@ impl Shard {
                         tell(Ok(()));
                         serving.run(incoming, counted).await;
                     }
-                    Err(error) => tell(Err(error.into())),
+                    Err(error) => _ = tell(Err(error.into())),
                 }
             });
             if let Err(error) = ran {

@@ -11,6 +11,7 @@
 //! A node without a cluster is its own seed: it owns everything, so that all is [`Pulled::GoToOrigin`].
 
 use std::cell::OnceCell;
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -55,6 +56,12 @@ pub struct Cluster {
     server: Rc<Server>,
     pulls: Rc<Pulls>,
     announcer: Rc<Announcer>,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("own", self.context.shared.own()).finish_non_exhaustive()
+    }
 }
 
 /// What others say, to who deals with it.

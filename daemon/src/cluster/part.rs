@@ -38,6 +38,7 @@ pub(crate) struct NodePart {
 }
 
 /// Of a shard.
+#[derive(Debug)]
 pub(crate) struct ShardPart {
     sockets: ShardSockets,
     identities: Arc<Identities>,
