@@ -8,6 +8,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::net::Namespace;
+
 /// Longer than any answer that is still alive may pause; a test that waits this long has failed.
 const STALLED: Duration = Duration::from_secs(60);
 /// Heads larger than this are refused, as real clients do.
@@ -18,13 +20,19 @@ const HEADERS_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Client {
     server: SocketAddr,
+    namespace: Option<Namespace>,
     kept: Option<BufReader<TcpStream>>,
 }
 
 impl Client {
     /// A client of that server; connects with the first request.
     pub fn new(server: SocketAddr) -> Client {
-        Client { server, kept: None }
+        Client { server, namespace: None, kept: None }
+    }
+
+    /// A client that runs in another namespace than its test.
+    pub fn inside(namespace: &Namespace, server: SocketAddr) -> Client {
+        Client { namespace: Some(namespace.clone()), ..Client::new(server) }
     }
 
     /// Sends the request and waits for the head of its answer.
@@ -39,7 +47,10 @@ impl Client {
         {
             return Reading::new(self, connection, head, request);
         }
-        let stream = TcpStream::connect(self.server)?;
+        let stream = match &self.namespace {
+            Some(namespace) => namespace.connect(self.server)?,
+            None => TcpStream::connect(self.server)?,
+        };
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(STALLED))?;
         stream.set_write_timeout(Some(STALLED))?;

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::cli::NO_FILES_HERE;
+use crate::net::{Host, Namespace, Network, RUN_MARK};
 use crate::{Client, MemoryCgroup, Metrics, Origin, Request, wait_until};
 
 /// How long a start may take, also after a kill -9: part of the daemon's promise.
@@ -59,6 +60,14 @@ pub struct Builder {
     deny_io_uring: bool,
     expected_io: Option<Io>,
     under: Vec<String>,
+    place: Option<Place>,
+}
+
+/// Where a daemon lives that does not live beside its test.
+#[derive(Clone, Debug)]
+struct Place {
+    namespace: Namespace,
+    directory: PathBuf,
 }
 
 impl Builder {
@@ -147,9 +156,23 @@ impl Builder {
         self
     }
 
+    /// On a host of a network. Its front and its admin port are on that host's loopback.
+    pub fn on(mut self, network: &Network, host: &Host) -> Builder {
+        let directory = network.directory().to_owned();
+        self.environment.push((RUN_MARK.to_owned(), directory.display().to_string()));
+        self.place = Some(Place { namespace: host.namespace().clone(), directory });
+        self
+    }
+
     /// Any further flag of `darter serve`.
     pub fn flag(mut self, name: &str, value: &str) -> Builder {
         self.flags.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Any further flag of `darter serve` without a value.
+    pub fn switch(mut self, name: &str) -> Builder {
+        self.flags.push(name.to_owned());
         self
     }
 
@@ -185,7 +208,8 @@ impl Builder {
     }
 
     fn spawn(self) -> Daemon {
-        let home = TempDir::with_prefix("darter-test-").expect("a temporary directory can be made");
+        let below = self.place.as_ref().map_or_else(env::temp_dir, |place| place.directory.clone());
+        let home = TempDir::with_prefix_in("darter-test-", below).expect("a temporary directory can be made");
         let host = own_loopback_address();
         let data_dir = self.data_dir.clone().unwrap_or_else(|| home.path().join("data"));
         let (front, admin) = (SocketAddr::new(host, free_port()), SocketAddr::new(host, free_port()));
@@ -242,6 +266,7 @@ impl Daemon {
             deny_io_uring: false,
             expected_io: None,
             under: Vec::new(),
+            place: None,
         }
     }
 
@@ -262,7 +287,12 @@ impl Daemon {
 
     /// A new client of the front.
     pub fn client(&self) -> Client {
-        Client::new(self.front)
+        self.client_of(self.front)
+    }
+
+    /// A new client of the admin port.
+    pub fn admin_client(&self) -> Client {
+        self.client_of(self.admin)
     }
 
     /// What the daemon has printed so far, over all its starts.
@@ -316,7 +346,7 @@ impl Daemon {
 
     /// A scrape of `/metrics`.
     pub fn metrics(&self) -> Metrics {
-        let answer = Client::new(self.admin).fetch(&Request::get("/metrics")).expect("/metrics answers");
+        let answer = self.admin_client().fetch(&Request::get("/metrics")).expect("/metrics answers");
         assert_eq!(answer.status(), 200, "/metrics");
         Metrics::parse(std::str::from_utf8(&answer.body).expect("metrics are text"))
     }
@@ -371,7 +401,7 @@ impl Daemon {
         let ping = Request::get("/server/ping");
         let ready = || {
             assert!(self.running(), "the daemon ended before it was ready");
-            Client::new(self.admin).fetch(&ping).is_ok_and(|answer| answer.status() == 200)
+            self.admin_client().fetch(&ping).is_ok_and(|answer| answer.status() == 200)
         };
         wait_until(READY_WITHIN, ready, || "the daemon is not ready".to_owned());
         started.elapsed()
@@ -379,6 +409,11 @@ impl Daemon {
 
     fn log_file(&self) -> PathBuf {
         log_file(self.home.path())
+    }
+
+    fn client_of(&self, server: SocketAddr) -> Client {
+        let place = self.builder.place.as_ref();
+        place.map_or_else(|| Client::new(server), |place| Client::inside(&place.namespace, server))
     }
 }
 
@@ -426,7 +461,12 @@ fn command(builder: &Builder, data_dir: &Path, front: SocketAddr, admin: SocketA
     let log = || -> io::Result<File> { OpenOptions::new().create(true).append(true).open(log_file(home)) };
     command.stdin(Stdio::null());
     command.stdout(log().expect("the log can be opened")).stderr(log().expect("the log can be opened"));
-    command.spawn().expect("the daemon can be executed")
+    let spawned = match &builder.place {
+        // A child is where the thread is that makes it.
+        Some(place) => place.namespace.enter(|| command.spawn()),
+        None => command.spawn(),
+    };
+    spawned.expect("the daemon can be executed")
 }
 
 fn config_file(home: &Path) -> PathBuf {

@@ -51,7 +51,7 @@ impl Holdings {
     /// # Panics
     /// When it does not answer.
     pub fn now(daemon: &Daemon) -> Holdings {
-        Holdings::of(&mut Client::new(daemon.admin())).expect("the admin port answers")
+        Holdings::of(&mut daemon.admin_client()).expect("the admin port answers")
     }
 
     /// Of the content with that digest; nothing is held of one that is not known.

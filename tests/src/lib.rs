@@ -23,6 +23,7 @@ mod latency;
 mod metrics;
 mod mount;
 pub mod need;
+pub mod net;
 pub mod nydus;
 pub mod one_answer;
 mod origin;

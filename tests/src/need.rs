@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::net::Network;
 use crate::{MemoryCgroup, Throttle};
 
 /// The variable under which a missing requirement fails the test.
@@ -32,6 +33,8 @@ pub enum Need {
     MemoryCgroup,
     /// A throttle of block devices.
     Throttle,
+    /// Network namespaces in which this user may make bridges and shaped links.
+    Namespaces,
     /// A program on the path, and the Debian package that brings it.
     Program {
         /// What is executed.
@@ -94,6 +97,9 @@ impl Need {
             Need::Throttle => Throttle::available().err().map(|what| {
                 (what, "run as root on Linux 6.2 or newer, where the blkio controller is mounted".into())
             }),
+            Need::Namespaces => Network::available()
+                .err()
+                .map(|what| (what, "run as root, with the packages iproute2 and util-linux".into())),
             Need::Program { name, package } => match program(name) {
                 Some(_) => None,
                 None => Some((format!("{name} is not here"), format!("apt-get install {package}"))),

@@ -73,16 +73,24 @@ impl Trace {
     /// # Panics
     /// On a wrong byte, a wrong status or an answer that ends early.
     pub fn replay(&self, front: SocketAddr, origin: &Origin, blob: &Blob) {
+        self.replay_by(|| Client::new(front), origin, blob);
+    }
+
+    /// As [`Trace::replay`], each connection by a client of the caller's.
+    ///
+    /// # Panics
+    /// As [`Trace::replay`].
+    pub fn replay_by(&self, client: impl Fn() -> Client + Sync, origin: &Origin, blob: &Blob) {
         let mut connections: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (index, read) in self.reads.iter().enumerate() {
             connections.entry(read.connection).or_default().push(index);
         }
-        let turn = &Turn::default();
+        let (turn, client) = (&Turn::default(), &client);
         thread::scope(|scope| {
             for indices in connections.values() {
                 scope.spawn(move || {
                     let _opened = OpenedByPanic(turn);
-                    let mut client = Client::new(front);
+                    let mut client = client();
                     for &index in indices {
                         let range = self.reads[index].range.clone();
                         turn.wait(index);
