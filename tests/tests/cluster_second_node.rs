@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::nydus::mount::RafsMount;
 use crate::nydus::tree::{Tree, plant};
 
+#[expect(dead_code, reason = "what is not needed here is for the mounts at one node")]
 mod nydus {
     pub(crate) mod image;
     pub(crate) mod mount;
