@@ -4,7 +4,8 @@
 //! Nothing is lost here by intent, and nothing but UDP passes.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::hash_map::Entry;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -116,11 +117,11 @@ async fn to_server(front: Arc<UdpSocket>, way: Way) {
     loop {
         match timeout(REST, front.recv_from(&mut buffer)).await {
             Ok(Ok((len, client))) => {
-                if !flows.contains_key(&client) {
+                if let Entry::Vacant(place) = flows.entry(client) {
                     let Ok(upstream) = connected(&way).await else { continue };
                     let upstream = Arc::new(upstream);
                     tokio::spawn(to_client(Arc::clone(&upstream), Arc::clone(&front), client, way.shuffle()));
-                    flows.insert(client, (upstream, way.shuffle()));
+                    place.insert((upstream, way.shuffle()));
                 }
                 let (upstream, shuffle) = flows.get_mut(&client).expect("it was just put there");
                 for datagram in shuffle.pass(&buffer[..len]) {
@@ -161,8 +162,7 @@ async fn to_client(
 }
 
 async fn connected(way: &Way) -> std::io::Result<UdpSocket> {
-    let IpAddr::V4(own) = way.own.ip() else { unreachable!("hosts have IPv4") };
-    let socket = UdpSocket::bind((Ipv4Addr::from(own), 0)).await?;
+    let socket = UdpSocket::bind((way.own.ip(), 0)).await?;
     socket.connect(way.server).await?;
     Ok(socket)
 }

@@ -17,6 +17,7 @@ mod host;
 mod namespace;
 mod network;
 mod run;
+mod trickle;
 
 pub use at_once::{Makespan, at_once};
 pub use cluster::{Cluster, Node, Plan, Role};
@@ -26,3 +27,4 @@ pub use host::{Host, LinkBytes};
 pub use namespace::Namespace;
 pub use network::{NETWORK, Network};
 pub(crate) use run::MARK as RUN_MARK;
+pub use trickle::trickling_port;
