@@ -70,7 +70,7 @@ pub enum Command {
     /// Check a configuration, or show what it comes to
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Prepare a cluster of nodes; `darter serve` does not join one yet
+    /// Prepare a cluster of nodes
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Print what a shell needs to complete commands and flags

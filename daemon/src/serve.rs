@@ -15,8 +15,8 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::access::Access;
 use crate::admin::Admin;
-use crate::cluster::{NoPart, NodePart};
 use crate::admin::preheat::ThroughFront;
+use crate::cluster::{NoPart, NodePart};
 use crate::config::{Inputs, IoChoice, Resolved};
 use crate::fetch::{Bounds, Copies, Fetches, Turns};
 use crate::front::connection;
@@ -184,8 +184,8 @@ impl Daemon {
         let bring = Rc::new(ThroughFront::new(front.local_addr().unwrap_or(settings.front)));
         let answering = Admin::new(self.store.clone(), metrics_served, reload.clone(), bring);
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
-        let asked = reload.identity_asked();
-        let keeping = cluster.map(|part| tokio::task::spawn_local(part.stay(asked)));
+        let (asked, limits) = (reload.identity_asked(), reload.peer_limits());
+        let keeping = cluster.map(|part| tokio::task::spawn_local(part.stay(asked, limits)));
         let reloading = tokio::task::spawn_local(reload_at_each(hangups, reload));
         let remembering = tokio::task::spawn_local(remember(access.clone(), access_file.clone()));
         let served = tokio::select! {
@@ -248,9 +248,6 @@ impl Daemon {
         }
         for warning in warnings {
             tracing::warn!("{warning}");
-        }
-        if settings.cluster.is_some() {
-            tracing::warn!("cluster: this version checks the section and does not join a cluster yet");
         }
         if let Some(warning) = Proxies::of_environment().warning() {
             tracing::warn!("{warning}");

@@ -74,7 +74,8 @@ fuzz_target!(|input: &[u8]| {
             Message::Want(want) if want.any => {
                 let given = tracker.rarest(&who, &want.plot, &want.places, 4, now, &mut chance);
                 assert!(given.minus(&want.places).is_empty() && given.is_empty() == want.places.is_empty());
-                let own = &Own { here: BlockSet::first(BLOCKS / 2), attested: attestations.known(&want.plot) };
+                let own =
+                    &Own { here: BlockSet::first(BLOCKS / 2), attested: attestations.known(&want.plot) };
                 let (plot, places, failed) = (&want.plot, &want.places, &want.failed);
                 let ask = LazyAsk { asker: Asker { id: who, zone: "" }, plot, places, failed, own };
                 let (elsewhere, holders) = tracker.elsewhere(&ask, now, &mut chance);
@@ -88,7 +89,8 @@ fuzz_target!(|input: &[u8]| {
                 let (plot, places, failed) = (&want.plot, &want.places, &want.failed);
                 // An owner that has the blocks of the first half and can tell the digests of the second.
                 let here = BlockSet::first(BLOCKS / 2);
-                let own = &Own { here, attested: if want.stand_in { BlockSet::EMPTY } else { BlockSet::full() } };
+                let own =
+                    &Own { here, attested: if want.stand_in { BlockSet::EMPTY } else { BlockSet::full() } };
                 let lazy = tracker.lazy(&LazyAsk { asker, plot, places, failed, own }, now, &mut chance);
                 assert!(lazy.send.minus(&here).is_empty() && lazy.bring.and(&here).is_empty());
                 let mut answered = lazy.send.or(&lazy.bring);

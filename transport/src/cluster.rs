@@ -236,6 +236,3 @@ impl Service for Front {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -44,8 +44,7 @@ const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Contents that are read through at a time: each keeps a disk busy.
 const VERIFICATIONS_MAX: usize = 1;
-const NO_CLUSTER: &str =
-    "this node is in no cluster: start it with --cluster-secret FILE, or set cluster.secretFile";
+const NO_CLUSTER: &str = "this node is in no cluster, or in one of which this version cannot tell yet; a cluster needs --cluster-secret FILE, or cluster.secretFile";
 
 /// What the admin port tells of.
 #[derive(Debug)]
@@ -89,7 +88,7 @@ impl Admin {
     }
 
     /// The same of a node that is in this cluster.
-    #[expect(dead_code, reason = "`serve` joins no cluster yet")]
+    #[expect(dead_code, reason = "what flows between nodes is not counted yet")]
     pub(crate) fn in_cluster(self, cluster: Rc<dyn Cluster>) -> Self {
         Self { cluster: Some(cluster), ..self }
     }

@@ -121,7 +121,7 @@ pub(crate) struct Seen {
 
 impl PeersInfo {
     /// One answer of what all have seen. `since_start`: when.
-    #[cfg_attr(not(test), expect(dead_code, reason = "`serve` joins no cluster yet"))]
+    #[cfg_attr(not(test), expect(dead_code, reason = "what flows between nodes is not counted yet"))]
     pub(crate) fn merged(
         since_start: Duration,
         own: (&Node, Role),

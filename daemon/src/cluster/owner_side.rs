@@ -1,5 +1,7 @@
 //! What the daemon does at registries for other nodes, on contents that this node owns.
 
+#![expect(clippy::result_large_err, reason = "a refusal is made once, and sent")]
+
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};

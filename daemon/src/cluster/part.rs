@@ -12,6 +12,7 @@ use darter_engine::{PIECE_BYTES, Store};
 use darter_transport::cluster::{Cluster, Parts, Shared};
 use darter_transport::identity::Identities;
 use darter_transport::lane::{BindError, Endpoint, Lanes, ShardSockets, bind};
+use darter_transport::limits::Allowed;
 use darter_transport::mesh::Introduction;
 use darter_transport::node::Node;
 use darter_transport::seeds::Seeds;
@@ -22,7 +23,7 @@ use super::identity::{self, Keeper, NoIdentity};
 use super::join;
 use super::names::Names;
 use super::owner_side::OwnerSide;
-use crate::config::{ClusterSettings, JoinTarget};
+use crate::config::{ClusterLimits, ClusterSettings, JoinTarget};
 
 /// Of the node.
 pub(crate) struct NodePart {
@@ -102,12 +103,12 @@ impl NodePart {
         Ok(Self { shared, keeper, targets: cluster.join.clone(), found, shards })
     }
 
-    /// Looks for seeds, and keeps the identity fresh, for as long as the node runs; it is looked at the identity's files when it is
-    /// `asked` for.
-    pub(crate) async fn stay(self, asked: Arc<Notify>) {
+    /// Looks for seeds, keeps the identity fresh and the limits as they are configured, for as long as the node runs. The
+    /// identity's files are looked at when it is `asked` for.
+    pub(crate) async fn stay(self, asked: Arc<Notify>, limits: watch::Receiver<Option<ClusterLimits>>) {
         let own = vec![self.shared.own().address];
         let following = join::follow(self.targets, own, Names::default(), self.found);
-        tokio::join!(following, self.keeper.keep(asked));
+        tokio::join!(following, self.keeper.keep(asked), follow_limits(&self.shared, limits));
     }
 
     /// The part of the next shard.
@@ -132,6 +133,22 @@ impl ShardPart {
             found: self.found,
         };
         Ok(Cluster::start(self.shared, parts))
+    }
+}
+
+async fn follow_limits(shared: &Shared, mut limits: watch::Receiver<Option<ClusterLimits>>) {
+    loop {
+        let now = *limits.borrow_and_update();
+        if let Some(ClusterLimits { upload_bytes_per_s, download_bytes_per_s, concurrent_uploads }) = now {
+            shared.books().limits().set(Allowed {
+                upload_bytes_per_s: upload_bytes_per_s.unwrap_or(0),
+                download_bytes_per_s: download_bytes_per_s.unwrap_or(0),
+                uploads: u32::try_from(concurrent_uploads).unwrap_or(u32::MAX),
+            });
+        }
+        if limits.changed().await.is_err() {
+            return;
+        }
     }
 }
 

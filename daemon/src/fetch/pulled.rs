@@ -51,8 +51,11 @@ pub(super) async fn take_all(
             landings.values_mut().for_each(Landing::flush);
         }
     }
-    let kept = landings.into_values().map(Landing::end);
-    Outcome { kept_any: kept.fold(false, |any, kept| any || kept), missing: runs(active, &missing) }
+    let mut kept_any = false;
+    for landing in landings.into_values() {
+        kept_any |= landing.end();
+    }
+    Outcome { kept_any, missing: runs(active, &missing) }
 }
 
 /// Neighbours that have their slots reserved together.

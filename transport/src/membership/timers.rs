@@ -29,7 +29,7 @@ impl Timers {
             Timer::ChangeSuspectToDown { member_id, .. } => {
                 let waits = self.suspects.get(member_id.id());
                 // Who is suspected again while he is suspected goes when the first term is over.
-                if !waits.is_some_and(|(_, waits)| *waits == timer) {
+                if waits.is_none_or(|(_, waits)| *waits != timer) {
                     self.suspects.insert(*member_id.id(), (at, timer));
                 }
                 return;

@@ -77,7 +77,7 @@ impl Service for Heard {
 
 /// The bytes of the first blocks; the last one is short.
 fn blocks(count: u32) -> Vec<u8> {
-    pattern((count * BLOCK_BYTES as u32) as usize - 1000)
+    pattern((count * BLOCK_BYTES) as usize - 1000)
 }
 
 fn introduction() -> Introduction {
@@ -305,7 +305,7 @@ fn a_block_that_was_left_half_way_ends_its_stream_and_no_other() {
         assert_eq!(exchange.next().await, Err(ExchangeError::Torn));
         send.write(Bytes::from_static(&[1; 100])).await.expect("written");
         let pool = BlockPool::new(1);
-        let read = exchange.read_block(pool.take().await, BLOCK_BYTES as u32);
+        let read = exchange.read_block(pool.take().await, BLOCK_BYTES);
         assert!(timeout(Duration::from_millis(50), read).await.is_err(), "it trickles");
         assert_eq!(exchange.next().await, Err(ExchangeError::Torn));
         assert!(pool.try_take().is_some(), "the buffer is back");
