@@ -30,7 +30,7 @@ use crate::node::Role;
 use crate::pull::{Context, Pulled, Pulls, Wanted, Watches};
 use crate::service::{Origin, Server};
 use crate::session::Session;
-pub use crate::shared::{Counted, Shared};
+pub use crate::shared::{Counted, Counters, Shared};
 use crate::span::{Plot, SpanIndex, spans};
 use crate::wire::{Describe, Description, Message, Proof, Prove, Refused};
 
