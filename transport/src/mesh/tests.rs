@@ -167,7 +167,11 @@ struct Stranger {
 impl Stranger {
     /// Connects and opens the control stream.
     async fn comes(endpoint: &Rc<Endpoint>, to: &Station) -> Self {
-        let connection = endpoint.connect(to.node.address).await.expect("connected");
+        Self::comes_to(endpoint, to.node.address).await
+    }
+
+    async fn comes_to(endpoint: &Rc<Endpoint>, address: SocketAddr) -> Self {
+        let connection = endpoint.connect(address).await.expect("connected");
         let (send, recv) = connection.open().await.expect("a stream");
         let recv = MessageReceiver::new(recv, Role::Seed);
         Self { connection, send: MessageSender::new(send), recv, endpoint: Rc::clone(endpoint) }
@@ -521,10 +525,14 @@ fn silence_before_hello_has_an_end() {
         let silent: Vec<_> =
             (0..3).map(|_| Rc::new(endpoint(identity(&secrets, Role::Peer), Lanes::Tcp))).collect();
         let mut quiet = Vec::new();
-        for endpoint in &silent[..2] {
-            for _ in 0..SESSIONS_OF_NODE_MAX {
-                quiet.push(Stranger::comes(endpoint, &seed).await);
-            }
+        // At once: one after the other, the first would be gone before the last comes to a slow machine.
+        let coming =
+            silent[..2].iter().flat_map(|endpoint| vec![endpoint; SESSIONS_OF_NODE_MAX]).map(|endpoint| {
+                let (endpoint, address) = (Rc::clone(endpoint), seed.node.address);
+                spawn_local(async move { Stranger::comes_to(&endpoint, address).await })
+            });
+        for stranger in coming.collect::<Vec<_>>() {
+            quiet.push(stranger.await.expect("it does not panic"));
         }
         const { assert!(HELLOS_MAX == 2 * SESSIONS_OF_NODE_MAX) };
         // One node's share, and that of all.
