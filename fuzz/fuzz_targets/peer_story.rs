@@ -78,8 +78,8 @@ fuzz_target!(|input: &[u8]| {
                     &Own { here: BlockSet::first(BLOCKS / 2), attested: attestations.known(&want.plot) };
                 let (plot, places, failed) = (&want.plot, &want.places, &want.failed);
                 let ask = LazyAsk { asker: Asker { id: who, zone: "" }, plot, places, failed, own };
-                let (elsewhere, holders) = tracker.elsewhere(&ask, now, &mut chance);
-                let held = holders.iter().fold(BlockSet::EMPTY, |all, holder| all.or(&holder.held));
+                let (elsewhere, _) = tracker.elsewhere(&ask, now, &mut chance);
+                let held = tracker.holders(plot).fold(BlockSet::EMPTY, |all, holder| all.or(&holder.held));
                 assert!(elsewhere.minus(&held).is_empty() && elsewhere.and(&own.here).is_empty());
                 assert!(elsewhere.minus(&own.attested).is_empty() && elsewhere.minus(places).is_empty());
                 tracker.expect_nothing(&who, plot, places);
@@ -98,6 +98,7 @@ fuzz_target!(|input: &[u8]| {
                     assert!(holder.node.id != who && !want.failed.contains(&holder.node.id));
                     answered = answered.or(&holder.held).or(&holder.coming);
                 }
+                tracker.holders(plot).for_each(|holder| answered = answered.or(&holder.held));
                 assert!(want.places.minus(&answered).is_empty(), "each block is sent, or somebody has it");
             }
             Message::Holders(holders) => download.named(&holders.holders, ""),

@@ -41,9 +41,7 @@ fn nydusd_boots_there() {
     let [first, second] = two_peers(&cluster);
     mounted(&cluster, first, &image).assert_same(&expected);
     let cold = cluster.origin().blob_bytes();
-    // Once each, but for blocks that a disk did not take in time: what they cost is not this scenario's.
-    assert!(cold > 0, "nothing of {} bytes came from the registry", blob.len());
-    println!("the first node's boot cost the registry {cold} bytes of {}", blob.len());
+    assert!((1..=blob.len()).contains(&cold), "the first node's boot cost {cold} bytes of {}", blob.len());
     cluster.origin().forget();
     mounted(&cluster, second, &image).assert_same(&expected);
     assert_eq!(cluster.origin().blob_bytes(), 0, "the second node's boot asked the registry");

@@ -9,7 +9,7 @@
 //!    └──────────────────────┘  not held there, refused, too slow, wrong, or the source is gone
 //! ```
 //!
-//! Sources are the owner and up to 24 parents, of which at most three send at a time. A block is taken from a parent
+//! Sources are the owner and up to 24 parents, of which at most three send at a time beside it. A block is taken from a parent
 //! only when its digest is attested, so that it can be checked before it is kept, passed on or served. A
 //! parent that brings no block for as long as its patience lasts loses its request to another one and is left alone
 //! for a while, longer each time; one whose bytes are wrong is never asked again. Bytes that come late
@@ -25,7 +25,7 @@ use crate::chance::Chance;
 use crate::node::NodeId;
 use crate::wire::{CANDIDATES_MAX, Fault, Have, Holder, Load, RUN_BLOCKS_MAX, Reaction};
 
-/// Sources that send at a time.
+/// Parents that send at a time, besides the owner.
 pub const SOURCES_AT_ONCE: usize = 3;
 /// A source that brings no block for so long loses its request: never before, however quick it was.
 const PATIENCE_MIN: Duration = Duration::from_millis(250);
@@ -37,11 +37,17 @@ const OWNER_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a source is left alone after its first fault; doubled with each further one.
 const LEFT_ALONE: Duration = Duration::from_secs(1);
 const LEFT_ALONE_DOUBLINGS_MAX: u32 = 5;
+/// A parent that is to send no more than so many blocks is asked for the next ones: with its last block on the way here it
+/// would have nothing to send until the next request has come to it, and behind full links that takes 50 ms.
+const ASKED_AHEAD_BLOCKS: u32 = 3;
 /// A request is so long that a source needs this time for it: shorter ones cost round trips, longer ones let
 /// blocks be passed on later.
-const REQUEST_TIME: Duration = Duration::from_millis(8);
+const REQUEST_TIME: Duration = Duration::from_millis(80);
 /// Blocks asked of a parent whose speed is not known.
 const FIRST_REQUEST_BLOCKS: u32 = 4;
+/// Loads that differ by less than a fourth are alike: a parent tells its load with what it has got, and by then it is old.
+/// When the least loaded was always asked, all nodes asked the same few, and the others sent nothing for seconds.
+const LOADS_ALIKE: u8 = 64;
 /// How soon more parents are looked for while there are few of them…
 const FIND_SOON: Duration = Duration::from_millis(100);
 /// …and when there are some.
@@ -108,6 +114,17 @@ pub enum Step {
     },
     /// Neither owner nor deputy nor parents have these: they are to be fetched from the origin by this node itself.
     GoToOrigin(BlockSet),
+}
+
+/// Why blocks are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Need {
+    /// Somebody waits for them.
+    Urgent,
+    /// They will be wanted.
+    Bulk,
+    /// The same, of a source that is about to have nothing to send here.
+    Ahead,
 }
 
 /// What a block that has come is good for.
@@ -195,6 +212,12 @@ impl Parent {
 impl Link {
     fn is_free(&self, now: Instant) -> bool {
         self.request.is_none() && self.rest_until.is_none_or(|until| until <= now)
+    }
+
+    /// Whether it has little left to send of what it was asked for.
+    fn is_nearly_free(&self) -> bool {
+        let request = self.request.as_ref().filter(|_| self.stands_still == 0);
+        request.is_some_and(|request| request.left.len() <= ASKED_AHEAD_BLOCKS)
     }
 
     fn patience(&self) -> Duration {
@@ -628,15 +651,18 @@ impl Download {
             return Some(Step::Find { known, wanted });
         }
         let urgent = self.urgent.minus(&self.held).minus(&self.asked);
-        if let Some(step) = self.ask(&urgent, true, now, chance) {
+        if let Some(step) = self.ask(&urgent, Need::Urgent, now, chance) {
             return Some(step);
         }
-        let sending = self.parents.iter().filter(|parent| parent.link.request.is_some()).count()
-            + usize::from(self.owner.request.is_some());
-        if sending >= SOURCES_AT_ONCE || self.holds_back {
+        let sending = self.parents.iter().filter(|parent| parent.link.request.is_some()).count();
+        if self.holds_back {
             return None;
         }
-        self.ask(&self.bulk.minus(&self.held).minus(&self.asked), false, now, chance)
+        let open = self.bulk.minus(&self.held).minus(&self.asked);
+        if sending >= SOURCES_AT_ONCE {
+            return self.ask_parent(&open, Need::Ahead, now, chance);
+        }
+        self.ask(&open, Need::Bulk, now, chance)
     }
 
     fn should_find(&self, now: Instant) -> bool {
@@ -666,7 +692,8 @@ impl Download {
     }
 
     /// Asks somebody for some of these.
-    fn ask(&mut self, open: &BlockSet, urgent: bool, now: Instant, chance: &mut Chance) -> Option<Step> {
+    fn ask(&mut self, open: &BlockSet, need: Need, now: Instant, chance: &mut Chance) -> Option<Step> {
+        let urgent = need == Need::Urgent;
         if open.is_empty() {
             return None;
         }
@@ -676,7 +703,7 @@ impl Download {
             return Some(self.ask_owner(open, true, now));
         }
         let rests = self.owner.rest_until.is_some_and(|until| now < until);
-        let from_parents = self.ask_parent(open, urgent, now, chance);
+        let from_parents = self.ask_parent(open, need, now, chance);
         if from_parents.is_none() && urgent && !rests {
             return Some(self.ask_owner(open, false, now));
         }
@@ -695,12 +722,15 @@ impl Download {
     fn ask_parent(
         &mut self,
         open: &BlockSet,
-        urgent: bool,
+        need: Need,
         now: Instant,
         chance: &mut Chance,
     ) -> Option<Step> {
-        let open = open.and(&self.attested);
-        let free = |parent: &&Parent| !parent.wrong && parent.link.is_free(now);
+        let (open, urgent) = (open.and(&self.attested), need == Need::Urgent);
+        let free = |parent: &&Parent| {
+            let link = &parent.link;
+            !parent.wrong && if need == Need::Ahead { link.is_nearly_free() } else { link.is_free(now) }
+        };
         let of_parents = |sets: fn(&Parent) -> &BlockSet| {
             let mut all = BlockSet::EMPTY;
             self.parents.iter().filter(free).for_each(|parent| all.add(sets(parent)));
@@ -721,7 +751,7 @@ impl Download {
             .filter(|at| free(&&self.parents[*at]) && of(&self.parents[*at]).contains(first))
             .min_by_key(|at| {
                 let parent = &self.parents[*at];
-                (parent.link.faults, !parent.near, parent.load, chance.number())
+                (parent.link.faults, !parent.near, parent.load.busy / LOADS_ALIKE, chance.number())
             })?;
         let parent = &self.parents[at];
         let behind = first..first.saturating_add(parent.link.request_blocks());

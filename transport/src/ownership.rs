@@ -6,8 +6,8 @@
 //! origin and keeps the map. The second is the deputy and keeps a copy.
 //!
 //! A seed stays the owner for five seconds after it was last seen: a restart moves nothing. One that has
-//! joined owns nothing until it has the maps ([`Ownership::has_maps`]). One that leaves says so, and
-//! owns nothing from that moment on. Where nobody owns yet, as in a new cluster, there are no maps to wait for: then
+//! joined takes its place after two seconds, when all have heard of it; the map of a content it takes when it is first asked for
+//! it. One that leaves says so, and owns nothing from that moment on. Where nobody owns yet, as in a new cluster, there are no maps to wait for: then
 //! all own that are up.
 //!
 //! Whether spans of a content are owned each by itself is said by the content's own owner when it describes it
@@ -24,8 +24,8 @@ use crate::wire::SEEDS_MAX;
 
 /// A seed that is down owns what it owned for so long.
 pub const MOVES_AFTER: Duration = Duration::from_secs(5);
-/// A seed that has joined owns, after so long, even if nobody could give it the maps.
-pub const JOINS_WITHIN: Duration = Duration::from_secs(10);
+/// A seed that has joined owns after so long: the news of it has reached all others several times by then.
+pub const JOINS_AFTER: Duration = Duration::from_secs(2);
 
 /// The seeds, and what they may own.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +43,7 @@ struct Seed {
 /// A seed is in exactly one of these states; one that has left, or has been down for long, is not listed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// Up, and gathers maps.
+    /// Up, and not known to all.
     Joining(Instant),
     /// Up, and owns.
     Owning,
@@ -84,15 +84,6 @@ impl Ownership {
         true
     }
 
-    /// A joined seed has the maps of what will be its own.
-    pub fn has_maps(&mut self, id: &NodeId) {
-        if let Some(seed) = self.seeds.get_mut(id)
-            && matches!(seed.state, State::Joining(_))
-        {
-            seed.state = State::Owning;
-        }
-    }
-
     /// A seed does not answer.
     pub fn down(&mut self, id: &NodeId, now: Instant) {
         match self.seeds.get_mut(id).map(|seed| &mut seed.state) {
@@ -113,8 +104,8 @@ impl Ownership {
         places.map(move |seed| (&seed.node, seed.capacity_slots, seed.owns_something(now)))
     }
 
-    /// Takes up what time has decided ([`moves_at`](Self::moves_at)): the dead are forgotten, who has waited for maps
-    /// owns. True if there was something.
+    /// Takes up what time has decided ([`moves_at`](Self::moves_at)): the dead are forgotten, who has
+    /// joined owns. True if there was something.
     pub fn settle(&mut self, now: Instant) -> bool {
         let before = self.seeds.len();
         self.forget_the_dead(now);
@@ -151,7 +142,7 @@ impl Ownership {
     pub fn moves_at(&self) -> Option<Instant> {
         let moves = self.seeds.values().filter_map(|seed| match seed.state {
             State::Down(since) => Some(since + MOVES_AFTER),
-            State::Joining(since) => Some(since + JOINS_WITHIN),
+            State::Joining(since) => Some(since + JOINS_AFTER),
             State::Owning => None,
         });
         moves.min()
@@ -167,7 +158,7 @@ impl Seed {
         match self.state {
             State::Owning => true,
             State::Down(since) => now.saturating_duration_since(since) < MOVES_AFTER,
-            State::Joining(since) => now.saturating_duration_since(since) >= JOINS_WITHIN,
+            State::Joining(since) => now.saturating_duration_since(since) >= JOINS_AFTER,
         }
     }
 }
@@ -307,20 +298,19 @@ mod tests {
         let mut back_in_time = ownership.clone();
         back_in_time.up(node(1), 10, false, now + Duration::from_secs(3));
         assert_eq!(owner(&back_in_time, number, now + Duration::from_secs(9)), node(1).id);
-        // After that it has to learn what the others know now.
+        // After that it joins like any other.
         ownership.up(node(1), 10, false, now + Duration::from_secs(6));
         assert_ne!(owner(&ownership, number, now + Duration::from_secs(7)), node(1).id);
-        ownership.has_maps(&node(1).id);
-        assert_eq!(owner(&ownership, number, now + Duration::from_secs(7)), node(1).id);
+        assert_eq!(owner(&ownership, number, now + Duration::from_secs(8)), node(1).id);
     }
 
     #[test]
-    fn a_seed_that_nobody_gives_maps_owns_all_the_same_after_a_while() {
+    fn a_seed_that_has_joined_owns_after_a_while() {
         let now = Instant::now();
         let mut ownership = with_seeds(&[1], now);
         ownership.up(node(9), u32::MAX, false, now);
         assert_eq!(owner(&ownership, 1, now), node(0).id);
-        assert_eq!(owner(&ownership, 1, now + JOINS_WITHIN), node(9).id);
+        assert_eq!(owner(&ownership, 1, now + JOINS_AFTER), node(9).id);
     }
 
     #[test]
@@ -361,10 +351,11 @@ mod tests {
             [(0, true), (1, true), (8, false)],
             "one that is down keeps its place"
         );
-        assert!(!ownership.settle(now + Duration::from_secs(4)));
+        assert!(!ownership.settle(now + Duration::from_secs(1)));
         assert!(ownership.settle(ownership.moves_at().unwrap()));
+        assert_eq!(ownership.moves_at(), Some(now + MOVES_AFTER));
         assert!(ownership.settle(ownership.moves_at().unwrap()));
-        assert_eq!(of(&ownership, now + JOINS_WITHIN), [(0, true), (8, true)]);
+        assert_eq!(of(&ownership, now + MOVES_AFTER), [(0, true), (8, true)]);
         assert_eq!(ownership.moves_at(), None);
     }
 

@@ -14,7 +14,7 @@ use crate::block_set::BlockSet;
 use crate::chance::Chance;
 use crate::node::NodeId;
 use crate::span::{Plot, SPAN_BLOCKS};
-use crate::tracker::Tracker;
+use crate::tracker::{Member, Tracker};
 use crate::wire::{CANDIDATES_MAX, Holder};
 
 /// Copies of a block that the owner sends itself while somebody waits for them.
@@ -86,7 +86,8 @@ impl Own {
     }
 }
 
-/// What a lazy reader gets. Each block that it waits for is in one of the sets, or one of the holders has it.
+/// What a lazy reader gets. Each block that it waits for is in one of the sets, or another node holds it: then one of the
+/// holders does, or the reader is told of one when it asks again.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Lazy {
     /// Blocks that the owner has and sends.
@@ -111,14 +112,21 @@ impl Tracker {
         swarm.disappoint(&ask.asker.id, places);
         let scarce = |place: &u32| here.contains(*place) && swarm.copies(*place) < COPIES_FROM_OWNER;
         let scarce: BlockSet = places.places().filter(scarce).collect();
+        let elsewhere = self.held_elsewhere(ask);
         let holders = self.holders_of(ask, &places.minus(&scarce), now, chance);
-        let named = holders.iter().fold(BlockSet::EMPTY, |all, holder| all.or(&ask.own.useful(holder)));
+        let named = holders.iter().fold(elsewhere, |all, holder| all.or(&ask.own.useful(holder)));
         // Those who had the others are not to be named: gone, slow or expelled.
         let left = places.minus(&named).or(&scarce);
         if let Some(swarm) = self.swarm(plot) {
             swarm.expect(&ask.asker.id, places, now);
         }
         Lazy { send: left.and(&here), bring: left.minus(&here), holders }
+    }
+
+    /// Those of the wanted blocks that the owner lacks and others hold: they do not leave the origin again.
+    fn held_elsewhere(&self, ask: &LazyAsk<'_>) -> BlockSet {
+        let held = self.look(ask.plot).map_or(BlockSet::EMPTY, |swarm| swarm.held_beside(&ask.asker.id));
+        ask.places.and(&ask.own.elsewhere()).and(&held)
     }
 
     fn holders_of(
@@ -136,12 +144,12 @@ impl Tracker {
             (0..count).for_each(|at| swarm.expect_no_longer(at, now));
         }
         let Some(swarm) = self.look(ask.plot) else { return Vec::new() };
+        let useful = |member: &Member| ask.own.useful_of(&member.held, &member.coming).and(places);
+        let others = (start..count).chain(0..start).filter(|at| swarm.members()[*at].id != ask.asker.id);
         let mut found = Vec::new();
-        for at in (start..count).chain(0..start) {
+        for at in others.clone() {
             let member = &swarm.members()[at];
-            let useful = !ask.own.useful_of(&member.held, &member.coming).and(places).is_empty();
-            if useful
-                && member.id != ask.asker.id
+            if !useful(member).is_empty()
                 && let Some(rank) = self.rank(member, ask.asker.zone, now)
             {
                 // Who has it before who will have it.
@@ -153,29 +161,36 @@ impl Tracker {
             }
         }
         found.sort_by_key(|(rank, _)| *rank);
-        self.named(ask.plot, found.into_iter().map(|(_, at)| at).take(HOLDERS_NAMED), |holder| {
+        let mut chosen: Vec<usize> = found.into_iter().map(|(_, at)| at).take(HOLDERS_NAMED).collect();
+        // What only others have, and none of these holds, is with somebody else.
+        let only_there = self.held_elsewhere(ask).and(places);
+        let held_by = |at: &usize| swarm.members()[*at].held;
+        let mut unnamed = chosen.iter().fold(only_there, |left, at| left.minus(&held_by(at)));
+        for at in others {
+            if unnamed.is_empty() || chosen.len() >= CANDIDATES_MAX {
+                break;
+            }
+            if !unnamed.and(&held_by(&at)).is_empty() {
+                unnamed = unnamed.minus(&held_by(&at));
+                chosen.push(at);
+            }
+        }
+        self.named(ask.plot, chosen.into_iter(), |holder| {
             holder.held = holder.held.and(&described);
             holder.coming = holder.coming.and(&described);
         })
     }
 
-    /// Of these blocks, those that the owner lacks and others hold, and who: what a node that takes any is not given,
-    /// since it can have it from them.
+    /// Of these blocks, those that the owner lacks and others hold, and some of who do: what a node that takes any is
+    /// not given, since it can have it from them.
     pub fn elsewhere(
         &mut self,
         ask: &LazyAsk<'_>,
         now: Instant,
         chance: &mut Chance,
     ) -> (BlockSet, Vec<Holder>) {
-        let lacking = ask.places.and(&ask.own.elsewhere());
-        let is_held = |place: &u32| {
-            let swarm = self.look(ask.plot);
-            swarm.is_some_and(|swarm| swarm.is_held_beside(&ask.asker.id, *place))
-        };
-        let held: BlockSet = lacking.places().filter(is_held).collect();
-        let holders = self.holders_of(ask, &held, now, chance);
-        let named = holders.iter().fold(BlockSet::EMPTY, |all, holder| all.or(&holder.held));
-        (held.and(&named), holders)
+        let held = self.held_elsewhere(ask);
+        (held, self.holders_of(ask, &held, now, chance))
     }
 
     fn named(
@@ -397,6 +412,26 @@ mod tests {
             (BlockSet::EMPTY, 0),
             "it is the only holder itself"
         );
+    }
+
+    /// Thirty nodes with a block each, as when a new owner has just taken the map over in the middle of a pull.
+    #[test]
+    fn what_many_hold_a_part_of_is_not_brought_however_few_are_named() {
+        let (mut tracker, now, mut chance) = with_nodes(31);
+        for number in 0..30 {
+            tracker.record(&node(number).id, &holds(plot(1), &[number], &[]), now);
+        }
+        let lacks = Own { here: BlockSet::EMPTY, attested: BlockSet::full() };
+        let wants = |first, blocks| (BlockSet::run(first, blocks), &lacks);
+        for (places, own) in [wants(0, 30), wants(20, 12)] {
+            let ask = LazyAsk { asker: asker(30), plot: &plot(1), places: &places, failed: &[], own };
+            let nobodys = places.minus(&BlockSet::first(30));
+            let (elsewhere, _) = tracker.elsewhere(&ask, now, &mut chance);
+            assert_eq!(elsewhere, places.minus(&nobodys));
+            let lazy = tracker.lazy(&ask, now, &mut chance);
+            assert_eq!((lazy.send, lazy.bring), (BlockSet::EMPTY, nobodys));
+            assert_eq!(lazy.holders.len(), elsewhere.len().min(CANDIDATES_MAX as u32) as usize);
+        }
     }
 
     #[test]

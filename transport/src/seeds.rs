@@ -56,8 +56,6 @@ pub struct Seeds {
 struct View {
     ownership: Ownership,
     standing: Standing,
-    /// This seed has the maps of what will be its own.
-    has_maps: bool,
     /// Until the membership takes it.
     packets: Option<mpsc::Receiver<(NodeId, Bytes)>>,
 }
@@ -70,7 +68,6 @@ impl Seeds {
         let view = Mutex::new(View {
             ownership: Ownership::new(),
             standing: Standing::Joining,
-            has_maps: false,
             packets: Some(packets_here),
         });
         Arc::new(Self { own, capacity_slots, role, view, changes: watch::Sender::new(0), packets })
@@ -201,19 +198,9 @@ impl Seeds {
         }
     }
 
-    /// This seed has the maps of what will be its own, and takes its place in the order. Without this it does after
-    /// [`JOINS_WITHIN`](crate::ownership::JOINS_WITHIN).
-    pub fn has_maps(&self) {
-        self.change(|view| !std::mem::replace(&mut view.has_maps, true));
-    }
-
     /// This node is about to go: [`take_part`](crate::membership::take_part) tells the other seeds, and ends.
     pub fn leave(&self) {
         self.stands(Standing::Leaving);
-    }
-
-    pub(crate) fn maps_are_here(&self) -> bool {
-        self.view().has_maps
     }
 
     /// A packet of the membership, on whichever shard it came. Lost when too many wait.

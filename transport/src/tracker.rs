@@ -391,10 +391,11 @@ impl Swarm {
         self.copies.get(place as usize).copied().unwrap_or(0)
     }
 
-    /// Whether a member other than this one holds the block now.
-    pub(crate) fn is_held_beside(&self, id: &NodeId, place: u32) -> bool {
-        self.copies(place) > 0
-            && self.members.iter().any(|member| member.id != *id && member.held.contains(place))
+    /// What members other than this one hold now.
+    pub(crate) fn held_beside(&self, id: &NodeId) -> BlockSet {
+        let mut held = BlockSet::EMPTY;
+        self.members.iter().filter(|member| member.id != *id).for_each(|member| held.add(&member.held));
+        held
     }
 }
 

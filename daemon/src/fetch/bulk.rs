@@ -37,38 +37,56 @@ impl Bulk {
     }
 }
 
+/// A span, and what of it one transfer brings.
+struct Claim {
+    span: BlockRun,
+    absent: Vec<BlockIndex>,
+    id: TransferId,
+}
+
 impl Active {
-    /// The span around a block, beside what readers ask for.
+    /// The span around a block, beside what readers ask for: from now on all of it that is absent is the bulk's, and so are
+    /// the blocks that were to be asked for ahead.
     pub(super) fn begin_bulk(self: &Rc<Self>, block: BlockIndex, target: &Rc<Target>) {
-        let span = block.number() / SPAN_BLOCKS;
-        let is_asked = self.owner.cluster_for(target).is_some();
-        if !is_asked || self.is_without_room() || !self.bulk.borrow().may_begin(span) {
+        if self.is_without_room() {
             return;
         }
-        let Some(run) = span_of(self.content().layout(), block) else { return };
-        let active = self.clone();
-        self.owner.spawn(async move { active.bring_bulk(run).await });
+        let span = span_of(self.content().layout(), block);
+        let Some(claim) = span.and_then(|span| self.claim_span(span, target)) else { return };
+        let (active, target) = (self.clone(), target.clone());
+        self.owner.spawn(async move { active.bring_claimed(claim, &target).await });
     }
 
     /// Brings what the cluster has of a span. What it leaves out and somebody waits for is asked for as before.
     pub(super) async fn bring_bulk(self: &Rc<Self>, span: BlockRun) {
-        let number = span.first().number() / SPAN_BLOCKS;
         let target = self.target();
-        if self.owner.cluster_for(&target).is_none() || !self.bulk.borrow().may_begin(number) {
-            return;
+        if let Some(claim) = self.claim_span(span, &target) {
+            self.bring_claimed(claim, &target).await;
+        }
+    }
+
+    /// `None` where the cluster is not asked, or all of the span is here or on its way.
+    fn claim_span(&self, span: BlockRun, target: &Target) -> Option<Claim> {
+        self.owner.cluster_for(target)?;
+        if !self.bulk.borrow().may_begin(number_of(span)) {
+            return None;
         }
         let id = self.next_transfer();
         let absent = self.claim_absent(span, id);
         if absent.is_empty() {
-            return;
+            return None;
         }
-        self.bulk.borrow_mut().spans.insert(number);
-        let outcome = match self.wanted(span, true, &target) {
+        self.bulk.borrow_mut().spans.insert(number_of(span));
+        Some(Claim { span, absent, id })
+    }
+
+    async fn bring_claimed(self: &Rc<Self>, Claim { span, absent, id }: Claim, target: &Target) {
+        let outcome = match self.wanted(span, true, target) {
             Some(wanted) => self.pull(absent, wanted).await,
             None => None,
         };
         let mut bulk = self.bulk.borrow_mut();
-        bulk.spans.remove(&number);
+        bulk.spans.remove(&number_of(span));
         if outcome.is_none_or(|outcome| !outcome.missing.is_empty()) {
             bulk.failed_at = Some(Instant::now());
         }
@@ -127,13 +145,18 @@ impl Active {
             let active = self.clone();
             self.owner.spawn(async move {
                 tokio::time::sleep(patience).await;
+                // One at a time: all that pull the content are late with the same ones.
                 let late = run.blocks().find(|block| active.plan.borrow().is_awaited(*block));
-                if let Some(run) = late.and_then(|block| run.starting_at(block)) {
-                    active.hurry(run);
+                if let Some(late) = late.and_then(|block| run.starting_at(block)) {
+                    active.hurry(late.take(1));
                 }
             });
         }
     }
+}
+
+fn number_of(span: BlockRun) -> u32 {
+    span.first().number() / SPAN_BLOCKS
 }
 
 fn span_of(layout: Layout, block: BlockIndex) -> Option<BlockRun> {

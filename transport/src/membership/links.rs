@@ -127,9 +127,6 @@ impl Shell {
         mut changes: watch::Receiver<u64>,
     ) {
         while self.seeds.standing() != Standing::Leaving {
-            if self.seeds.maps_are_here() {
-                self.core.owns(Instant::now());
-            }
             self.play();
             let next = self.core.next_at().into_iter().chain(self.seeds.moves_at()).min();
             let next = next.unwrap_or_else(|| Instant::now() + super::SWEEP_PERIOD);

@@ -41,7 +41,7 @@ use self::packet::{Codec, Packet, member_bytes};
 use self::timers::Timers;
 use crate::chance::Chance;
 use crate::node::{Node, NodeId};
-use crate::ownership::JOINS_WITHIN;
+use crate::ownership::JOINS_AFTER;
 use crate::wire::{self, GOSSIP_BYTES_MAX, Malformed, SEEDS_MAX};
 
 /// How often a seed asks another one whether it is there.
@@ -200,8 +200,8 @@ impl Membership {
         }
     }
 
-    /// This seed has the maps of what will be its own, or there are none.
-    pub fn owns(&mut self, now: Instant) {
+    /// This seed takes its place in the order.
+    fn owns(&mut self, now: Instant) {
         (self.own_at, self.claim_at) = (None, None);
         if !self.left && !self.own().seed.owns {
             let mut own = self.own().clone();
@@ -474,7 +474,7 @@ impl Membership {
         }
         self.outputs.push_back(Output::Up(self.own().seed.clone()));
         if !self.own().seed.owns {
-            (self.claim_at, self.own_at) = (Some(now + CLAIM_AFTER), Some(now + JOINS_WITHIN));
+            (self.claim_at, self.own_at) = (Some(now + CLAIM_AFTER), Some(now + JOINS_AFTER));
         }
     }
 

@@ -157,7 +157,8 @@ impl Server {
 
     fn own_as_holder(&self, plot: &Plot) -> Option<Holder> {
         let site = self.site(plot)?;
-        let held = self.held_of(&site, &site.blocks);
+        // What is on its way from the origin is asked for here too, and who asks waits for it.
+        let held = self.held_of(&site, &site.blocks).or(&site.board.bringing());
         let node = self.books.seeds.own().clone();
         let holder = Holder { node, held, coming: BlockSet::EMPTY, load: self.books.load() };
         (!held.is_empty()).then_some(holder)

@@ -28,13 +28,14 @@ const BUFFER_WITHIN: Duration = Duration::from_millis(200);
 const BUFFER_TRIES: u32 = 20;
 
 impl Server {
-    /// Sends what is held of these blocks; with time to wait, what comes in that time as well.
+    /// Sends what is held of these blocks; with time to wait, what comes in that time as well. What is on its way from the
+    /// origin is waited for in any case: this node was the owner a moment ago, or is it, and nobody else has it.
     pub(super) async fn take(&self, asker: &Node, take: &Take, exchange: &mut Exchange) -> Result<(), Stop> {
         let Some(site) = self.site(&take.plot) else {
             return Err(because(Code::NotHeld, "nothing of this content is here").into());
         };
         let wait = Duration::from_millis(take.wait_ms.into()).min(WAIT_MAX);
-        let deadline = Instant::now() + wait;
+        let (deadline, from_origin_by) = (Instant::now() + wait, Instant::now() + WAIT_MAX);
         let mut left = take.places.and(&site.blocks);
         loop {
             let mut changes = site.board.changes();
@@ -49,6 +50,10 @@ impl Server {
                 self.send(&site, &ready, &upload, exchange).await?;
                 left = left.minus(&ready);
             }
+            let deadline = match left.and(&site.board.bringing()).is_empty() {
+                true => deadline,
+                false => from_origin_by,
+            };
             if left.is_empty() || timeout_at(deadline, changes.changed()).await.is_err() {
                 break;
             }
