@@ -327,6 +327,9 @@ impl PlotPull {
     }
 
     fn refused_by_the_owner(&self, request: &Request, refused: Refused) {
+        if refused.reaction() == Reaction::GoToOrigin {
+            tracing::debug!(content = %self.plot.content, detail = %*refused.detail, "the owner sends this node to the origin");
+        }
         let now = Instant::now();
         let asked = if request.any { BlockSet::EMPTY } else { request.places };
         match refused.reaction() {
@@ -414,6 +417,9 @@ impl PlotPull {
     /// Nobody but the origin has these.
     fn leave_to_the_origin(&self, places: &BlockSet) {
         let parted = self.state.borrow_mut().receivers.part_with(places);
+        if !parted.is_empty() {
+            tracing::debug!(content = %self.plot.content, span = self.plot.span.number(), blocks = places.len(), "left to the origin");
+        }
         for (client, places) in parted {
             self.context.shared.counters().left_to_origin(places.len());
             client.say(self.runs(&places).map(Pulled::GoToOrigin).collect());
