@@ -231,6 +231,7 @@ impl PlotPull {
     }
 
     fn act(self: &Rc<Self>, step: Step) {
+        tracing::trace!(content = %self.plot.content, ?step, "next");
         match step {
             Step::Find { known, wanted } => self.find(known, wanted),
             Step::Unwatch(parent) => self.forget_parent(&parent),
@@ -279,6 +280,7 @@ impl PlotPull {
     pub(super) fn end(&self, request: &Request, ended: Ended) {
         let now = Instant::now();
         let (source, places) = (&request.source, &request.places);
+        tracing::trace!(content = %self.plot.content, ?source, ?ended, "a request has ended");
         self.event.notify_one();
         let mut state = self.state.borrow_mut();
         state.requests.remove(&request.number);
