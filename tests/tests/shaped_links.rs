@@ -73,12 +73,14 @@ fn links_are_cut_and_blocked_and_lose_packets_as_they_are_told() {
 
     far.block_udp(true);
     assert!(wire.loses() && tcp(&near, &far), "only datagrams are blocked");
+    assert_eq!(far.lost_packets(), 1);
     far.block_udp(false);
     assert!(wire.carries());
 
     far.be_deaf_to([near.address()]);
     assert!(wire.loses() && tcp(&third, &far), "it hears the third");
     far.be_deaf_to([]);
+    assert_eq!(far.lost_packets(), 0, "since then");
     far.unplug();
     assert!(wire.loses());
     far.plug();
@@ -91,8 +93,9 @@ fn links_are_cut_and_blocked_and_lose_packets_as_they_are_told() {
         // By chance of one in a million it is none; and late ones count as lost on a busy machine.
         assert!(came < 400, "none is lost at {percent} %");
         assert!(came > 0, "all are lost at {percent} %");
+        assert!(far.lost_packets() >= 1, "what is lost is counted");
     }
-    let LinkBytes { received, sent } = near.bytes();
+    let LinkBytes { received, sent, .. } = near.bytes();
     assert!(sent > received, "datagrams went one way: {received} and {sent} bytes");
 }
 

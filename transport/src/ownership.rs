@@ -7,8 +7,8 @@
 //!
 //! A seed stays the owner for five seconds after it was last seen: a restart moves nothing. One that has
 //! joined takes its place after two seconds, when all have heard of it; the map of a content it takes when it is first asked for
-//! it. One that leaves says so, and owns nothing from that moment on. Where nobody owns yet, as in a new cluster, there are no maps to wait for: then
-//! all own that are up.
+//! it. One that leaves says so, and owns nothing from that moment on. Where nobody owns yet, as in a new cluster, there are no
+//! maps to wait for: then all own that are up, and go on to when the first of them says so.
 //!
 //! Whether spans of a content are owned each by itself is said by the content's own owner when it describes it
 //! ([`owned_by_span`]), so that nodes which know other capacities do not see it otherwise.
@@ -80,6 +80,11 @@ impl Ownership {
             None if owns => State::Owning,
             None => State::Joining(now),
         };
+        // The first of a new cluster to say so. The others own as well, and will say so: until they do nothing moves.
+        let is_one_of_the_first = owns && self.seeds.contains_key(&node.id) && !self.somebody_owns(now);
+        if is_one_of_the_first {
+            self.seeds.values_mut().for_each(|seed| seed.state = State::Owning);
+        }
         self.seeds.insert(node.id, Seed { node, capacity_slots, state });
         true
     }
@@ -119,6 +124,10 @@ impl Ownership {
         changed
     }
 
+    fn somebody_owns(&self, now: Instant) -> bool {
+        self.seeds.values().any(|seed| seed.owns_something(now))
+    }
+
     fn forget_the_dead(&mut self, now: Instant) {
         self.seeds.retain(|_, seed| !seed.is_dead(now));
     }
@@ -126,7 +135,7 @@ impl Ownership {
     /// Owner and deputy of a plot; `None` when there is no seed. With `by_span` the span counts, else only the
     /// content.
     pub fn of(&self, plot: &Plot, by_span: bool, now: Instant) -> Option<Owners<'_>> {
-        let nobody_owns = !self.seeds.values().any(|seed| seed.owns_something(now));
+        let nobody_owns = !self.somebody_owns(now);
         let mut lots: Vec<(Lot, &Seed)> = self
             .seeds
             .values()
@@ -333,8 +342,21 @@ mod tests {
         }
         assert!((0..50).all(|number| owner(&one, number, now) == owner(&other, number, now)));
         assert!((0..50).any(|number| owner(&one, number, now) != owner(&one, 0, now)));
+        let before: Vec<_> = (0..50).map(|number| owner(&one, number, now)).collect();
         one.up(node(2), 10, true, now);
-        assert!((0..50).all(|number| owner(&one, number, now) == node(2).id), "one owns already");
+        assert!((0..50).map(|number| owner(&one, number, now)).eq(before), "nothing moves when one says so");
+        one.up(node(4), 10, false, now);
+        assert!((0..50).all(|number| owner(&one, number, now) != node(4).id), "who comes later waits");
+    }
+
+    /// Who comes to others does not take himself for one of the first.
+    #[test]
+    fn who_hears_first_of_one_that_owns_waits() {
+        let now = Instant::now();
+        let mut ownership = Ownership::new();
+        ownership.up(node(1), 10, false, now);
+        ownership.up(node(2), 10, true, now);
+        assert!((0..50).all(|number| owner(&ownership, number, now) == node(2).id));
     }
 
     #[test]

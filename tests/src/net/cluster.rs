@@ -25,6 +25,9 @@ const ETHERNET_MTU: u32 = 1500;
 const PROBES: usize = 6;
 const PROBE_BYTES: u64 = 1000;
 
+/// What a seed prints when it takes its place among the owners. One that comes later than the others does after 10 s.
+const OWNS: &str = "this seed owns contents now";
+
 /// What a node is to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -243,12 +246,15 @@ impl Cluster {
         &self.nodes[self.seeds().len()..]
     }
 
-    /// Waits until the nodes are one cluster: whatever they read together, the registry gives once. Small blobs that
-    /// nobody has read yet tell, enough of them that each seed owns some.
+    /// Waits until the nodes are one cluster: each seed owns, so that no content has another owner a moment later, and
+    /// whatever they read together, the registry gives once. Small blobs that nobody has read yet tell, enough of them
+    /// that each seed owns some.
     ///
     /// # Panics
     /// When they are none after a minute.
     pub fn wait_until_joined(&self) {
+        let all_own = || self.seeds().iter().all(|seed| seed.log().contains(OWNS));
+        wait_until(Duration::from_secs(60), all_own, || "a seed does not own".to_owned());
         let nodes: Vec<&Node> = self.nodes.iter().collect();
         self.wait_until_one(&nodes);
     }
@@ -291,6 +297,13 @@ impl Cluster {
     /// What each seed has asked of the registry up to now, in body bytes.
     pub fn asked_by_seeds(&self) -> Vec<u64> {
         self.seeds().iter().map(Node::asked_bytes).collect()
+    }
+
+    /// Who has asked the registry for how many body bytes since it was started, for a scenario that fails.
+    pub fn bill(&self) -> String {
+        let asked = self.nodes.iter().map(|node| (node, node.asked_bytes())).filter(|(_, asked)| *asked > 0);
+        let lines = asked.map(|(node, asked)| format!("{:?} {}: {asked}", node.role, node.host.address()));
+        lines.collect::<Vec<_>>().join(", ")
     }
 
     /// The seed that has asked most of the registry since `before`: the owner of what was read since then.

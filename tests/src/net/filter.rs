@@ -39,3 +39,10 @@ impl Display for Filter {
         writeln!(out, "COMMIT")
     }
 }
+
+/// The packets that its rules have dropped, in what `iptables-save --counters` says: `[packets:bytes] -A … -j DROP`.
+pub(super) fn dropped_packets(table: &str) -> u64 {
+    let rules = table.lines().filter(|line| line.ends_with("-j DROP"));
+    let packets = rules.filter_map(|rule| rule.strip_prefix('[')?.split_once(':')?.0.parse::<u64>().ok());
+    packets.sum()
+}

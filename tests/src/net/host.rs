@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Stdio;
 use std::sync::Mutex;
 
-use super::filter::Filter;
+use super::filter::{self, Filter};
 use super::namespace::Namespace;
 use crate::process;
 
@@ -39,6 +39,8 @@ pub struct LinkBytes {
     pub received: u64,
     /// From the host.
     pub sent: u64,
+    /// In so many packets: true to the wire only after [`Host::carry_singly`].
+    pub sent_packets: u64,
 }
 
 impl Host {
@@ -105,11 +107,25 @@ impl Host {
 
     /// Loses so many of a hundred packets that come from these hosts, by chance.
     pub fn lose(&self, percent: u8, from: impl IntoIterator<Item = Ipv4Addr>) {
-        // Each packet by itself: the kernel would otherwise hand many to the host as one.
+        self.carry_singly();
+        self.filter(|filter| filter.lossy = Some((from.into_iter().collect(), percent)));
+    }
+
+    /// How many packets were lost by [`Host::lose`], [`Host::block_udp`] or [`Host::be_deaf_to`] since the last of these
+    /// was called.
+    ///
+    /// # Panics
+    /// When iptables does not say.
+    pub fn lost_packets(&self) -> u64 {
+        filter::dropped_packets(&self.namespace.run("iptables-save", "--counters --table filter"))
+    }
+
+    /// From now on the link carries each packet by itself. The kernel otherwise hands many to the other end as one, and
+    /// counts them as one.
+    pub fn carry_singly(&self) {
         let whole = |device: &str| format!("link set dev {device} gso_max_segs 1");
         self.namespace.run("ip", &whole(Host::LINK));
         self.port.switch.run("ip", &whole(&self.port.name));
-        self.filter(|filter| filter.lossy = Some((from.into_iter().collect(), percent)));
     }
 
     /// What the link has carried.
@@ -137,9 +153,14 @@ impl Host {
     }
 }
 
-/// proc_pid_net(5): after the name eight fields of what was received, then eight of what was sent, bytes first.
+/// proc_pid_net(5): after the name eight fields of what was received, then eight of what was sent, bytes first and packets
+/// second.
 fn link_bytes(table: &str) -> Option<LinkBytes> {
     let fields = table.lines().find_map(|line| line.trim().strip_prefix(Host::LINK)?.strip_prefix(':'))?;
     let mut fields = fields.split_whitespace().map(str::parse);
-    Some(LinkBytes { received: fields.next()?.ok()?, sent: fields.nth(7)?.ok()? })
+    Some(LinkBytes {
+        received: fields.next()?.ok()?,
+        sent: fields.nth(7)?.ok()?,
+        sent_packets: fields.next()?.ok()?,
+    })
 }

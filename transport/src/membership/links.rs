@@ -181,6 +181,8 @@ impl Shell {
                     if seed.node.id != own {
                         tracing::info!(seed = %seed.node.id, address = %seed.node.address, "a seed is up");
                         self.seeds.stands(Standing::Joined);
+                    } else if seed.owns {
+                        tracing::info!("this seed owns contents now");
                     }
                     self.seeds.up(seed);
                 }

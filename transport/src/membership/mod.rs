@@ -502,6 +502,9 @@ impl Membership {
         let active = self.foca.iter_members().map(Member::id).filter(|entry| !entry.leaving);
         let active: BTreeMap<NodeId, Entry> = active.map(|entry| (*entry.id(), entry.clone())).collect();
         let before = std::mem::replace(&mut self.up, active);
+        let nobody_owned = !before.values().any(|entry| entry.seed.owns);
+        let begins = |entry: &Entry| entry.seed.owns && before.contains_key(entry.id());
+        let is_new_cluster = nobody_owned && self.up.values().any(begins);
         for (id, entry) in &self.up {
             if before.get(id).map(|before| &before.seed) != Some(&entry.seed) {
                 self.outputs.push_back(Output::Up(entry.seed.clone()));
@@ -513,6 +516,10 @@ impl Membership {
         }
         if !self.up.is_empty() {
             self.join(now);
+        }
+        // This one was there before anybody owned: the others count it among the owners from now on.
+        if is_new_cluster && self.claim_at.is_some() {
+            self.owns(now);
         }
     }
 }

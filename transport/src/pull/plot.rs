@@ -231,6 +231,7 @@ impl PlotPull {
     }
 
     fn act(self: &Rc<Self>, step: Step) {
+        tracing::trace!(content = %self.plot.content, ?step, "next");
         match step {
             Step::Find { known, wanted } => self.find(known, wanted),
             Step::Unwatch(parent) => self.forget_parent(&parent),
@@ -279,6 +280,7 @@ impl PlotPull {
     pub(super) fn end(&self, request: &Request, ended: Ended) {
         let now = Instant::now();
         let (source, places) = (&request.source, &request.places);
+        tracing::trace!(content = %self.plot.content, ?source, ?ended, "a request has ended");
         self.event.notify_one();
         let mut state = self.state.borrow_mut();
         state.requests.remove(&request.number);
@@ -327,6 +329,9 @@ impl PlotPull {
     }
 
     fn refused_by_the_owner(&self, request: &Request, refused: Refused) {
+        if refused.reaction() == Reaction::GoToOrigin {
+            tracing::debug!(content = %self.plot.content, detail = %*refused.detail, "the owner sends this node to the origin");
+        }
         let now = Instant::now();
         let asked = if request.any { BlockSet::EMPTY } else { request.places };
         match refused.reaction() {
@@ -414,6 +419,9 @@ impl PlotPull {
     /// Nobody but the origin has these.
     fn leave_to_the_origin(&self, places: &BlockSet) {
         let parted = self.state.borrow_mut().receivers.part_with(places);
+        if !parted.is_empty() {
+            tracing::debug!(content = %self.plot.content, span = self.plot.span.number(), blocks = places.len(), "left to the origin");
+        }
         for (client, places) in parted {
             self.context.shared.counters().left_to_origin(places.len());
             client.say(self.runs(&places).map(Pulled::GoToOrigin).collect());
