@@ -7,7 +7,7 @@ use super::report::{Boot, Cost, Report, StepReport};
 use super::units;
 
 /// Length of the longest bar, in characters.
-const BAR_CHARS: usize = 16;
+const BAR_CHARS: usize = 12;
 
 /// An eighth to a whole of a bar's character.
 const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
@@ -63,8 +63,8 @@ fn notes(report: &Report) -> String {
          The registry: {} before each answer, {bandwidth}{redirect}.\n\
          Of it 1.00x is what one reader reads; {prefetch}.\n\
          After the kill -9 darter answered again in {}.\n\
-         The seed was killed when {:.0} % had arrived, and there is no second one: from then on each peer goes to\n\
-         the registry for what it and its parents lack.\n\
+         The seed was killed when {:.0} % had arrived, and there is no second one: from then on each peer\n\
+         goes to the registry for what it and its parents lack.\n\
          Every byte was checked: layers by their sha256 as they came in, reads against the blob.\n",
         if *peers == 1 { "peer" } else { "peers" },
         units::time(origin.latency),
@@ -98,10 +98,10 @@ fn boot_row(report: &StepReport, boot: &Boot) -> Row {
     }
 }
 
-fn asked(origin: Cost) -> String {
-    match origin.tally.requests {
+fn asked(Cost { tally, multiple }: Cost) -> String {
+    match tally.requests {
         0 => "not asked".into(),
-        requests => format!("{requests} requests, {:.2}x", origin.multiple),
+        requests => format!("{requests} requests, {}, {multiple:.2}x", units::bytes(tally.body_bytes)),
     }
 }
 
@@ -206,14 +206,14 @@ mod tests {
     fn the_chart() {
         let expected = "\
 Whole pull of a generated image: 6 layers, 500 MB, 4 at a time
-                                   time       rate               origin
-  straight from the registry     4.90 s   102 MB/s  500 requests, 1.00x  ████████████▊
-  cold through darter            5.00 s   100 MB/s  500 requests, 1.00x  █████████████▏
-  remote peer hit                500 ms  1.00 GB/s            not asked  █▎
-  local hit                      250 ms  2.00 GB/s            not asked  ▋
-  kill -9, restart, local hit    300 ms  1.67 GB/s            not asked  ▊
-  all peers at once              5.20 s   288 MB/s  500 requests, 1.00x  █████████████▋
-  all, the seed killed half way  6.10 s   246 MB/s  900 requests, 1.80x  ████████████████
+                                   time       rate                       origin
+  straight from the registry     4.90 s   102 MB/s  500 requests, 500 MB, 1.00x  █████████▋
+  cold through darter            5.00 s   100 MB/s  500 requests, 500 MB, 1.00x  █████████▉
+  remote peer hit                500 ms  1.00 GB/s                    not asked  █
+  local hit                      250 ms  2.00 GB/s                    not asked  ▌
+  kill -9, restart, local hit    300 ms  1.67 GB/s                    not asked  ▋
+  all peers at once              5.20 s   288 MB/s  500 requests, 500 MB, 1.00x  ██████████▎
+  all, the seed killed half way  6.10 s   246 MB/s  900 requests, 900 MB, 1.80x  ████████████
 
 ";
         let chart = render(&report());
