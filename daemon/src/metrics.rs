@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use darter_engine::Store;
 use darter_engine::store::{ScrubStatus, StoreStats};
+use darter_transport::cluster::Shared;
+use darter_transport::seeds::Standing;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -43,6 +45,18 @@ struct Answered {
     status: u16,
 }
 
+/// Who sent a block.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Sender {
+    Owner,
+    Parent,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ByFrom {
+    from: Sender,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Outcome {
     Bytes,
@@ -64,6 +78,15 @@ impl EncodeLabelValue for Source {
             Self::Origin => "origin",
             Self::Pass => "pass",
             Self::Own => "own",
+        })
+    }
+}
+
+impl EncodeLabelValue for Sender {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.write_str(match self {
+            Self::Owner => "owner",
+            Self::Parent => "parent",
         })
     }
 }
@@ -94,6 +117,23 @@ pub struct Metrics {
     connections: Gauge,
     longest_poll_seconds: Histogram,
     store: StoreGauges,
+    cluster: ClusterGauges,
+}
+
+/// What is counted of other nodes, taken over at each scrape; without a cluster all zero. No label names a node: there may be
+/// thousands, and `darter peers` tells of each.
+#[derive(Debug, Default)]
+struct ClusterGauges {
+    joined: Gauge,
+    seeds: Gauge,
+    nodes: Gauge,
+    connections: Gauge,
+    sent_bytes: Counter,
+    received_bytes: Counter,
+    pulled_bytes: Family<ByFrom, Counter>,
+    late_bytes: Counter,
+    wrong_blocks: Counter,
+    left_to_origin_blocks: Counter,
 }
 
 /// The store's own numbers, taken over at each scrape.
@@ -220,6 +260,8 @@ impl Metrics {
             Unit::Bytes,
             store.written.clone(),
         );
+        let cluster = ClusterGauges::default();
+        cluster.register(&mut registry);
         Arc::new(Self {
             registry,
             requests,
@@ -232,6 +274,7 @@ impl Metrics {
             connections,
             longest_poll_seconds,
             store,
+            cluster,
         })
     }
 
@@ -286,9 +329,10 @@ impl Metrics {
         self.longest_poll_seconds.observe(longest.as_secs_f64());
     }
 
-    /// The OpenMetrics text, with the store's numbers of this moment.
-    pub(crate) fn text(&self, store: &Store) -> String {
+    /// The OpenMetrics text, with the numbers of this moment of the store, and of the cluster that the node is in.
+    pub(crate) fn text(&self, store: &Store, cluster: Option<&Shared>) -> String {
         self.store.take_over(&store.stats(), &store.scrub_status());
+        cluster.inspect(|cluster| self.cluster.take_over(cluster));
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
             // Formatting into a string does not fail; an empty answer would look like a healthy one.
@@ -300,19 +344,12 @@ impl Metrics {
 
 impl StoreGauges {
     fn take_over(&self, stats: &StoreStats, scrub: &ScrubStatus) {
-        let set = |gauge: &Gauge<i64, AtomicI64>, value: u64| {
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        };
         set(&self.capacity, stats.capacity_bytes);
         set(&self.used, stats.used_bytes);
         set(&self.contents, stats.contents);
         set(&self.leases, stats.leases);
         set(&self.slabs_out_of_service, stats.slabs_out_of_service);
         set(&self.buffers, stats.buffer_bytes);
-        // The store counts; a scrape brings the counter up to it.
-        let raise = |counter: &Counter<u64, AtomicU64>, value: u64| {
-            counter.inner().fetch_max(value, std::sync::atomic::Ordering::Relaxed);
-        };
         raise(&self.evicted, stats.evicted_pieces);
         raise(&self.checks_passed, stats.blocks_checked);
         raise(&self.checks_failed, stats.checks_failed);
@@ -326,4 +363,72 @@ impl StoreGauges {
         set(&self.scrub_running, u64::from(scrub.on && scrub.round.is_some()));
         set(&self.scrub_ended, scrub.ended_at_s);
     }
+}
+
+impl ClusterGauges {
+    fn register(&self, registry: &mut Registry) {
+        for (name, help, gauge) in [
+            ("cluster_joined", "1 while this node knows the seeds of its cluster", &self.joined),
+            ("cluster_seeds", "Seeds that hold a place in the cluster, this node with them", &self.seeds),
+            ("peers_connected", "Other nodes with a connection to this one", &self.nodes),
+            ("peer_connections", "Connections with other nodes", &self.connections),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
+        for (name, help, counter) in [
+            ("peer_sent", "Bytes of blocks to other nodes", &self.sent_bytes),
+            (
+                "peer_received",
+                "Bytes of blocks from other nodes, whatever became of them",
+                &self.received_bytes,
+            ),
+            ("peer_late", "Bytes of blocks from other nodes that were here already", &self.late_bytes),
+        ] {
+            registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
+        }
+        registry.register_with_unit(
+            "peer_pulled",
+            "Bytes of blocks from other nodes that were wanted and right, by who sent them",
+            Unit::Bytes,
+            self.pulled_bytes.clone(),
+        );
+        for (name, help, counter) in [
+            ("peer_wrong_blocks", "Blocks from other nodes that were not those attested", &self.wrong_blocks),
+            (
+                "peer_left_to_origin_blocks",
+                "Blocks wanted of the cluster for which this node was sent to the registry",
+                &self.left_to_origin_blocks,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+    }
+
+    fn take_over(&self, cluster: &Shared) {
+        let (seeds, totals, counted) = (cluster.seeds(), cluster.peers().totals(), cluster.counters().now());
+        let knows_seeds = matches!(seeds.standing(), Standing::Alone | Standing::Joined);
+        set(&self.joined, u64::from(knows_seeds));
+        set(&self.seeds, seeds.live().len() as u64);
+        set(&self.nodes, totals.nodes);
+        set(&self.connections, totals.sessions);
+        raise(&self.sent_bytes, totals.sent_bytes);
+        raise(&self.received_bytes, totals.received_bytes);
+        for (from, bytes) in
+            [(Sender::Owner, counted.from_owner_bytes), (Sender::Parent, counted.from_parents_bytes)]
+        {
+            raise(&self.pulled_bytes.get_or_create(&ByFrom { from }), bytes);
+        }
+        raise(&self.late_bytes, counted.late_bytes);
+        raise(&self.wrong_blocks, counted.wrong_blocks);
+        raise(&self.left_to_origin_blocks, counted.left_to_origin_blocks);
+    }
+}
+
+fn set(gauge: &Gauge<i64, AtomicI64>, value: u64) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+/// Others count; a scrape brings the counter up to them.
+fn raise(counter: &Counter<u64, AtomicU64>, value: u64) {
+    counter.inner().fetch_max(value, Ordering::Relaxed);
 }

@@ -182,7 +182,10 @@ impl Daemon {
         self.store.start_scrub(settings.scrub, warm_up_bytes_max).map_err(system("start a thread"))?;
         let metrics_served = settings.metrics.then(|| metrics.clone());
         let bring = Rc::new(ThroughFront::new(front.local_addr().unwrap_or(settings.front)));
-        let answering = Admin::new(self.store.clone(), metrics_served, reload.clone(), bring);
+        let mut answering = Admin::new(self.store.clone(), metrics_served, reload.clone(), bring);
+        if let Some(part) = &cluster {
+            answering = answering.in_cluster(part.shared.clone());
+        }
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
         let (asked, limits) = (reload.identity_asked(), reload.peer_limits());
         let keeping = cluster.map(|part| tokio::task::spawn_local(part.stay(asked, limits)));

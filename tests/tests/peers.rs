@@ -12,7 +12,8 @@ fn a_node_without_a_cluster_says_so() {
     let origin = Origin::start();
     let daemon = Daemon::builder().registry(&origin.url()).capacity("64MiB").start();
     let admin = daemon.admin().to_string();
-    darter(&["peers", "--admin", &admin]).failed(3, &["in no cluster", "--cluster-secret"]);
+    darter(&["peers", "--admin", &admin])
+        .failed(3, &["in no cluster", "--cluster-secret", "`darter cluster init`"]);
 }
 
 #[test]

@@ -66,6 +66,7 @@ impl fmt::Debug for Cluster {
 
 /// What others say, to who deals with it.
 struct Front {
+    shared: Arc<Shared>,
     server: Rc<Server>,
     cluster: OnceCell<Weak<Cluster>>,
 }
@@ -75,7 +76,8 @@ impl Cluster {
     pub fn start(shared: Arc<Shared>, parts: Parts) -> Rc<Self> {
         let Parts { endpoint, introduction, store, origin, chance_seed, found } = parts;
         let server = Server::new(shared.books().clone(), store.clone(), origin);
-        let front = Rc::new(Front { server: server.clone(), cluster: OnceCell::new() });
+        let front =
+            Rc::new(Front { shared: shared.clone(), server: server.clone(), cluster: OnceCell::new() });
         let mesh = Mesh::start(endpoint, introduction, front.clone());
         server.begin(&mesh);
         let (chance, watches) = (Chance::seeded(chance_seed).into(), Watches::default());
@@ -209,8 +211,9 @@ impl Cluster {
 
 impl Service for Front {
     fn up(&self, session: &Rc<Session>) {
+        self.shared.peers().up(session);
         self.server.up(session);
-        self.server.books().seeds().tell(session);
+        self.shared.seeds().tell(session);
         if session.role() == Role::Seed
             && let Some(cluster) = self.cluster.get().and_then(Weak::upgrade)
         {
@@ -220,9 +223,13 @@ impl Service for Front {
 
     fn down(&self, session: &Rc<Session>) {
         self.server.down(session);
+        self.shared.peers().down(session);
     }
 
     fn told(&self, session: &Rc<Session>, message: Message) {
+        if let Message::Leaving(_) = message {
+            self.shared.peers().leaves(&session.node().id);
+        }
         self.server.told(session, message);
     }
 

@@ -97,7 +97,13 @@ impl Exchange {
     /// # Errors
     /// As [`send`](Self::send).
     pub async fn send_blocks(&mut self, places: Range<u32>, bytes: Vec<Bytes>) -> Result<(), ExchangeError> {
-        self.send.write_blocks(places, bytes).await
+        self.send.announce_blocks(places).await?;
+        for part in bytes {
+            let part_bytes = part.len();
+            self.send.write(part).await?;
+            self.line.sent(part_bytes);
+        }
+        Ok(())
     }
 
     /// The next message; `None` at the end of the stream. May be dropped while it waits, and called again. After
@@ -123,7 +129,9 @@ impl Exchange {
     /// # Errors
     /// The stream ended before, or as [`next`](Self::next).
     pub async fn read_block(&mut self, buffer: BlockBuffer, bytes: u32) -> Result<Bytes, ExchangeError> {
-        self.recv.read_block(buffer, bytes).await
+        let block = self.recv.read_block(buffer, bytes).await?;
+        self.line.received(block.len());
+        Ok(block)
     }
 
     /// Says why nothing comes, and ends the stream.

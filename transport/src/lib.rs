@@ -46,6 +46,7 @@ pub mod mesh;
 mod message_stream;
 pub mod node;
 pub mod ownership;
+pub mod peers;
 pub mod pull;
 pub mod schedule;
 pub mod seeds;

@@ -44,18 +44,11 @@ impl MessageSender {
         Ok(())
     }
 
-    pub(crate) async fn write_blocks(
-        &mut self,
-        places: Range<u32>,
-        bytes: Vec<Bytes>,
-    ) -> Result<(), ExchangeError> {
+    /// Says that the bytes of these blocks follow.
+    pub(crate) async fn announce_blocks(&mut self, places: Range<u32>) -> Result<(), ExchangeError> {
         let (first, count) = (places.start as u16, places.len() as u16);
         debug_assert!((1..=RUN_BLOCKS_MAX as usize).contains(&places.len()), "{places:?}");
-        self.write(Message::from(Blocks { first, count }).encode()).await?;
-        for part in bytes {
-            self.write(part).await?;
-        }
-        Ok(())
+        self.write(Message::from(Blocks { first, count }).encode()).await
     }
 
     pub(crate) fn finish(&mut self) {

@@ -6,6 +6,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use crate::exchange::{Exchange, ExchangeError};
 use crate::identity::Member;
 use crate::lane::{Connection, LaneError, LaneKind, STREAMS_MAX};
 use crate::node::{Node, Role};
+use crate::peers::Flow;
 use crate::wire::{Code, Hello, Leaving, Message};
 
 /// Bytes that wait to be sent on a control stream: a dozen full `Holds`.
@@ -49,6 +51,8 @@ pub(crate) struct Line {
     /// Requests of this side.
     asking: Rc<Places>,
     used_at: Cell<Instant>,
+    /// Counts the bytes of blocks, if somebody wants to know.
+    flow: OnceCell<Arc<Flow>>,
 }
 
 /// Exchanges of one direction that are open.
@@ -77,6 +81,7 @@ impl Session {
             answering: Places::new(),
             asking: Places::new(),
             used_at: Cell::new(Instant::now()),
+            flow: OnceCell::new(),
         });
         Rc::new(Self { line, node, hello })
     }
@@ -121,6 +126,12 @@ impl Session {
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.line.leaving.get()
+    }
+
+    /// Bytes of blocks are counted there from now on.
+    pub(crate) fn count_in(&self, flow: Arc<Flow>) {
+        // The first time counts.
+        _ = self.line.flow.set(flow);
     }
 
     /// Opens a stream and sends the request; waits while [`STREAMS_MAX`] of this side are open.
@@ -203,6 +214,16 @@ impl Line {
             }
             self.wake_sender.notified().await;
         }
+    }
+
+    /// Bytes of blocks were given to the connection.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.flow.get().inspect(|flow| flow.sent(bytes));
+    }
+
+    /// Bytes of blocks have come.
+    pub(crate) fn received(&self, bytes: usize) {
+        self.flow.get().inspect(|flow| flow.received(bytes));
     }
 
     /// Something happens on it.

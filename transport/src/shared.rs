@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::download::{Arrival, Source};
 use crate::node::{Node, NodeId};
+use crate::peers::Peers;
 use crate::pull::Routes;
 use crate::seeds::Seeds;
 use crate::service::Books;
@@ -18,6 +19,7 @@ pub struct Shared {
     books: Arc<Books>,
     routes: Routes,
     counters: Counters,
+    peers: Peers,
     told: Told,
     has_leader: AtomicBool,
 }
@@ -31,6 +33,7 @@ impl Shared {
             books,
             routes: Routes::default(),
             counters: Counters::default(),
+            peers: Peers::default(),
             told: Told::default(),
             has_leader: AtomicBool::new(false),
         })
@@ -73,6 +76,12 @@ impl Shared {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Who is connected, and what moves.
+    #[must_use]
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 }
 

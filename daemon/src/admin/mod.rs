@@ -11,15 +11,14 @@ pub(crate) mod preheat;
 pub(crate) mod reference;
 
 use std::convert::Infallible;
-use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use darter_engine::{Content, ContentId, Store};
-use futures_util::future::LocalBoxFuture;
+use darter_transport::cluster::Shared;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{Either, Full, StreamBody};
 use hyper::body::Incoming;
@@ -44,7 +43,8 @@ const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Contents that are read through at a time: each keeps a disk busy.
 const VERIFICATIONS_MAX: usize = 1;
-const NO_CLUSTER: &str = "this node is in no cluster, or in one of which this version cannot tell yet; a cluster needs --cluster-secret FILE, or cluster.secretFile";
+const NO_CLUSTER: &str = "this node is in no cluster: it was started without --cluster-secret FILE or cluster.secretFile; \
+     `darter cluster init` makes that file";
 
 /// What the admin port tells of.
 #[derive(Debug)]
@@ -54,15 +54,11 @@ pub(crate) struct Admin {
     metrics: Option<Arc<Metrics>>,
     reload: Rc<Reload>,
     bring: Rc<dyn Bring>,
-    cluster: Option<Rc<dyn Cluster>>,
+    /// That this node is in, if it is in one.
+    cluster: Option<Arc<Shared>>,
+    since: Instant,
     verifications: Semaphore,
     preheats: Arc<Semaphore>,
-}
-
-/// What is known of the cluster that this node is in.
-pub(crate) trait Cluster: fmt::Debug {
-    /// Who is there, and what has moved.
-    fn peers(&self) -> LocalBoxFuture<'_, PeersInfo>;
 }
 
 /// Whole, or as it comes.
@@ -82,14 +78,14 @@ impl Admin {
             reload,
             bring,
             cluster: None,
+            since: Instant::now(),
             verifications: Semaphore::new(VERIFICATIONS_MAX),
             preheats: Arc::new(Semaphore::new(preheat::PREHEATS_MAX)),
         }
     }
 
     /// The same of a node that is in this cluster.
-    #[expect(dead_code, reason = "what flows between nodes is not counted yet")]
-    pub(crate) fn in_cluster(self, cluster: Rc<dyn Cluster>) -> Self {
+    pub(crate) fn in_cluster(self, cluster: Arc<Shared>) -> Self {
         Self { cluster: Some(cluster), ..self }
     }
 
@@ -146,7 +142,9 @@ impl Admin {
         }
         match (path, &self.metrics) {
             ("/server/ping", _) => text(StatusCode::OK, "text/plain", "pong\n".into()),
-            ("/metrics", Some(metrics)) => text(StatusCode::OK, OPENMETRICS, metrics.text(&self.store)),
+            ("/metrics", Some(metrics)) => {
+                text(StatusCode::OK, OPENMETRICS, metrics.text(&self.store, self.cluster.as_deref()))
+            }
             _ => text(
                 StatusCode::NOT_FOUND,
                 "text/plain",
@@ -183,7 +181,7 @@ impl Admin {
             ["peers"] => {
                 let cluster =
                     self.cluster.as_ref().ok_or_else(|| Problem::new(Code::NotFound, NO_CLUSTER))?;
-                json(&cluster.peers().await)
+                json(&PeersInfo::of(cluster, self.since.elapsed()))
             }
             ["preheat"] => self.preheated(Wanted::of(uri, request.headers())?).await,
             ["reload"] => json(&self.reloaded().await?),

@@ -1,14 +1,16 @@
 //! `GET /api/v1/peers`: who is in the cluster, as this node sees it, and what flows.
 //!
-//! The daemon's shards each tell what they [have seen](Seen); [`PeersInfo::merged`] makes one answer of it. Bytes are
-//! counted, and `at_ms` says when: who asks twice knows the rate. Pure.
+//! The transport counts what all shards see; the seeds that there are come to it. Bytes are counted, and `at_ms` says
+//! when: who asks twice knows the rate.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use darter_transport::lane::LaneKind;
+use darter_transport::cluster::Shared;
 use darter_transport::node::{Node, NodeId, Role};
+use darter_transport::peers::Peer;
+use darter_transport::seeds::Standing;
 use serde::{Deserialize, Serialize};
 
 /// Other nodes in one answer; of more, those with the lowest ids.
@@ -48,7 +50,8 @@ pub(crate) struct PeerInfo {
     pub(crate) lanes: Vec<LaneInfo>,
     /// That are open.
     pub(crate) connections: u32,
-    /// Of blocks, from this node to it, since this node's start or since it was last heard of.
+    /// Of blocks, from this node to it, since this node's start or since it was forgotten: ten minutes after the last
+    /// connection.
     pub(crate) sent_bytes: u64,
     /// From it to this node.
     pub(crate) received_bytes: u64,
@@ -107,61 +110,60 @@ pub(crate) enum LaneInfo {
     Other,
 }
 
-/// What one shard, or the table of seeds, says of another node. A node may be seen by several, and more than once.
-#[derive(Clone, Debug)]
-pub(crate) struct Seen {
-    pub(crate) node: Node,
-    pub(crate) role: Role,
-    /// Of a connection that is open; `None`: it was, or it is only told of.
-    pub(crate) lane: Option<LaneKind>,
-    pub(crate) is_leaving: bool,
-    pub(crate) sent_bytes: u64,
-    pub(crate) received_bytes: u64,
-}
-
 impl PeersInfo {
-    /// One answer of what all have seen. `since_start`: when.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what flows between nodes is not counted yet"))]
-    pub(crate) fn merged(
-        since_start: Duration,
+    /// What this node knows in this moment. `up_for`: how long the daemon has run.
+    pub(crate) fn of(shared: &Shared, up_for: Duration) -> Self {
+        let seeds = shared.seeds();
+        let own = (seeds.own(), if seeds.is_seed() { Role::Seed } else { Role::Peer });
+        let told = seeds.live().into_iter().map(|seed| seed.node);
+        Self::new(up_for, own, seeds.standing().into(), shared.peers().seen(), told)
+    }
+
+    /// `seen`: the nodes that are or were connected, each once; `seeds`: those that there are, connected or not.
+    fn new(
+        up_for: Duration,
         own: (&Node, Role),
         standing: StandingInfo,
-        seen: impl IntoIterator<Item = Seen>,
+        seen: Vec<Peer>,
+        seeds: impl Iterator<Item = Node>,
     ) -> Self {
-        let mut peers: BTreeMap<NodeId, PeerInfo> = BTreeMap::new();
-        for seen in seen.into_iter().filter(|seen| seen.node.id != own.0.id) {
-            let peer = peers.entry(seen.node.id).or_insert_with(|| PeerInfo {
-                node: NodeInfo::of(&seen.node, seen.role),
-                state: StateInfo::Known,
-                lanes: Vec::new(),
-                connections: 0,
-                sent_bytes: 0,
-                received_bytes: 0,
-            });
-            if let Some(lane) = seen.lane {
-                // What the node says of itself counts more than what others say.
-                peer.node = NodeInfo::of(&seen.node, seen.role);
-                peer.connections += 1;
-                peer.lanes.push(lane.into());
-                peer.lanes.sort_unstable();
-                peer.lanes.dedup();
-                peer.state = peer.state.max(StateInfo::Connected);
-            }
-            if seen.is_leaving {
-                peer.state = StateInfo::Leaving;
-            }
-            peer.sent_bytes = peer.sent_bytes.saturating_add(seen.sent_bytes);
-            peer.received_bytes = peer.received_bytes.saturating_add(seen.received_bytes);
-            if peers.len() > PEERS_MAX {
-                peers.pop_last();
-            }
+        let mut peers: BTreeMap<NodeId, PeerInfo> =
+            seen.into_iter().map(|peer| (peer.node.id, PeerInfo::of(&peer))).collect();
+        for seed in seeds.filter(|seed| seed.id != own.0.id) {
+            // What the node says of itself counts more than what others say.
+            peers.entry(seed.id).or_insert_with(|| PeerInfo::told(NodeInfo::of(&seed, Role::Seed)));
         }
         Self {
-            at_ms: u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX),
+            at_ms: u64::try_from(up_for.as_millis()).unwrap_or(u64::MAX),
             node: NodeInfo::of(own.0, own.1),
             standing,
-            peers: peers.into_values().collect(),
+            peers: peers.into_values().take(PEERS_MAX).collect(),
         }
+    }
+}
+
+impl PeerInfo {
+    fn of(peer: &Peer) -> Self {
+        let connections = peer.quic_sessions + peer.tcp_sessions;
+        let lanes = [(LaneInfo::Quic, peer.quic_sessions), (LaneInfo::Tcp, peer.tcp_sessions)];
+        Self {
+            state: match connections {
+                _ if peer.is_leaving => StateInfo::Leaving,
+                0 => StateInfo::Known,
+                _ => StateInfo::Connected,
+            },
+            lanes: lanes.into_iter().filter(|(_, open)| *open > 0).map(|(lane, _)| lane).collect(),
+            connections,
+            sent_bytes: peer.sent_bytes,
+            received_bytes: peer.received_bytes,
+            ..Self::told(NodeInfo::of(&peer.node, peer.role))
+        }
+    }
+
+    /// Of a node that was never connected.
+    fn told(node: NodeInfo) -> Self {
+        let (state, lanes) = (StateInfo::Known, Vec::new());
+        Self { node, state, lanes, connections: 0, sent_bytes: 0, received_bytes: 0 }
     }
 }
 
@@ -179,11 +181,13 @@ impl NodeInfo {
     }
 }
 
-impl From<LaneKind> for LaneInfo {
-    fn from(lane: LaneKind) -> Self {
-        match lane {
-            LaneKind::Quic => Self::Quic,
-            LaneKind::Tcp => Self::Tcp,
+impl From<Standing> for StandingInfo {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Joining => Self::Joining,
+            Standing::Alone => Self::Alone,
+            Standing::Joined => Self::Joined,
+            Standing::Leaving => Self::Leaving,
         }
     }
 }
@@ -199,48 +203,49 @@ mod tests {
         Node { id: NodeId::from_bytes([number; 32]), address, zone: Text::cut("a") }
     }
 
-    fn seen(number: u8, lane: Option<LaneKind>, sent_bytes: u64) -> Seen {
-        let (role, is_leaving) = (Role::Peer, false);
-        Seen { node: node(number), role, lane, is_leaving, sent_bytes, received_bytes: 10 * sent_bytes }
+    /// With so many sessions of each lane.
+    fn peer(number: u8, quic_sessions: u32, tcp_sessions: u32) -> Peer {
+        Peer {
+            node: node(number),
+            role: Role::Peer,
+            quic_sessions,
+            tcp_sessions,
+            is_leaving: false,
+            sent_bytes: 1,
+            received_bytes: 10,
+        }
     }
 
-    fn merged(seen: Vec<Seen>) -> Vec<PeerInfo> {
-        let time = Duration::from_millis(7);
-        let info = PeersInfo::merged(time, (&node(1), Role::Seed), StandingInfo::Joined, seen);
+    fn info(seen: Vec<Peer>, seeds: Vec<Node>) -> Vec<PeerInfo> {
+        let (time, own) = (Duration::from_millis(7), node(1));
+        let info = PeersInfo::new(time, (&own, Role::Seed), StandingInfo::Joined, seen, seeds.into_iter());
         assert_eq!((info.at_ms, info.node.role, &*info.node.zone), (7, RoleInfo::Seed, "a"));
         info.peers
     }
 
     #[test]
-    fn what_several_shards_see_is_one_node() {
-        let peers = merged(vec![
-            seen(3, Some(LaneKind::Tcp), 1),
-            seen(2, None, 2),
-            seen(3, Some(LaneKind::Quic), 3),
-            seen(3, None, 4),
-            // Itself.
-            seen(1, None, 5),
-        ]);
-        let of = |peer: &PeerInfo| (peer.state, peer.connections, peer.sent_bytes, peer.received_bytes);
+    fn who_is_connected_and_who_is_told_of_is_there_once() {
+        let leaving = Peer { is_leaving: true, ..peer(5, 1, 0) };
+        let other_zone = Node { zone: Text::cut("old"), ..node(3) };
+        let peers = info(
+            vec![peer(3, 2, 1), peer(4, 0, 0), leaving],
+            // This node itself is not another one.
+            vec![node(1), node(2), other_zone],
+        );
+        let of = |peer: &PeerInfo| (peer.state, peer.connections, peer.received_bytes);
         assert_eq!(
             peers.iter().map(of).collect::<Vec<_>>(),
-            [(StateInfo::Known, 0, 2, 20), (StateInfo::Connected, 2, 8, 80),]
+            [
+                (StateInfo::Known, 0, 0),
+                (StateInfo::Connected, 3, 10),
+                (StateInfo::Known, 0, 10),
+                (StateInfo::Leaving, 1, 10)
+            ]
         );
+        assert_eq!((peers[0].node.role, &*peers[0].node.id), (RoleInfo::Seed, &*"02".repeat(32)));
+        assert_eq!((&*peers[1].node.zone, peers[1].node.role), ("a", RoleInfo::Peer), "as it says itself");
         assert_eq!(peers[1].lanes, [LaneInfo::Quic, LaneInfo::Tcp]);
-        assert_eq!(peers[1].node.id, "03".repeat(32));
-    }
-
-    #[test]
-    fn what_a_node_says_of_itself_counts_more() {
-        let told = Seen { node: Node { zone: Text::cut("old"), ..node(2) }, ..seen(2, None, 0) };
-        let own = seen(2, Some(LaneKind::Quic), 0);
-        for seen in [vec![told.clone(), own.clone()], vec![own.clone(), told.clone()]] {
-            assert_eq!(merged(seen)[0].node.zone, "a");
-        }
-        let leaving = Seen { is_leaving: true, ..own.clone() };
-        for seen in [vec![leaving.clone(), own.clone()], vec![own, leaving]] {
-            assert_eq!(merged(seen)[0].state, StateInfo::Leaving);
-        }
+        assert_eq!(peers[3].lanes, [LaneInfo::Quic]);
     }
 
     #[test]
@@ -248,16 +253,16 @@ mod tests {
         let many = (0..PEERS_MAX as u32 + 5).map(|number| {
             let mut id = [9; 32];
             id[..4].copy_from_slice(&number.to_be_bytes());
-            Seen { node: Node { id: NodeId::from_bytes(id), ..node(9) }, ..seen(9, None, 0) }
+            Peer { node: Node { id: NodeId::from_bytes(id), ..node(9) }, ..peer(9, 1, 0) }
         });
-        let peers = merged(many.collect());
+        let peers = info(many.collect(), Vec::new());
         assert_eq!(peers.len(), PEERS_MAX);
         assert!(peers[0].node.id.starts_with("00000000"), "{}", peers[0].node.id);
     }
 
     #[test]
     fn the_json_is_flat_and_what_is_new_is_read() {
-        let peers = merged(vec![seen(2, Some(LaneKind::Quic), 1)]);
+        let peers = info(vec![peer(2, 1, 0)], Vec::new());
         let json = serde_json::to_value(&peers[0]).unwrap();
         assert_eq!(
             json,

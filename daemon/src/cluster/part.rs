@@ -106,8 +106,13 @@ impl NodePart {
     /// Looks for seeds, keeps the identity fresh and the limits as they are configured, for as long as the node runs. The
     /// identity's files are looked at when it is `asked` for.
     pub(crate) async fn stay(self, asked: Arc<Notify>, limits: watch::Receiver<Option<ClusterLimits>>) {
-        let own = vec![self.shared.own().address];
-        let following = join::follow(self.targets, own, Names::default(), self.found);
+        let (targets, found, own) = (self.targets, self.found, vec![self.shared.own().address]);
+        let following = async {
+            // A seed that was told of nobody need not wait for names: it is the first one as soon as nobody will tell it.
+            if !targets.is_empty() {
+                join::follow(targets, own, Names::default(), found).await;
+            }
+        };
         tokio::join!(following, self.keeper.keep(asked), follow_limits(&self.shared, limits));
     }
 

@@ -3,12 +3,11 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::registry::Tally;
-use super::report::{Report, StepReport};
+use super::report::{Boot, Cost, Report, StepReport};
 use super::units;
 
 /// Length of the longest bar, in characters.
-const BAR_CHARS: usize = 20;
+const BAR_CHARS: usize = 12;
 
 /// An eighth to a whole of a bar's character.
 const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
@@ -37,7 +36,7 @@ pub(super) fn render(report: &Report) -> String {
             units::time(boot.thinking)
         ),
         head: ["", "time", "a read, p50 / p99", "origin"],
-        rows: report.steps.iter().map(boot_row).collect(),
+        rows: report.steps.iter().filter_map(|step| Some(boot_row(step, step.boot.as_ref()?))).collect(),
     };
     pull.render(&mut text);
     text.push('\n');
@@ -48,43 +47,49 @@ pub(super) fn render(report: &Report) -> String {
 }
 
 fn notes(report: &Report) -> String {
-    let Report { origin, boot, restart, .. } = report;
+    let Report { origin, boot, restart, peers, .. } = report;
     let bandwidth = origin
         .bandwidth_bytes_per_s
         .map_or("unlimited bandwidth".into(), |rate| units::rate(rate, Duration::from_secs(1)));
     let redirect = if origin.redirect { ", every blob redirected to storage" } else { "" };
     let prefetch = match boot.prefetch {
-        true => "in the boot it also fetched the rest of the blob",
-        false => "in the boot only the blocks of 64 KiB that are read",
+        true => "in the boot darter also fetched the rest of the blob",
+        false => "in the boot darter fetched whole blocks of 64 KiB",
     };
+    let killed_at = report.steps.iter().find_map(|step| step.pull.killed_at).unwrap_or_default();
     format!(
-        "The registry: {} before each answer, {bandwidth}{redirect}.\n\
-         Cold, darter asked it for what it lacked: {prefetch}.\n\
+        "A cluster of one seed, which goes to the registry for all, and {peers} {}. Cold, the local hits and the\n\
+         kill -9 are of the first peer. All at once read what no node has yet.\n\
+         The registry: {} before each answer, {bandwidth}{redirect}.\n\
+         Of it 1.00x is what one reader reads; {prefetch}.\n\
          After the kill -9 darter answered again in {}.\n\
+         The seed was killed when {:.0} % had arrived, and there is no second one: from then on each peer\n\
+         goes to the registry for what it and its parents lack.\n\
          Every byte was checked: layers by their sha256 as they came in, reads against the blob.\n",
+        if *peers == 1 { "peer" } else { "peers" },
         units::time(origin.latency),
         units::time(*restart),
+        killed_at * 100.0,
     )
 }
 
 fn pull_row(report: &StepReport, bytes: u64) -> Row {
-    let StepReport { step, pull, .. } = report;
+    let StepReport { step, readers, pull, .. } = report;
     Row {
         cells: [
             step.label().into(),
             units::time(pull.time),
-            units::rate(bytes, pull.time),
+            units::rate(bytes.saturating_mul(*readers as u64), pull.time),
             asked(pull.origin),
         ],
         time: pull.time,
     }
 }
 
-fn boot_row(report: &StepReport) -> Row {
-    let StepReport { step, boot, .. } = report;
+fn boot_row(report: &StepReport, boot: &Boot) -> Row {
     Row {
         cells: [
-            step.label().into(),
+            report.step.label().into(),
             units::time(boot.time),
             format!("{} / {}", units::time(boot.read_p50), units::time(boot.read_p99)),
             asked(boot.origin),
@@ -93,10 +98,10 @@ fn boot_row(report: &StepReport) -> Row {
     }
 }
 
-fn asked(origin: Tally) -> String {
-    match origin {
-        Tally { requests: 0, .. } => "not asked".into(),
-        Tally { requests, body_bytes } => format!("{requests} requests, {}", units::bytes(body_bytes)),
+fn asked(Cost { tally, multiple }: Cost) -> String {
+    match tally.requests {
+        0 => "not asked".into(),
+        requests => format!("{requests} requests, {}, {multiple:.2}x", units::bytes(tally.body_bytes)),
     }
 }
 
@@ -155,11 +160,13 @@ fn bar(time: Duration, longest: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::{Boot, BootFacts, ImageFacts, Origin, Pull, Step};
+    use super::super::registry::Tally;
+    use super::super::report::{BootFacts, ImageFacts, Origin, Pull, Step};
     use super::*;
 
     fn report() -> Report {
-        let steps = Step::ALL.into_iter().zip([(4900, 47), (5000, 80), (250, 0), (300, 0)]);
+        let measured = [(4900, 500), (5000, 500), (500, 0), (250, 0), (300, 0), (5200, 500), (6100, 900)];
+        let steps = Step::with(3).zip(measured);
         Report {
             origin: Origin {
                 latency: Duration::from_millis(40),
@@ -180,12 +187,16 @@ mod tests {
                 prefetch: false,
             },
             restart: Duration::from_millis(21),
+            peers: 3,
             steps: steps
                 .map(|(step, (ms, requests))| {
                     let time = Duration::from_millis(ms);
-                    let origin = Tally { requests, body_bytes: requests * 1_000_000 };
+                    let readers = if step.image() == 0 { 1 } else { 3 };
+                    let origin = Cost::new(Tally { requests, body_bytes: requests * 1_000_000 }, 500_000_000);
                     let boot = Boot { time: time / 2, read_p50: time / 300, read_p99: time / 30, origin };
-                    StepReport { step, pull: Pull { time, origin }, boot }
+                    let killed_at = (step == Step::SeedKilled).then_some(0.501);
+                    let pull = Pull { time, origin, killed_at };
+                    StepReport { step, readers, pull, boot: step.boot_blob().map(|_| boot) }
                 })
                 .collect(),
         }
@@ -195,11 +206,14 @@ mod tests {
     fn the_chart() {
         let expected = "\
 Whole pull of a generated image: 6 layers, 500 MB, 4 at a time
-                                 time       rate                origin
-  straight from the registry   4.90 s   102 MB/s  47 requests, 47.0 MB  ███████████████████▋
-  cold through darter          5.00 s   100 MB/s  80 requests, 80.0 MB  ████████████████████
-  local hit                    250 ms  2.00 GB/s             not asked  █
-  kill -9, restart, local hit  300 ms  1.67 GB/s             not asked  █▎
+                                   time       rate                       origin
+  straight from the registry     4.90 s   102 MB/s  500 requests, 500 MB, 1.00x  █████████▋
+  cold through darter            5.00 s   100 MB/s  500 requests, 500 MB, 1.00x  █████████▉
+  remote peer hit                500 ms  1.00 GB/s                    not asked  █
+  local hit                      250 ms  2.00 GB/s                    not asked  ▌
+  kill -9, restart, local hit    300 ms  1.67 GB/s                    not asked  ▋
+  all peers at once              5.20 s   288 MB/s  500 requests, 500 MB, 1.00x  ██████████▎
+  all, the seed killed half way  6.10 s   246 MB/s  900 requests, 900 MB, 1.80x  ████████████
 
 ";
         let chart = render(&report());
@@ -211,6 +225,14 @@ Whole pull of a generated image: 6 layers, 500 MB, 4 at a time
         let chart = render(&report());
         assert!(chart.lines().all(|line| line.chars().count() <= 100 && line.trim_end() == line), "{chart}");
         assert!(chart.ends_with("blob.\n"), "{chart}");
+    }
+
+    #[test]
+    fn a_step_without_a_boot_is_in_the_first_table_alone() {
+        let chart = render(&report());
+        assert_eq!(chart.matches(Step::SeedKilled.label()).count(), 1, "{chart}");
+        assert_eq!(chart.matches(Step::AllAtOnce.label()).count(), 2, "{chart}");
+        assert!(chart.contains("when 50 % had arrived"), "{chart}");
     }
 
     #[test]

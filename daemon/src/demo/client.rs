@@ -26,6 +26,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How much of an error's body is shown.
 const ERROR_BODY_BYTES_MAX: usize = 2048;
 
+/// What a node of the demo says of itself is a few kilobytes.
+const JSON_BYTES_MAX: usize = 1 << 20;
+
 /// Why a blob, or a part of it, did not arrive as it is.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -123,6 +126,15 @@ impl Client {
         let host = self.route.host.clone();
         let answer = self.send(&host, path, None).await?;
         expect(&host, answer, StatusCode::OK).await.map(drop)
+    }
+
+    /// The JSON that `GET path` is answered with; `null` for anything else than JSON.
+    pub(super) async fn json(&mut self, path: &str) -> Result<serde_json::Value, FetchError> {
+        let host = self.route.host.clone();
+        let answer = self.send(&host, path, None).await?;
+        let body = Limited::new(expect(&host, answer, StatusCode::OK).await?.into_body(), JSON_BYTES_MAX);
+        let body = in_time(&host, body.collect()).await?.map(|body| body.to_bytes()).unwrap_or_default();
+        Ok(serde_json::from_slice(&body).unwrap_or_default())
     }
 
     /// Reads all of `blob`; `arrived` is told the size of each chunk. The digest is checked on the way, as

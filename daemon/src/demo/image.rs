@@ -16,6 +16,10 @@ const SHAPE_BYTES: [u64; 5] = [47_810_464, 32_713_237, 22_552_403, 16_389_110, 1
 /// The layer with hardly anything in it, of the same pull. It stays as small at any size.
 const SMALLEST_LAYER_BYTES: u64 = 535;
 
+/// Seeds that the layers of one generated image may take.
+const LAYERS_MAX: u64 = 16;
+const _: () = assert!(SHAPE_BYTES.len() < LAYERS_MAX as usize);
+
 /// An image as a registry holds it.
 #[derive(Clone, Debug)]
 pub(super) struct Image {
@@ -36,10 +40,14 @@ pub(super) struct Manifest {
 
 impl Image {
     /// An image whose layers have about `total_bytes` together. Their content is pseudo-random, of the same
-    /// digests each time: they can be pulled, stored and compared, but not unpacked.
-    pub(super) fn generate(total_bytes: u64) -> Self {
-        let layers: Vec<_> =
-            layer_sizes(total_bytes).zip(1..).map(|(len, seed)| Blob::synthetic(seed, len)).collect();
+    /// digests each time for the same `number`, and of others for another: they can be pulled, stored and compared,
+    /// but not unpacked.
+    pub(super) fn generate(number: u16, total_bytes: u64) -> Self {
+        let first_seed = u64::from(number) * LAYERS_MAX + 1;
+        let layers: Vec<_> = layer_sizes(total_bytes)
+            .zip(first_seed..)
+            .map(|(len, seed)| Blob::synthetic(seed, len))
+            .collect();
         let digests: Vec<_> = layers.iter().map(|layer| layer.digest().to_string()).collect();
         let config = json!({
             "architecture": "amd64",
@@ -107,8 +115,11 @@ mod tests {
 
     #[test]
     fn a_generated_image_is_the_same_each_time_and_hangs_together() {
-        let image = Image::generate(1_000_000);
-        assert_eq!(image.manifest.body, Image::generate(1_000_000).manifest.body);
+        let image = Image::generate(0, 1_000_000);
+        assert_eq!(image.manifest.body, Image::generate(0, 1_000_000).manifest.body);
+        let digests = |image: &Image| image.layers.iter().map(Blob::digest).collect::<Vec<_>>();
+        let other = digests(&Image::generate(1, 1_000_000));
+        assert!(digests(&image)[..5].iter().all(|digest| !other.contains(digest)));
         let manifest: serde_json::Value = serde_json::from_slice(&image.manifest.body).unwrap();
         assert_eq!(manifest["config"]["digest"], image.config.digest().to_string());
         let listed = manifest["layers"].as_array().unwrap();

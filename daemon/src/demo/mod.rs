@@ -1,20 +1,22 @@
-//! `darter demo`: what darter does for one node, shown on this machine and with nothing but the binary.
+//! `darter demo`: what darter does for a cluster, shown on this machine and with nothing but the binary.
 //!
-//! A [registry] on loopback, as slow as it is told to be, holds an image and a blob for a lazy boot. Both are
-//! read straight from it, and then three times through a darter that runs as a child process: cold, as a
-//! local hit, and as a local hit after a kill -9. The chart is the one of the Dragonfly and nydus article
-//! for what a single node has; that the other nodes of a cluster help is not shown here.
+//! A [registry] on loopback, as slow as it is told to be, holds images and blobs for a lazy boot. They are read
+//! straight from it, and then through a cluster of child processes, a seed and its peers: cold, from another
+//! peer, as a local hit before and after a kill -9, by all peers at once, and by all with the seed killed half
+//! way. The chart is the one of the Dragonfly and nydus article.
 //!
-//! Nothing is left behind: the child is killed and its directory removed when the demo ends, fails or is
+//! Nothing is left behind: the children are killed and their directory removed when the demo ends, fails or is
 //! interrupted. Bytes that are wrong are a failure, not a row in the chart.
 
 mod args;
 mod chart;
 mod client;
+mod cluster;
 mod image;
 mod load;
 mod node;
 mod oci_layout;
+mod ports;
 mod progress;
 pub mod registry;
 mod report;
@@ -33,12 +35,14 @@ pub use self::node::NodeError;
 pub use self::oci_layout::LayoutError;
 pub use self::scenario::StepError;
 
+use self::cluster::Cluster;
 use self::image::Image;
 use self::load::Load;
-use self::node::{Node, NodeOptions};
+use self::node::NodeOptions;
 use self::progress::Progress;
 use self::registry::{Registry, RegistryOptions};
-use self::report::Origin;
+use self::report::{Origin, Report};
+use self::scenario::{Bench, Measured};
 
 /// Why the demo did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -70,10 +74,13 @@ pub fn run(args: &DemoArgs) -> Result<(), DemoError> {
             stage = demonstrate(args) => stage?,
         };
         if args.stay {
+            // The last step has killed it.
+            stage.cluster.seed().restart().await.map_err(StepError::from)?;
             // Not to standard output, where JSON may be expected to end.
-            io::stderr().write_all(stay::hints(&stage.registry, &stage.node, &stage.load).as_bytes())?;
+            io::stderr()
+                .write_all(stay::hints(&stage.registry, &mut stage.cluster, &stage.load).as_bytes())?;
             interrupt.wait().await;
-            stage.node.check().map_err(StepError::from)?;
+            stage.cluster.check().map_err(StepError::from)?;
         }
         Ok(())
     });
@@ -86,10 +93,10 @@ pub fn run(args: &DemoArgs) -> Result<(), DemoError> {
 struct Stage {
     load: Load,
     registry: Registry,
-    node: Node,
+    cluster: Cluster,
 }
 
-/// From nothing to the printed chart. Dropped at any point it cleans up, because registry, child and
+/// From nothing to the printed chart. Dropped at any point it cleans up, because registry, children and
 /// directory belong to values in it.
 async fn demonstrate(args: &DemoArgs) -> Result<Stage, DemoError> {
     let progress = Progress::new();
@@ -107,19 +114,33 @@ async fn demonstrate(args: &DemoArgs) -> Result<Stage, DemoError> {
     preparing.done();
 
     let node_options = NodeOptions {
-        temp_dir: args.temp_dir.clone(),
         capacity_bytes: capacity_bytes(load.bytes()),
         prefetch: args.prefetch,
         registry_host: registry.host(),
         storage_host: registry.storage_host(),
     };
-    let (report, node) = scenario::run(&load, &registry, origin, node_options, progress).await?;
+    // Before the first step, though it is not needed yet: if it cannot start, nobody has waited in vain.
+    let starting = progress.begin(format!("starting a seed and its peers ({})", args.peers));
+    let cluster = Cluster::start(node_options, args.peers.into(), args.temp_dir.as_deref()).await;
+    let mut cluster = cluster.map_err(StepError::from)?;
+    starting.done();
+
+    let bench = Bench { load: &load, registry: &registry, progress };
+    let Measured { steps, restart } = bench.run(&mut cluster).await?;
+    let report = Report {
+        origin,
+        image: load.image_facts(scenario::PARALLEL),
+        boot: load.boot_facts(args.prefetch),
+        restart,
+        peers: cluster.peers().len(),
+        steps,
+    };
     let text = match args.json {
         true => serde_json::to_string_pretty(&report).expect("plain values") + "\n",
         false => format!("\n{}", chart::render(&report)),
     };
     io::stdout().write_all(text.as_bytes())?;
-    Ok(Stage { load, registry, node })
+    Ok(Stage { load, registry, cluster })
 }
 
 /// Reading and hashing an image takes a second per gigabyte, so it is kept off the runtime's own threads.
@@ -128,7 +149,7 @@ async fn prepare(args: &DemoArgs) -> Result<Load, DemoError> {
     let prepared = tokio::task::spawn_blocking(move || {
         let image = match layout {
             Some(directory) => oci_layout::read(&directory)?,
-            None => Image::generate(size),
+            None => Image::generate(0, size),
         };
         Ok::<_, LayoutError>(Load::new(image))
     });

@@ -1,29 +1,27 @@
-//! The darter of the demo: `darter serve` as a child process, in a directory that goes with it.
+//! One darter of the demo: `darter serve` as a child process, a seed or a peer, in a directory of its own.
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::ops::Range;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
-use super::client::{Client, Route};
+use super::client::{Client, FetchError, Route};
+use super::ports::Addresses;
 
 /// How long a start may take before something must be wrong; it takes milliseconds.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long a node may look for its seed, which runs already and is a few microseconds away.
+const JOINED_WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(5);
 /// How many of the log's last lines are shown with an error.
 const LOG_LINES: usize = 15;
 
-/// What the child is started with.
+/// What all nodes are started with.
 #[derive(Clone, Debug)]
 pub(super) struct NodeOptions {
-    /// Under which directory its own is made; the system's one for temporary files by default.
-    pub(super) temp_dir: Option<PathBuf>,
     pub(super) capacity_bytes: u64,
     /// Fetch the rest of a blob of which something was read.
     pub(super) prefetch: bool,
@@ -31,6 +29,29 @@ pub(super) struct NodeOptions {
     pub(super) registry_host: String,
     /// Where that registry redirects to.
     pub(super) storage_host: Option<String>,
+}
+
+/// A node's place in the cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// For people: `the seed`, `peer 2`.
+    pub(super) name: String,
+    pub(super) role: Role,
+    /// The file with the secrets of that role.
+    pub(super) secrets: PathBuf,
+    /// For its cache and its log; made if it is not there.
+    pub(super) home: PathBuf,
+    pub(super) addresses: Addresses,
+}
+
+/// What a node is in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Seed,
+    /// Of the seed that takes other nodes at this address.
+    Peer {
+        seed: SocketAddr,
+    },
 }
 
 /// Why there is no running darter.
@@ -44,9 +65,17 @@ pub enum NodeError {
         /// What the kernel said.
         reason: io::Error,
     },
+    /// `darter cluster init` did not make secrets.
+    #[error("`darter cluster init` failed: {said}\n{HELP}")]
+    NoSecrets {
+        /// Its own words.
+        said: String,
+    },
     /// It ended by itself.
-    #[error("`darter serve` ended by itself ({status}). Its last lines:\n{log}\n{HELP}")]
+    #[error("`darter serve`, {name}, ended by itself ({status}). Its last lines:\n{log}\n{HELP}")]
     Ended {
+        /// Which node.
+        name: String,
         /// How it ended.
         status: ExitStatus,
         /// The end of its log.
@@ -54,18 +83,30 @@ pub enum NodeError {
     },
     /// It runs and does not answer.
     #[error(
-        "`darter serve` did not answer its ping within {} s. Its last lines:\n{log}\n{HELP}",
+        "`darter serve`, {name}, did not answer its ping within {} s. Its last lines:\n{log}\n{HELP}",
         READY_WITHIN.as_secs()
     )]
     NotReady {
+        /// Which node.
+        name: String,
+        /// The end of its log.
+        log: String,
+    },
+    /// It answers and is in no cluster.
+    #[error(
+        "`darter serve`, {name}, did not join its cluster within {} s ({said}). Its last lines:\n{log}\n\
+         If a firewall filters UDP and TCP on loopback, let the ports from 12768 to 32767 through.",
+        JOINED_WITHIN.as_secs()
+    )]
+    NotJoined {
+        /// Which node.
+        name: String,
+        /// What it answered last.
+        said: String,
         /// The end of its log.
         log: String,
     },
 }
-
-/// Below Linux's default range for outgoing connections (from 32768), so that none of those takes a port while
-/// darter is down between its two starts.
-const PORTS: Range<u16> = 20_000..32_768;
 
 /// The demo's registry is on loopback; a proxy of the person who runs it does not lead there.
 const PROXY_VARIABLES: [&str; 6] =
@@ -73,57 +114,64 @@ const PROXY_VARIABLES: [&str; 6] =
 
 const HELP: &str = "If it lacks space, give a directory that has it with --temp-dir, or a smaller --size.";
 
-/// A running `darter serve`. When dropped it is killed, and its directory removed.
+/// A running `darter serve`. When dropped it is killed; its directory goes with the cluster's.
 #[derive(Debug)]
 pub(super) struct Node {
     options: NodeOptions,
-    /// Killed before `home` goes: fields are dropped in this order.
+    place: Place,
     process: Process,
-    home: TempDir,
-    front: SocketAddr,
-    admin: SocketAddr,
+    /// It is dead because the demo wants it so.
+    is_killed: bool,
 }
 
 impl Node {
-    /// Starts with an empty cache; returns when it answers its ping.
-    pub(super) async fn start(options: NodeOptions) -> Result<Self, NodeError> {
-        let mut prefix = tempfile::Builder::new();
-        let prefix = prefix.prefix("darter-demo-");
-        let home = match &options.temp_dir {
-            Some(directory) => prefix.tempdir_in(directory),
-            None => prefix.tempdir(),
-        };
-        let home = home.map_err(failed("make a temporary directory"))?;
-        let [front, admin] = free_addresses().map_err(failed("find free ports"))?;
-        let process = Process::spawn(&options, home.path(), front, admin)?;
-        let mut node = Self { options, process, home, front, admin };
+    /// Starts with an empty cache; returns when it answers its ping and has joined.
+    pub(super) async fn start(options: NodeOptions, place: Place) -> Result<Self, NodeError> {
+        fs::create_dir_all(&place.home).map_err(failed("make a node's directory"))?;
+        let process = Process::spawn(&options, &place)?;
+        let mut node = Self { options, place, process, is_killed: false };
         node.wait_until_ready().await?;
+        node.wait_until_joined().await?;
         Ok(node)
     }
 
-    /// `kill -9`, and a new process on the same directory; returns how long that took to answer its ping.
-    pub(super) async fn kill_and_restart(&mut self) -> Result<Duration, NodeError> {
+    /// `kill -9`. It stays dead until [`restart`](Self::restart).
+    pub(super) fn kill(&mut self) {
+        self.is_killed = true;
         self.process.kill();
-        let start = Instant::now();
-        self.process = Process::spawn(&self.options, self.home.path(), self.front, self.admin)?;
-        self.wait_until_ready().await?;
-        Ok(start.elapsed())
     }
 
-    /// An error if it is no longer running: the reason behind whatever else has just failed.
+    /// A new process on the same directory; returns how long it took to answer its ping. It has joined then, too.
+    pub(super) async fn restart(&mut self) -> Result<Duration, NodeError> {
+        let start = Instant::now();
+        self.process = Process::spawn(&self.options, &self.place)?;
+        self.is_killed = false;
+        self.wait_until_ready().await?;
+        let took = start.elapsed();
+        self.wait_until_joined().await?;
+        Ok(took)
+    }
+
+    /// An error if it has ended by itself: the reason behind whatever else has just failed.
     pub(super) fn check(&mut self) -> Result<(), NodeError> {
         match self.process.0.try_wait().map_err(failed("ask for the state of `darter serve`"))? {
-            Some(status) => Err(NodeError::Ended { status, log: self.last_lines() }),
-            None => Ok(()),
+            Some(status) if !self.is_killed => {
+                Err(NodeError::Ended { name: self.place.name.clone(), status, log: self.last_lines() })
+            }
+            _ => Ok(()),
         }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.place.name
+    }
+
     pub(super) fn front(&self) -> SocketAddr {
-        self.front
+        self.place.addresses.front
     }
 
     pub(super) fn admin(&self) -> SocketAddr {
-        self.admin
+        self.place.addresses.admin
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -131,24 +179,46 @@ impl Node {
     }
 
     pub(super) fn data_dir(&self) -> PathBuf {
-        data_dir(self.home.path())
+        data_dir(&self.place.home)
     }
 
     pub(super) fn log(&self) -> PathBuf {
-        log_path(self.home.path())
+        log_path(&self.place.home)
     }
 
     async fn wait_until_ready(&mut self) -> Result<(), NodeError> {
         let start = Instant::now();
-        let mut client = Client::new(Route { host: self.admin.to_string(), registry: None });
+        let mut client = Client::new(Route { host: self.admin().to_string(), registry: None });
         while client.ping("/server/ping").await.is_err() {
             self.check()?;
             if start.elapsed() > READY_WITHIN {
-                return Err(NodeError::NotReady { log: self.last_lines() });
+                return Err(NodeError::NotReady { name: self.place.name.clone(), log: self.last_lines() });
             }
             tokio::time::sleep(POLL).await;
         }
         Ok(())
+    }
+
+    /// Before it knows the seed a peer goes to the registry by itself: what it is asked then shows no cluster.
+    async fn wait_until_joined(&mut self) -> Result<(), NodeError> {
+        let start = Instant::now();
+        let mut client = Client::new(Route { host: self.admin().to_string(), registry: None });
+        loop {
+            let said = match standing(&mut client).await {
+                Ok(standing) if standing == "joined" || standing == "alone" => return Ok(()),
+                Ok(standing) => standing,
+                Err(error) => error.to_string(),
+            };
+            self.check()?;
+            if start.elapsed() > JOINED_WITHIN {
+                return Err(NodeError::NotJoined {
+                    name: self.place.name.clone(),
+                    said,
+                    log: self.last_lines(),
+                });
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     fn last_lines(&self) -> String {
@@ -162,13 +232,8 @@ impl Node {
 struct Process(Child);
 
 impl Process {
-    fn spawn(
-        options: &NodeOptions,
-        home: &Path,
-        front: SocketAddr,
-        admin: SocketAddr,
-    ) -> Result<Self, NodeError> {
-        let log = File::options().create(true).append(true).open(log_path(home));
+    fn spawn(options: &NodeOptions, place: &Place) -> Result<Self, NodeError> {
+        let log = File::options().create(true).append(true).open(log_path(&place.home));
         let log = log.map_err(failed("write a log into the temporary directory"))?;
         let errors = log.try_clone().map_err(failed("share the log"))?;
         let program = std::env::current_exe().map_err(failed("find this program's own file"))?;
@@ -176,16 +241,23 @@ impl Process {
         command
             .arg("serve")
             .arg("--data-dir")
-            .arg(data_dir(home))
+            .arg(data_dir(&place.home))
             .args(["--capacity", &options.capacity_bytes.to_string()])
-            .args(["--front", &front.to_string()])
-            .args(["--admin", &admin.to_string()])
+            .args(["--front", &place.addresses.front.to_string()])
+            .args(["--admin", &place.addresses.admin.to_string()])
             .args(["--registry", &format!("http://{}", options.registry_host)])
             .args(options.storage_host.iter().flat_map(|host| ["--allow-registry", host]))
             .args(["--prefetch", &options.prefetch.to_string()])
+            .arg("--cluster-secret")
+            .arg(&place.secrets)
+            .args(["--peer-listen", &place.addresses.peers.to_string()])
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors);
+        match place.role {
+            Role::Seed => command.arg("--seed"),
+            Role::Peer { seed } => command.args(["--join", &seed.to_string()]),
+        };
         for variable in PROXY_VARIABLES {
             command.env_remove(variable);
         }
@@ -207,7 +279,13 @@ impl Drop for Process {
     }
 }
 
-fn failed(what: &'static str) -> impl Fn(io::Error) -> NodeError {
+/// Where the node says that it stands in its cluster.
+async fn standing(client: &mut Client) -> Result<String, FetchError> {
+    let peers = client.json("/api/v1/peers").await?;
+    Ok(peers["standing"].as_str().unwrap_or("without a standing").to_owned())
+}
+
+pub(super) fn failed(what: &'static str) -> impl Fn(io::Error) -> NodeError {
     move |reason| NodeError::System { what, reason }
 }
 
@@ -217,24 +295,6 @@ fn data_dir(home: &Path) -> PathBuf {
 
 fn log_path(home: &Path) -> PathBuf {
     home.join("darter.log")
-}
-
-/// Two ports that were free a moment ago: the child binds them itself, and says so if it cannot.
-fn free_addresses() -> io::Result<[SocketAddr; 2]> {
-    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let pair = port_pairs(std::process::id()).find(|pair| pair.iter().all(is_free));
-    let pair = pair.ok_or(io::ErrorKind::AddrInUse)?;
-    Ok(pair.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
-}
-
-/// All pairs of ports in an order of this process's own: demos that start at the same moment look at different ones,
-/// so that none takes what another has found free and not yet bound, or has let go for its restart.
-fn port_pairs(process_id: u32) -> impl Iterator<Item = [u16; 2]> {
-    let count = u32::from(PORTS.end - PORTS.start) / 2;
-    // Coprime to the number of pairs, so that each comes once, and far from the neighbouring processes' own.
-    const STRIDE: u32 = 1009;
-    let pairs = (0..count).map(move |step| (process_id % count + step * STRIDE) % count);
-    pairs.map(|pair| PORTS.start + 2 * pair as u16).map(|port| [port, port + 1])
 }
 
 /// The last `count` lines, indented.
@@ -249,8 +309,6 @@ fn last_lines(log: &str, count: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     #[test]
@@ -258,13 +316,5 @@ mod tests {
         assert_eq!(last_lines("a\nb\nc\n", 2), "    b\n    c");
         assert_eq!(last_lines("a", 2), "    a");
         assert_eq!(last_lines("", 2), "    (it has written nothing)");
-    }
-
-    #[test]
-    fn neighbouring_processes_look_at_different_ports_first() {
-        let firsts: HashSet<_> = (1000..1100).flat_map(|process| port_pairs(process).take(3)).collect();
-        assert_eq!(firsts.len(), 300);
-        let all: HashSet<_> = port_pairs(7).flatten().collect();
-        assert_eq!(all, PORTS.collect());
     }
 }

@@ -4,19 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::client::{Client, FetchError, Route};
+use super::cluster::Cluster;
 use super::image::Image;
 use super::load::{BOOT_REPO, IMAGE_REPO, Load};
-use super::node::{Node, NodeError, NodeOptions};
+use super::node::NodeError;
 use super::progress::Progress;
-use super::registry::Registry;
-use super::report::{Boot, Origin, Pull, Report, Step, StepReport, percentile};
-use super::trace::Read;
+use super::registry::{Blob, Registry};
+use super::report::{Boot, Cost, Pull, Step, StepReport, percentile};
+use super::trace::{Read, Trace};
 
-/// Layers pulled at the same time. containerd's default is 3 (`max_concurrent_downloads`).
-const PARALLEL: usize = 4;
+/// Layers that one reader pulls at the same time. containerd's default is 3 (`max_concurrent_downloads`).
+pub(super) const PARALLEL: usize = 4;
 
 const EXIT_GRACE: Duration = Duration::from_millis(100);
 
@@ -36,91 +38,141 @@ pub enum StepError {
     },
 }
 
-/// Runs all steps; returns the report, and the node still running.
-pub(super) async fn run(
-    load: &Load,
-    registry: &Registry,
-    origin: Origin,
-    node_options: NodeOptions,
-    progress: Progress,
-) -> Result<(Report, Node), StepError> {
-    let prefetch = node_options.prefetch;
-    // Before the first step, though it is not needed yet: if it cannot start, nobody has waited in vain.
-    let starting = progress.begin("starting darter");
-    let mut node = Node::start(node_options).await?;
-    starting.done();
-
-    let bench = Bench { load, registry, progress };
-    let straight = Route { host: registry.host(), registry: None };
-    let through = Route { host: node.front().to_string(), registry: Some(registry.url()) };
-    let mut restart = Duration::ZERO;
-    let mut steps = Vec::new();
-    for step in Step::ALL {
-        if step == Step::AfterKill {
-            restart = node.kill_and_restart().await?;
-        }
-        let route = if step == Step::Straight { &straight } else { &through };
-        match bench.step(step, route).await {
-            Ok(report) => steps.push(report),
-            Err(error) => {
-                // Its sockets close a moment before a process that died can be waited for.
-                tokio::time::sleep(EXIT_GRACE).await;
-                // A node that died is the reason for whatever the client saw of it.
-                node.check()?;
-                return Err(error);
-            }
-        }
-    }
-    let report =
-        Report { origin, image: load.image_facts(PARALLEL), boot: load.boot_facts(prefetch), restart, steps };
-    Ok((report, node))
+/// What the steps found.
+pub(super) struct Measured {
+    pub(super) steps: Vec<StepReport>,
+    /// From the start after the kill -9 to the first answered ping.
+    pub(super) restart: Duration,
 }
 
 /// What all steps share.
-struct Bench<'a> {
-    load: &'a Load,
-    registry: &'a Registry,
-    progress: Progress,
+pub(super) struct Bench<'a> {
+    pub(super) load: &'a Load,
+    pub(super) registry: &'a Registry,
+    pub(super) progress: Progress,
 }
 
 impl Bench<'_> {
-    async fn step(&self, step: Step, route: &Route) -> Result<StepReport, StepError> {
-        let pull = self.pull(step, route).await?;
-        let boot = self.boot(step, route).await?;
-        Ok(StepReport { step, pull, boot })
+    /// Runs all steps. The last one leaves the seed dead.
+    pub(super) async fn run(&self, cluster: &mut Cluster) -> Result<Measured, StepError> {
+        let mut restart = Duration::ZERO;
+        let mut steps = Vec::new();
+        for step in Step::with(cluster.peers().len()) {
+            if step == Step::AfterKill {
+                let first = cluster.first_peer();
+                first.kill();
+                restart = first.restart().await?;
+            }
+            match self.step(step, cluster).await {
+                Ok(report) => steps.push(report),
+                Err(error) => {
+                    // Its sockets close a moment before a process that died can be waited for.
+                    tokio::time::sleep(EXIT_GRACE).await;
+                    // A node that died is the reason for whatever the client saw of it.
+                    cluster.check()?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Measured { steps, restart })
     }
 
-    async fn pull(&self, step: Step, route: &Route) -> Result<Pull, StepError> {
+    async fn step(&self, step: Step, cluster: &mut Cluster) -> Result<StepReport, StepError> {
+        let mut routes = cluster.routes(&self.registry.url());
+        match step {
+            Step::Straight => routes = vec![Route { host: self.registry.host(), registry: None }],
+            Step::Cold | Step::LocalHit | Step::AfterKill => routes.truncate(1),
+            Step::RemoteHit => routes = routes.into_iter().skip(1).take(1).collect(),
+            Step::AllAtOnce | Step::SeedKilled => {}
+        }
+        let pull = self.pull(step, &routes, cluster).await?;
+        let boot = match step.boot_blob() {
+            Some(blob) => Some(self.boot(step, &routes, &self.load.boot_blobs[blob]).await?),
+            None => None,
+        };
+        Ok(StepReport { step, readers: routes.len(), pull, boot })
+    }
+
+    async fn pull(&self, step: Step, routes: &[Route], cluster: &mut Cluster) -> Result<Pull, StepError> {
         let what = format!("whole pull, {}", step.label());
         let task = self.progress.begin(what.clone());
-        let next = Arc::new(AtomicUsize::new(0));
+        let image = &self.load.images[step.image()];
+        let due = image.layer_bytes() * routes.len() as u64;
+        let (bytes, half) = (task.bytes(), Arc::<Notify>::default());
+        let arrived = Arrived { bytes: bytes.clone(), half_bytes: due / 2, half: half.clone() };
         self.registry.reset_counts();
         let start = Instant::now();
-        let workers = (0..PARALLEL).map(|_| {
-            pull_layers(Arc::clone(&self.load.image), Arc::clone(&next), route.clone(), task.bytes())
+        let workers = routes.iter().flat_map(|route| {
+            let next = Arc::<AtomicUsize>::default();
+            let arrived = arrived.clone();
+            let worker = move |_| pull_layers(image.clone(), next.clone(), route.clone(), arrived.clone());
+            (0..PARALLEL).map(worker)
         });
-        all(workers).await.map_err(|reason| StepError::Fetch { what, reason })?;
+        let mut pulling = std::pin::pin!(all(workers));
+        let mut killed_at = None;
+        let pulled = tokio::select! {
+            biased;
+            // First, so that it is killed even where the second half is there as soon as the first.
+            () = half.notified(), if step == Step::SeedKilled => {
+                cluster.seed().kill();
+                killed_at = Some(bytes.load(Ordering::Relaxed) as f64 / due as f64);
+                pulling.await
+            }
+            pulled = &mut pulling => pulled,
+        };
+        pulled.map_err(|reason| StepError::Fetch { what, reason })?;
         let time = start.elapsed();
-        let origin = self.registry.counts().total();
+        let origin = Cost::new(self.registry.counts().total(), image.layer_bytes());
         task.done();
-        Ok(Pull { time, origin })
+        Ok(Pull { time, origin, killed_at })
     }
 
-    async fn boot(&self, step: Step, route: &Route) -> Result<Boot, StepError> {
+    async fn boot(&self, step: Step, routes: &[Route], blob: &Blob) -> Result<Boot, StepError> {
         let what = format!("lazy boot, {}", step.label());
         let task = self.progress.begin(what.clone());
+        let trace = &self.load.trace;
         self.registry.reset_counts();
         let start = Instant::now();
-        let readers = (0..self.load.trace.connections.len())
-            .map(|connection| replay(self.load.clone(), connection, route.clone(), task.bytes()));
+        let readers = routes.iter().flat_map(|route| {
+            let reader = Reader { trace: trace.clone(), blob: blob.clone(), route: route.clone() };
+            let bytes = task.bytes();
+            (0..trace.connections.len())
+                .map(move |connection| replay(reader.clone(), connection, bytes.clone()))
+        });
         let reads = all(readers).await.map_err(|reason| StepError::Fetch { what, reason })?;
         let time = start.elapsed();
-        let origin = self.registry.counts().total();
+        let origin = Cost::new(self.registry.counts().total(), trace.bytes());
         task.done();
         let mut reads = reads.concat();
         reads.sort_unstable();
         Ok(Boot { time, read_p50: percentile(&reads, 50), read_p99: percentile(&reads, 99), origin })
     }
+}
+
+/// Counts what has arrived, and says when it is half of all.
+#[derive(Clone, Debug)]
+struct Arrived {
+    bytes: Arc<AtomicU64>,
+    half_bytes: u64,
+    half: Arc<Notify>,
+}
+
+impl Arrived {
+    fn count(&self, chunk_bytes: usize) {
+        let before = self.bytes.fetch_add(chunk_bytes as u64, Ordering::Relaxed);
+        // Exactly one chunk crosses it.
+        if before < self.half_bytes && before + chunk_bytes as u64 >= self.half_bytes {
+            self.half.notify_one();
+        }
+    }
+}
+
+/// One boot.
+#[derive(Clone, Debug)]
+struct Reader {
+    trace: Arc<Trace>,
+    blob: Blob,
+    route: Route,
 }
 
 /// Runs `tasks` side by side; the first error ends the others.
@@ -140,43 +192,37 @@ async fn pull_layers(
     image: Arc<Image>,
     next: Arc<AtomicUsize>,
     route: Route,
-    bytes: Arc<AtomicU64>,
+    arrived: Arrived,
 ) -> Result<(), FetchError> {
     let mut client = Client::new(route);
     while let Some(layer) = image.layers.get(next.fetch_add(1, Ordering::Relaxed)) {
-        let arrived = |count: usize| {
-            bytes.fetch_add(count as u64, Ordering::Relaxed);
-        };
-        client.pull(IMAGE_REPO, layer, arrived).await?;
+        client.pull(IMAGE_REPO, layer, |chunk_bytes| arrived.count(chunk_bytes)).await?;
     }
     Ok(())
 }
 
 /// Replays one connection of the trace; returns how long each read took.
 async fn replay(
-    load: Load,
+    reader: Reader,
     connection: usize,
-    route: Route,
     bytes: Arc<AtomicU64>,
 ) -> Result<Vec<Duration>, FetchError> {
-    let mut client = Client::new(route);
+    let mut client = Client::new(reader.route);
     let mut expected = Vec::new();
     let mut times = Vec::new();
     let mut thinking_since = Instant::now();
     let mut overslept = Duration::ZERO;
-    for Read { pause, range } in &load.trace.connections[connection] {
+    for Read { pause, range } in &reader.trace.connections[connection] {
         // What is expected is made in the time for thinking, so that it costs the reads nothing.
         expected.resize((range.end - range.start) as usize, 0);
-        load.boot_blob
-            .read_exact_at(&mut expected, range.start)
-            .expect("generated, and as long as the trace");
+        reader.blob.read_exact_at(&mut expected, range.start).expect("generated, and as long as the trace");
         // Timers tick in milliseconds, most pauses are no longer: what one took too long the next one lacks.
         let due = thinking_since + pause.saturating_sub(overslept);
         tokio::time::sleep_until(due.into()).await;
         overslept = due.elapsed();
 
         let start = Instant::now();
-        client.read(BOOT_REPO, &load.boot_blob, range, &expected).await?;
+        client.read(BOOT_REPO, &reader.blob, range, &expected).await?;
         times.push(start.elapsed());
         thinking_since = Instant::now();
         bytes.fetch_add(range.end - range.start, Ordering::Relaxed);

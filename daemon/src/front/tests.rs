@@ -131,7 +131,7 @@ fn body_bytes_are_counted_as_they_are_sent() {
         let (blob, id) = node.blob(2);
         let (status, body) = node.get(id, "bytes=65530-65539").await.unwrap();
         assert_eq!((status, &body[..]), (StatusCode::PARTIAL_CONTENT, &bytes_of(&blob)[65_530..65_540]));
-        let text = node.sources.metrics.text(&node.sources.store);
+        let text = node.sources.metrics.text(&node.sources.store, None);
         let counted = |line: &&str| line.starts_with("darter_body_bytes_total");
         let counts: Vec<&str> =
             text.lines().filter(counted).filter_map(|line| line.split(' ').next_back()).collect();

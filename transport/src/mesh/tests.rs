@@ -15,6 +15,7 @@ use crate::identity::{ClusterSecrets, Identity};
 use crate::lane::tests::{BOTH, endpoint, identity, pattern, run, secrets, without_udp};
 use crate::lane::{LaneError, STREAMS_MAX};
 use crate::message_stream::{MessageReceiver, MessageSender};
+use crate::peers::Peers;
 use crate::session::ANSWERS_MAX;
 use crate::span::{Plot, SpanIndex};
 use crate::wire::*;
@@ -239,6 +240,32 @@ fn two_nodes_greet_ask_and_tell() {
                 heard.until(|heard| heard.down.get() == 1).await;
             }
             assert!(seed.mesh.sessions().is_empty() && peer.mesh.sessions().is_empty());
+        });
+    }
+}
+
+#[test]
+fn bytes_of_blocks_are_counted_at_both_ends() {
+    for lanes in BOTH {
+        run(async {
+            let secrets = secrets();
+            let (seed, peer) = (station(&secrets, Role::Seed, lanes), station(&secrets, Role::Peer, lanes));
+            let session = peer.mesh.session(&seed.node).await.expect("reached");
+            seed.heard.until(|heard| heard.up.borrow().len() == 1).await;
+            let back = seed.mesh.known(&peer.node.id).expect("up");
+            let (here, there) = (Peers::default(), Peers::default());
+            here.up(&session);
+            there.up(&back);
+            Station::takes(&session, 64, 0).await;
+            Station::takes(&back, 1, 0).await;
+            let (many, one) = (blocks(64).len() as u64, blocks(1).len() as u64);
+            let of = |peers: &Peers| peers.seen().pop().expect("one node");
+            assert_eq!((of(&here).sent_bytes, of(&here).received_bytes), (one, many));
+            assert_eq!((of(&there).sent_bytes, of(&there).received_bytes), (many, one));
+            assert_eq!((of(&here).node, of(&here).role), (seed.node.clone(), Role::Seed));
+            let sessions = of(&here).quic_sessions + of(&here).tcp_sessions;
+            here.down(&session);
+            assert_eq!((sessions, here.totals().sessions, here.totals().received_bytes), (1, 0, many));
         });
     }
 }
