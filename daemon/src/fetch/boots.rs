@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use darter_engine::{BlockIndex, BlockRun, ContentId, Layout};
-use darter_transport::boot::Boot;
+use darter_transport::boot::{Boot, RECORDED_MIN_BLOCKS};
 use darter_transport::boot_list::BootList;
 
 use super::demand::FetchKey;
@@ -62,7 +62,9 @@ impl Boots {
 
     /// A boot begins, if there is none of this content and there was none lately.
     pub(super) fn begin(&self, key: FetchKey, layout: Layout, now: Instant) -> bool {
-        if !self.on.load(Ordering::Relaxed) {
+        // Of less no list is made, and no list says anything that one request does not.
+        let is_long_enough = layout.block_count() >= RECORDED_MIN_BLOCKS;
+        if !is_long_enough || !self.on.load(Ordering::Relaxed) {
             return false;
         }
         let mut under_way = self.under_way();
@@ -177,6 +179,13 @@ mod tests {
         let ahead = boots.read(&key(1), run(901, 1), now);
         assert_eq!(ahead, run(0, 9).blocks().collect::<Vec<_>>());
         assert!(boots.read(&key(2), run(0, 1), now).is_empty());
+    }
+
+    #[test]
+    fn what_is_read_at_once_is_no_boot() {
+        let small = |blocks: u32| Layout::new(u64::from(blocks) << 16).unwrap();
+        assert!(!on().begin(key(1), small(RECORDED_MIN_BLOCKS - 1), Instant::now()));
+        assert!(on().begin(key(1), small(RECORDED_MIN_BLOCKS), Instant::now()));
     }
 
     #[test]
