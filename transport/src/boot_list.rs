@@ -141,9 +141,9 @@ impl Follower {
         &self.order[begin..end]
     }
 
-    /// Whether the reader is at the list's end, or the list is empty: nothing more will be asked for.
+    /// Whether the reader has followed the list to its end, or the list is empty: nothing more will be asked for.
     pub fn is_done(&self) -> bool {
-        self.at.map_or(0, |at| at + 1) >= self.order.len()
+        self.asked >= self.order.len() && self.at.map_or(0, |at| at + 1) >= self.order.len()
     }
 }
 
@@ -221,6 +221,8 @@ mod tests {
         let block = |number| layout().block(number).unwrap();
         follower.read(block(0));
         assert!(!follower.read(block(1)).is_empty());
+        assert_eq!(numbers(follower.read(block(999))), []);
+        assert!(!follower.is_done(), "the end is no end of what was followed");
         assert_eq!(numbers(follower.read(block(500))), []);
         assert_eq!(numbers(follower.read(block(501))), (502..566).collect::<Vec<u32>>());
     }

@@ -1,7 +1,8 @@
 //! Blocks that are brought from other nodes ahead of a client's boot, in its order.
 //!
 //! Below all readers: they come as bulk does, two small requests at a time, and one that somebody waits for meanwhile is
-//! hurried. What the cluster does not bring is left to whoever reads it: nothing is asked of the origin for a guess.
+//! hurried. This node asks no origin for a guess: what the cluster does not bring is left to whoever reads it. The owner
+//! brings what nobody holds any more, as it does for any node, and keeps it.
 
 use std::collections::VecDeque;
 use std::rc::Rc;

@@ -70,13 +70,16 @@ pub struct Fetches {
 
 /// Ends with the shards, and not they with it.
 #[derive(Clone, Debug)]
-pub(crate) struct WeakFetches(Arc<[mpsc::WeakSender<Message>]>, Arc<Boots>);
+pub(crate) struct WeakFetches {
+    owners: Arc<[mpsc::WeakSender<Message>]>,
+    boots: Arc<Boots>,
+}
 
 impl WeakFetches {
     /// `None` once the shards end.
     pub(crate) fn upgrade(&self) -> Option<Fetches> {
-        let owners: Option<Vec<_>> = self.0.iter().map(mpsc::WeakSender::upgrade).collect();
-        Some(Fetches { owners: owners?.into(), boots: self.1.clone() })
+        let owners: Option<Vec<_>> = self.owners.iter().map(mpsc::WeakSender::upgrade).collect();
+        Some(Fetches { owners: owners?.into(), boots: self.boots.clone() })
     }
 }
 
@@ -179,7 +182,8 @@ impl Fetches {
 
     /// The same, without keeping the shards at work.
     pub(crate) fn downgrade(&self) -> WeakFetches {
-        WeakFetches(self.owners.iter().map(mpsc::Sender::downgrade).collect(), self.boots.clone())
+        let owners = self.owners.iter().map(mpsc::Sender::downgrade).collect();
+        WeakFetches { owners, boots: self.boots.clone() }
     }
 
     fn send(&self, id: ContentId, message: Message) -> Result<(), FetchError> {
