@@ -10,7 +10,6 @@ use darter_tests::need::need;
 use darter_tests::net::{Cluster, NETWORK, Node, Plan};
 use darter_tests::wait_until;
 
-use super::blob_path;
 use crate::goal::{Bound, Goal};
 use crate::measure::Measure;
 use crate::replay::replay;
@@ -93,7 +92,7 @@ fn two_peers(cluster: &Cluster) -> anyhow::Result<[&Node; 2]> {
 
 fn published(cluster: &Cluster, seed: u64, trace: &Trace) -> Subject {
     let blob = cluster.origin().add(Blob::synthetic(seed, trace.blob_bytes()));
-    Subject { path: blob_path(blob.digest()), bytes: blob.len(), registry: cluster.origin().url() }
+    Subject { path: blob.target().to_owned(), bytes: blob.len(), registry: cluster.origin().url() }
 }
 
 fn boot(cluster: &Cluster, node: &Node, subject: &Subject, trace: &Trace) -> anyhow::Result<Round> {
