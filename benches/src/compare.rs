@@ -11,7 +11,7 @@ use crate::darter_side;
 use crate::machine::Machine;
 use crate::report::{Report, Table};
 use crate::setting::Setting;
-use crate::suites::{beside, boots, cold, eviction, hits, remote, start};
+use crate::suites::{beside, boots, cold, eviction, hits, remote, second_node, start};
 
 const QUICK_BLOB_MIB: u64 = 64;
 
@@ -50,6 +50,8 @@ enum Suite {
     Boots,
     /// The same boots, cold, with a registry 20 ms away: through darter and straight
     Remote,
+    /// The same boots at two nodes of a cluster, one after the other, without and with a boot list; as root
+    SecondNode,
     /// A cold pull of a large blob from a loopback origin
     Cold,
     /// Hits beside a cold pull, and the longest poll of a shard
@@ -80,6 +82,7 @@ impl Suite {
             Self::Hits => hits::run(setting),
             Self::Boots => boots::run(setting),
             Self::Remote => remote::run(setting),
+            Self::SecondNode => second_node::run(setting),
             Self::Cold => cold::run(setting),
             Self::Beside => beside::run(setting),
             Self::Start => start::run(setting),

@@ -18,6 +18,12 @@ pub(crate) enum Side {
     NginxCache,
     /// The client asks the registry itself.
     Registry,
+    /// The first node of a cluster that boots an image.
+    FirstNode,
+    /// The second one, right behind it.
+    SecondNode,
+    /// The second one, when the cluster knows how the first one booted.
+    ToldNode,
     /// Darter without anything else to do.
     Quiet,
     /// Darter while it pulls another blob.
@@ -38,6 +44,9 @@ impl fmt::Display for Side {
             Self::NginxRead => "nginx, sendfile off",
             Self::NginxCache => "nginx cache",
             Self::Registry => "straight to the registry",
+            Self::FirstNode => "the first node",
+            Self::SecondNode => "the second node",
+            Self::ToldNode => "the second node, with a boot list",
             Self::Quiet => "quiet",
             Self::Pulling => "beside a cold pull",
             Self::S3Fifo => "S3-FIFO",

@@ -114,6 +114,9 @@ pub struct Metrics {
     origin_bytes: Counter,
     unkept_bytes: Counter,
     shed: Counter,
+    boots_recorded: Counter,
+    boots_followed: Counter,
+    boot_ahead_blocks: Counter,
     connections: Gauge,
     longest_poll_seconds: Histogram,
     store: StoreGauges,
@@ -200,6 +203,23 @@ impl Metrics {
             Unit::Bytes,
             unkept_bytes.clone(),
         );
+        let (boots_recorded, boots_followed, boot_ahead_blocks) =
+            (Counter::default(), Counter::default(), Counter::default());
+        registry.register(
+            "boots_recorded",
+            "Lazy reads of a content whose order the cluster was told",
+            boots_recorded.clone(),
+        );
+        registry.register(
+            "boots_followed",
+            "Lazy reads of a content of which the cluster knew an order",
+            boots_followed.clone(),
+        );
+        registry.register(
+            "boot_ahead_blocks",
+            "Blocks of 64 KiB that other nodes sent ahead of such a read",
+            boot_ahead_blocks.clone(),
+        );
         let shed = Counter::default();
         registry.register("connections_shed", "Connections closed because too many were open", shed.clone());
         let connections = Gauge::default();
@@ -271,6 +291,9 @@ impl Metrics {
             origin_bytes,
             unkept_bytes,
             shed,
+            boots_recorded,
+            boots_followed,
+            boot_ahead_blocks,
             connections,
             longest_poll_seconds,
             store,
@@ -310,6 +333,21 @@ impl Metrics {
 
     pub(crate) fn unkept(&self, bytes: usize) {
         self.unkept_bytes.inc_by(bytes as u64);
+    }
+
+    /// The cluster was told how a content was read.
+    pub(crate) fn boot_recorded(&self) {
+        self.boots_recorded.inc();
+    }
+
+    /// The cluster knew how a content is read.
+    pub(crate) fn boot_followed(&self) {
+        self.boots_followed.inc();
+    }
+
+    /// Blocks came ahead of a boot.
+    pub(crate) fn brought_ahead(&self, blocks: usize) {
+        self.boot_ahead_blocks.inc_by(blocks as u64);
     }
 
     pub(crate) fn connection_opened(&self) {

@@ -163,6 +163,7 @@ impl Daemon {
         let mut cluster = self.join(count)?;
         if cluster.is_some() {
             access.ask_owners(common.fetches.downgrade());
+            common.fetches.follow_boots();
         }
         let reload = Rc::new(Reload::new(self.inputs.clone(), self.resolved.clone(), live));
         let processors = shard::processors_to_pin();

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use darter_engine::{ContentId, Layout, Scope};
 use darter_transport::attestations::Attestations;
 use darter_transport::block_set::BlockSet;
-use darter_transport::boot_list::Follower;
+use darter_transport::boot::Boot;
 use darter_transport::chance::Chance;
 use darter_transport::download::{Download, Source, Step};
 use darter_transport::node::{Node, NodeId};
@@ -124,12 +124,16 @@ fuzz_target!(|input: &[u8]| {
             }
             Message::BootOrder(order) => {
                 let layout = Layout::new(u64::from(BLOCKS) * 65_536).expect("a short one");
-                let mut follower = Follower::new(&order.runs, layout);
-                layout
-                    .whole()
-                    .into_iter()
-                    .flat_map(|run| run.blocks())
-                    .for_each(|block| _ = follower.read(block));
+                let mut boot = Boot::begin(layout, now);
+                let mut ahead = boot.recalled(&order.runs);
+                for block in layout.whole().into_iter().flat_map(|run| run.blocks()) {
+                    let run = layout.run(block.number(), block.number() + 1).expect("one that there is");
+                    ahead.extend(boot.read(run, now));
+                }
+                let brought = ahead.len();
+                ahead.sort_unstable();
+                ahead.dedup();
+                assert_eq!(ahead.len(), brought, "each block is brought once");
             }
             _ => {}
         }

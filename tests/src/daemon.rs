@@ -477,20 +477,18 @@ fn log_file(home: &Path) -> PathBuf {
     home.join("log")
 }
 
-/// A binary of this workspace, built in the same profile as the running test.
+/// A binary of this workspace, built in the same profile as the running program.
 ///
 /// # Panics
 /// When it is not there.
 pub fn built(name: &str) -> PathBuf {
-    let test = env::current_exe().expect("a test knows its own path");
-    // The test is target/PROFILE/deps/NAME-HASH.
-    let binary = test.ancestors().nth(2).expect("a test lies two levels deep").join(name);
-    assert!(
-        binary.is_file(),
-        "{} is not built; `cargo test --workspace` builds it, for one package alone run `cargo build --workspace` first",
-        binary.display(),
-    );
-    binary
+    let own = env::current_exe().expect("a program knows its own path");
+    // A test is target/PROFILE/deps/NAME-HASH, a program that measures is target/PROFILE/NAME.
+    let beside = |levels| own.ancestors().nth(levels).map(|directory| directory.join(name));
+    let found = [2, 1].into_iter().filter_map(beside).find(|binary| binary.is_file());
+    found.unwrap_or_else(|| panic!(
+        "{name} is not built; `cargo test --workspace` builds it, for one package alone run `cargo build --workspace` first",
+    ))
 }
 
 /// An address of 127.64.0.0/10 that belongs to this process alone, by its id (at most 22 bits). No other test

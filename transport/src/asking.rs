@@ -85,3 +85,114 @@ async fn ask_once(context: &Context, node: &Node, request: &Message) -> Option<M
     exchange.finish();
     Some(answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    use std::time::Instant as StdInstant;
+
+    use darter_engine::ring::Backend;
+    use darter_engine::{ContentId, Layout, Scope, Store, StoreOptions};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::boot::Boot;
+    use crate::chance::Chance;
+    use crate::exchange::Exchange;
+    use crate::lane::tests::{endpoint, identity, run, secrets};
+    use crate::lane::{Endpoint, Lanes};
+    use crate::mesh::{Introduction, Mesh, Service};
+    use crate::node::Role;
+    use crate::pull::Watches;
+    use crate::seeds::{Seeds, Standing};
+    use crate::session::Session;
+    use crate::shared::Shared;
+    use crate::span::SpanIndex;
+    use crate::wire::{BOOT_RUNS_MAX, BootOrder, BootRun, List, Recall, Seed, Text};
+
+    /// Answers everything with a list of blocks that there are none of, for as long as anybody listens.
+    #[derive(Default)]
+    struct Liar {
+        /// Told when nobody listens any more.
+        ended: Rc<tokio::sync::Notify>,
+    }
+
+    impl Service for Liar {
+        fn up(&self, _: &Rc<Session>) {}
+
+        fn down(&self, _: &Rc<Session>) {}
+
+        fn told(&self, _: &Rc<Session>, _: Message) {}
+
+        fn asked(&self, _: &Rc<Session>, _: Message, mut exchange: Exchange) {
+            let runs = List::first_of(vec![BootRun { first: 0, count: u16::MAX }; BOOT_RUNS_MAX]);
+            let ended = self.ended.clone();
+            tokio::task::spawn_local(async move {
+                while exchange.send(BootOrder { runs: runs.clone() }).await.is_ok() {}
+                ended.notify_one();
+            });
+        }
+    }
+
+    fn mesh(endpoint: Endpoint, service: Rc<dyn Service>) -> (Rc<Mesh>, Node) {
+        let node = Node { id: endpoint.own().id, address: endpoint.local_addr(), zone: Text::cut("") };
+        let (address, zone, software) = (node.address, Text::cut(""), Text::cut("test"));
+        let introduction = Introduction { address, zone, capacity_slots: 7, shards: 1, software };
+        (Mesh::start(endpoint, introduction, service), node)
+    }
+
+    /// A node that takes that one for the only seed.
+    fn asker(mesh: Rc<Mesh>, node: Node, seed: Node) -> (Context, TempDir) {
+        let seeds = Seeds::new(node, 7, Role::Peer);
+        seeds.up(Seed { node: seed, capacity_slots: 7, owns: true });
+        seeds.stands(Standing::Joined);
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreOptions {
+            data_dir: directory.path().into(),
+            capacity_bytes: Some(16 << 20),
+            backend: Backend::Pool,
+            pool_blocks: 16,
+            ttl: None,
+        })
+        .unwrap();
+        let (chance, watches) = (RefCell::new(Chance::seeded(1)), Watches::default());
+        (Context { shared: Shared::new(seeds, 1), mesh, store, chance, watches }, directory)
+    }
+
+    async fn recall(of: Role) -> (Asked, Rc<tokio::sync::Notify>) {
+        let secrets = secrets();
+        let start = |role| endpoint(identity(&secrets, role), Lanes::Quic);
+        let liar = Liar::default();
+        let ended = liar.ended.clone();
+        let (_liars, seed) = mesh(start(of), Rc::new(liar));
+        let (asking, own) = mesh(start(Role::Peer), Rc::new(Liar::default()));
+        let (context, _directory) = asker(asking, own, seed);
+        let content = ContentId::from_bytes([7; 32]);
+        let plot = Plot { content, scope: Scope::Verified, span: SpanIndex::FIRST };
+        (ask_owner(&context, &plot, Recall { content }).await, ended)
+    }
+
+    #[test]
+    fn a_seed_that_never_ends_its_answer_is_heard_once() {
+        run(async {
+            let (asked, ended) = recall(Role::Seed).await;
+            let Asked::Answered(Message::BootOrder(order)) = asked else { panic!("{asked:?}") };
+            ended.notified().await;
+            let layout = Layout::new(100 << 16).unwrap();
+            let (mut boot, now) = (Boot::begin(layout, StdInstant::now()), StdInstant::now());
+            let mut ahead = boot.recalled(&order.runs);
+            (0..100).for_each(|block| ahead.extend(boot.read(layout.run(block, block + 1).unwrap(), now)));
+            assert_eq!(ahead.len(), 98, "each block that there is once, but for those that it begins with");
+            assert!(boot.is_over(now));
+        });
+    }
+
+    #[test]
+    fn a_peer_that_plays_the_owner_is_not_believed() {
+        run(async {
+            let (asked, _) = recall(Role::Peer).await;
+            assert!(matches!(asked, Asked::Nobody), "{asked:?}");
+        });
+    }
+}

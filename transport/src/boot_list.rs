@@ -13,14 +13,19 @@ use darter_engine::{BlockIndex, BlockRun, Layout};
 
 use crate::wire::{BOOT_RUNS_MAX, BootRun, List};
 
-/// Blocks that a recorder remembers as touched: 4 GiB of a content.
-const TOUCHED_MAX: usize = 65_536;
-/// A follower asks for this many blocks ahead: 4 MiB, as one request.
+/// Blocks that a recorder remembers as touched, and that a follower brings: 1 GiB of a content, which takes a
+/// link of 1 Gbit/s nine seconds. Whoever reads more is not starting.
+const TOUCHED_MAX: usize = 16_384;
+/// A follower is ahead of its reader by so many blocks at most: 4 MiB, 34 ms of a link of 1 Gbit/s.
 const AHEAD_BLOCKS: usize = 64;
-/// A reader is followed once so many of its first blocks are on the list…
+/// What it asks for at a time, unless the list ends: 1 MiB. A reader moves by single blocks, and each would be a request.
+const CHUNK_BLOCKS: usize = 16;
+/// A reader is followed once so many of its blocks are near each other on the list…
 const BEGINS_ALIKE: usize = 2;
-/// …and no longer when so many in a row are not.
+/// …and no longer when so many in a row are not on it.
 const STRAYED: usize = 16;
+
+const _: () = assert!(CHUNK_BLOCKS <= AHEAD_BLOCKS);
 
 /// The runs of a boot, in their order.
 pub type BootList = List<BootRun, BOOT_RUNS_MAX>;
@@ -59,6 +64,11 @@ impl Recorder {
         true
     }
 
+    /// Whether the block was read.
+    pub fn has(&self, block: BlockIndex) -> bool {
+        self.touched.contains(&block.number())
+    }
+
     /// The list so far.
     pub fn list(&self) -> BootList {
         List::first_of(self.runs.iter().cloned())
@@ -76,15 +86,18 @@ impl BootRun {
 pub struct Follower {
     /// The list's blocks, each once, as far as the content has them.
     order: Vec<BlockIndex>,
-    /// Everything before this was asked for.
+    /// Where each of them is in the order.
+    places: HashMap<u32, usize>,
+    /// Everything before this was asked for, or passed by.
     asked: usize,
+    /// Where the reader was last.
+    at: Option<usize>,
     alike: usize,
     strayed: usize,
-    places: HashMap<u32, usize>,
 }
 
 impl Follower {
-    /// Of a list that came from another node: what the content does not have is left out.
+    /// Of a list that came from another node: what the content does not have is left out, and what is beyond 1 GiB.
     pub fn new(list: &[BootRun], layout: Layout) -> Self {
         let (mut order, mut places) = (Vec::new(), HashMap::new());
         'list: for run in list {
@@ -99,10 +112,10 @@ impl Follower {
                 });
             }
         }
-        Self { order, asked: 0, alike: 0, strayed: 0, places }
+        Self { order, places, asked: 0, at: None, alike: 0, strayed: 0 }
     }
 
-    /// A reader touches a block: the blocks to bring next, in their order.
+    /// A reader touches a block: the blocks to bring next, in their order. At most 64.
     pub fn read(&mut self, block: BlockIndex) -> &[BlockIndex] {
         let Some(at) = self.places.get(&block.number()).copied() else {
             self.strayed += 1;
@@ -111,15 +124,26 @@ impl Follower {
             }
             return &[];
         };
-        (self.alike, self.strayed) = (self.alike + 1, 0);
+        // Who jumps about on the list has to show again that it goes on as the list does.
+        let is_near = self.at.is_some_and(|before| before.abs_diff(at) <= AHEAD_BLOCKS);
+        self.alike = if is_near { self.alike + 1 } else { 1 };
+        (self.at, self.strayed) = (Some(at), 0);
         if self.alike < BEGINS_ALIKE {
             return &[];
         }
         let end = (at + 1 + AHEAD_BLOCKS).min(self.order.len());
         // What the reader has passed needs no asking.
         let begin = self.asked.max(at + 1).min(end);
+        if end - begin < CHUNK_BLOCKS && end < self.order.len() {
+            return &[];
+        }
         self.asked = self.asked.max(end);
         &self.order[begin..end]
+    }
+
+    /// Whether the reader has followed the list to its end, or the list is empty: nothing more will be asked for.
+    pub fn is_done(&self) -> bool {
+        self.asked >= self.order.len() && self.at.map_or(0, |at| at + 1) >= self.order.len()
     }
 }
 
@@ -163,14 +187,58 @@ mod tests {
 
     #[test]
     fn who_begins_alike_is_given_what_comes_next() {
-        let list = [BootRun { first: 90, count: 2 }, BootRun { first: 0, count: 200 }];
+        let list = [BootRun { first: 900, count: 2 }, BootRun { first: 0, count: 200 }];
         let mut follower = Follower::new(&list, layout());
         let block = |number| layout().block(number).unwrap();
-        assert_eq!(numbers(follower.read(block(90))), []);
-        let ahead = numbers(follower.read(block(91)));
+        assert_eq!(numbers(follower.read(block(900))), []);
+        let ahead = numbers(follower.read(block(901)));
         assert_eq!(ahead, (0..64).collect::<Vec<u32>>());
-        assert_eq!(numbers(follower.read(block(0))), [64]);
-        assert_eq!(numbers(follower.read(block(3))), [65, 66, 67]);
+        assert_eq!(numbers(follower.read(block(0))), [], "one block more is no request");
+        assert_eq!(numbers(follower.read(block(14))), []);
+        assert_eq!(numbers(follower.read(block(15))), (64..80).collect::<Vec<u32>>());
+        assert_eq!(numbers(follower.read(block(3))), [], "back again");
+        assert_eq!(numbers(follower.read(block(60))), (80..125).collect::<Vec<u32>>());
+        for number in 61..199 {
+            follower.read(block(number));
+        }
+        assert!(!follower.is_done());
+        assert_eq!(numbers(follower.read(block(199))), []);
+        assert!(follower.is_done());
+    }
+
+    #[test]
+    fn the_last_blocks_are_asked_for_however_few_they_are() {
+        let mut follower = Follower::new(&[BootRun { first: 0, count: 70 }], layout());
+        let block = |number| layout().block(number).unwrap();
+        follower.read(block(0));
+        assert_eq!(follower.read(block(1)).len(), 64);
+        assert_eq!(numbers(follower.read(block(5))), [66, 67, 68, 69]);
+    }
+
+    #[test]
+    fn who_jumps_has_to_show_again_where_it_goes() {
+        let mut follower = Follower::new(&[BootRun { first: 0, count: 1000 }], layout());
+        let block = |number| layout().block(number).unwrap();
+        follower.read(block(0));
+        assert!(!follower.read(block(1)).is_empty());
+        assert_eq!(numbers(follower.read(block(999))), []);
+        assert!(!follower.is_done(), "the end is no end of what was followed");
+        assert_eq!(numbers(follower.read(block(500))), []);
+        assert_eq!(numbers(follower.read(block(501))), (502..566).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn a_list_without_end_or_beyond_the_content_is_cut() {
+        let endless = vec![BootRun { first: 0, count: u16::MAX }; BOOT_RUNS_MAX];
+        assert_eq!(Follower::new(&endless, layout()).order.len(), TOUCHED_MAX);
+        let beyond = [
+            BootRun { first: 99_998, count: 7 },
+            BootRun { first: u32::MAX, count: 9 },
+            BootRun { first: 5, count: 0 },
+        ];
+        let follower = Follower::new(&beyond, layout());
+        assert_eq!(numbers(&follower.order), [99_998, 99_999]);
+        assert!(Follower::new(&[], layout()).is_done());
     }
 
     #[test]
@@ -181,7 +249,8 @@ mod tests {
         follower.read(block(0));
         assert!(!follower.read(block(1)).is_empty());
         (0..STRAYED as u32).for_each(|number| _ = follower.read(block(6000 + number)));
-        assert_eq!(numbers(follower.read(block(2))), []);
+        assert_eq!(numbers(follower.read(block(50))), []);
+        assert!(!follower.read(block(51)).is_empty());
     }
 
     proptest! {

@@ -1,7 +1,8 @@
 //! The cluster as the daemon sees it: one [`Shared`] of the node, one [`Cluster`] of each shard.
 //!
 //! ```text
-//!  daemon ──▶ Cluster ── describe, prove ──▶ asking      one question to an owner
+//!  daemon ──▶ Cluster ── describe, prove,
+//!                │       recall, booted ───▶ asking      one question to an owner
 //!                │ ────── pull, hurry ─────▶ pull        blocks from owner and parents
 //!                │ ────── stored, lost ────▶ announce    who holds what
 //!                │                           service     what this node answers
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::announce::Announcer;
 use crate::asking::{self, Asked};
+use crate::boot_list::BootList;
 use crate::chance::Chance;
 use crate::exchange::Exchange;
 use crate::lane::Endpoint;
@@ -32,7 +34,7 @@ use crate::service::{Origin, Server};
 use crate::session::Session;
 pub use crate::shared::{Counted, Counters, Shared};
 use crate::span::{Plot, SpanIndex, spans};
-use crate::wire::{Describe, Description, Message, Proof, Prove, Refused};
+use crate::wire::{Booted, Describe, Description, Message, Proof, Prove, Recall, Refused};
 
 /// What one shard's part is made of.
 pub struct Parts {
@@ -161,13 +163,35 @@ impl Cluster {
     /// May this client read this? Asked of the owner. `None`: this node is the owner, or the cluster cannot say: ask
     /// the registry.
     pub async fn prove(&self, ask: Prove) -> Option<Result<Proof, Refused>> {
-        // Of a content alone, whatever the registry: whose plot it is does not matter for who owns it.
-        let plot = Plot { content: ask.content, scope: Scope::Verified, span: SpanIndex::FIRST };
+        let plot = Self::first_plot(ask.content);
         match asking::ask_owner(&self.context, &plot, ask).await {
             Asked::Answered(Message::Proof(proof)) => Some(Ok(proof)),
             Asked::Refused(refused) => Some(Err(refused)),
             Asked::Answered(_) | Asked::Nobody => None,
         }
+    }
+
+    /// How a boot reads this content: asked of its owner. Empty where nobody has said, or nobody can be asked.
+    pub async fn recall(&self, content: ContentId) -> BootList {
+        match asking::ask_owner(&self.context, &Self::first_plot(content), Recall { content }).await {
+            Asked::Answered(Message::BootOrder(order)) => order.runs,
+            Asked::Nobody => self.context.shared.books().recall(&content),
+            Asked::Answered(_) | Asked::Refused(_) => BootList::default(),
+        }
+    }
+
+    /// A boot has read this content here, in this order: its owner is told. Where nobody can be told, this node knows
+    /// it.
+    pub async fn booted(&self, content: ContentId, runs: BootList) {
+        let told = Booted { content, runs: runs.clone() };
+        if let Asked::Nobody = asking::ask_owner(&self.context, &Self::first_plot(content), told).await {
+            self.context.shared.books().booted(content, runs);
+        }
+    }
+
+    /// Of a content alone, whatever the registry: whose plot it is does not matter for who owns it.
+    fn first_plot(content: ContentId) -> Plot {
+        Plot { content, scope: Scope::Verified, span: SpanIndex::FIRST }
     }
 
     /// The bytes of this content are not those of its name, this node has found out: if it is a seed, all nodes drop

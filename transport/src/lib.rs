@@ -33,6 +33,7 @@ mod announce;
 mod asking;
 pub mod attestations;
 pub mod block_set;
+pub mod boot;
 pub mod boot_list;
 pub mod chance;
 pub mod cluster;

@@ -7,6 +7,7 @@ pub(crate) mod cold;
 pub(crate) mod eviction;
 pub(crate) mod hits;
 pub(crate) mod remote;
+pub(crate) mod second_node;
 pub(crate) mod start;
 
 use darter::demo::registry::{Blob, Digest, Registry};

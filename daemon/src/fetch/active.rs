@@ -13,6 +13,7 @@ use darter_engine::{BlockIndex, BlockRun, Content, Naming, Reservation, Verifica
 use tokio::sync::Notify;
 
 use super::Owner;
+use super::ahead::Ahead;
 use super::bulk::{self, Bulk};
 use super::demand::{Arrival, Demand, FetchError, FetchKey, Waiter};
 use super::plan::{NotWaiting, Plan, REQUEST_BLOCKS_MAX, TransferId};
@@ -46,6 +47,8 @@ pub(super) struct Active {
     prefetching: Cell<bool>,
     /// What the cluster brings in bulk.
     pub(super) bulk: RefCell<Bulk>,
+    /// What it brings ahead of a boot.
+    pub(super) ahead: RefCell<Ahead>,
     /// Told when no request for a reader is under way.
     quiet: Notify,
 }
@@ -77,6 +80,7 @@ impl Active {
             no_room_since: Cell::new(None),
             prefetching: Cell::new(false),
             bulk: RefCell::default(),
+            ahead: RefCell::default(),
             quiet: Notify::new(),
         })
     }
@@ -240,7 +244,9 @@ impl Active {
     }
 
     pub(super) fn end_if_idle(self: &Rc<Self>) {
-        if self.requests.get() == 0 && !self.prefetching.get() && self.plan.borrow().is_idle() {
+        let is_at_work =
+            self.requests.get() > 0 || self.prefetching.get() || self.ahead.borrow().is_at_work();
+        if !is_at_work && self.plan.borrow().is_idle() {
             self.owner.forget(&self.key, self);
         }
     }

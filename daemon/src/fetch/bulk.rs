@@ -81,7 +81,7 @@ impl Active {
     }
 
     async fn bring_claimed(self: &Rc<Self>, Claim { span, absent, id }: Claim, target: &Target) {
-        let outcome = match self.wanted(span, true, target) {
+        let outcome = match self.wanted(vec![span], true, target) {
             Some(wanted) => self.pull(absent, wanted).await,
             None => None,
         };
@@ -96,9 +96,9 @@ impl Active {
     }
 
     /// What is asked of the cluster; `None` where the client's request cannot be told to others.
-    fn wanted(&self, run: BlockRun, bulk: bool, target: &Target) -> Option<Wanted> {
+    pub(super) fn wanted(&self, runs: Vec<BlockRun>, bulk: bool, target: &Target) -> Option<Wanted> {
         let errand = errand::pack(target)?;
-        Some(Wanted { content: self.content().clone(), registry: self.key.scope, run, bulk, errand })
+        Some(Wanted { content: self.content().clone(), registry: self.key.scope, runs, bulk, errand })
     }
 
     /// The blocks of a span that are neither in the store nor on their way: they are this transfer's now.
@@ -116,9 +116,9 @@ impl Active {
         claimed
     }
 
-    /// What the cluster gives of a run, of which the plan knows these blocks as one transfer's; `None` where it is not
-    /// asked.
-    async fn pull(self: &Rc<Self>, blocks: Vec<BlockIndex>, wanted: Wanted) -> Option<Outcome> {
+    /// What the cluster gives of what is wanted, of which the plan knows these blocks, in their order, as one transfer's;
+    /// `None` where it is not asked.
+    pub(super) async fn pull(self: &Rc<Self>, blocks: Vec<BlockIndex>, wanted: Wanted) -> Option<Outcome> {
         let arrivals = self.owner.cluster.get()?.pull(wanted);
         Some(pulled::take_all(self, blocks, arrivals).await)
     }
@@ -126,22 +126,28 @@ impl Active {
     /// What the cluster gives of a run that readers wait for; `None` where it is not asked.
     pub(super) async fn pull_for_readers(self: &Rc<Self>, run: BlockRun, target: &Target) -> Option<Outcome> {
         self.owner.cluster_for(target)?;
-        self.pull(run.blocks().collect(), self.wanted(run, false, target)?).await
+        self.pull(run.blocks().collect(), self.wanted(vec![run], false, target)?).await
+    }
+
+    /// Whether something of a run may be on its way without anybody waiting for it.
+    fn may_be_coming(&self, run: BlockRun) -> bool {
+        let is_bulk = self.bulk.borrow().spans.contains(&(run.first().number() / SPAN_BLOCKS));
+        is_bulk || self.ahead.borrow().is_at_work()
     }
 
     /// Somebody waits for these: where they come in bulk, they are asked for ahead of others.
     pub(super) fn hurry(&self, run: BlockRun) {
-        let is_coming = self.bulk.borrow().spans.contains(&(run.first().number() / SPAN_BLOCKS));
         let target = self.target();
-        if is_coming && let Some(cluster) = self.owner.cluster_for(&target) {
+        if self.may_be_coming(run)
+            && let Some(cluster) = self.owner.cluster_for(&target)
+        {
             cluster.hurry(self.content(), self.key.scope, run);
         }
     }
 
     /// The same, if they have not come in this time.
     pub(super) fn hurry_after(self: &Rc<Self>, patience: Duration, run: BlockRun) {
-        let is_coming = self.bulk.borrow().spans.contains(&(run.first().number() / SPAN_BLOCKS));
-        if is_coming || self.owner.cluster_for(&self.target()).is_some() {
+        if self.may_be_coming(run) || self.owner.cluster_for(&self.target()).is_some() {
             let active = self.clone();
             self.owner.spawn(async move {
                 tokio::time::sleep(patience).await;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use darter_engine::{BlockIndex, BlockRun, Content, ContentId, Naming, RegistryScope};
 use tokio::sync::{mpsc, oneshot};
 
+use super::boots::Boots;
 use crate::access::OwnersWord;
 use crate::front::range::Wanted;
 use crate::origin::{OriginError, Target, Verdict};
@@ -92,6 +93,10 @@ pub(crate) enum Message {
     Bring { content: Arc<Content>, key: FetchKey, target: Target, demand: Demand },
     /// Bring what is still absent, behind all readers.
     Prefetch { content: Arc<Content>, key: FetchKey, target: Target },
+    /// A client begins to read this lazily: what earlier boots did is to be followed, or else this one is recorded.
+    Boot { content: Arc<Content>, key: FetchKey, target: Target, boots: Arc<Boots> },
+    /// A boot will want these blocks next, in this order.
+    Ahead { content: Arc<Content>, key: FetchKey, target: Target, blocks: Vec<BlockIndex> },
     /// May this client read this, as the owner in the cluster knows it?
     Prove { id: ContentId, target: Target, reply: oneshot::Sender<Option<OwnersWord>> },
     /// A seed has found the bytes of this content to be wrong.

@@ -5,6 +5,8 @@
 //! keeps one `active::Active` for each content that has blocks on their way.
 
 mod active;
+mod ahead;
+mod boots;
 mod bulk;
 mod by_cluster;
 mod copies;
@@ -23,13 +25,15 @@ mod transfer;
 mod turns;
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use darter_engine::{Content, ContentId};
+use darter_engine::{BlockRun, Content, ContentId};
 use tokio::sync::{mpsc, oneshot};
 
 pub use demand::{Arrival, FetchError, FetchKey, Reading};
 pub use subscription::Subscription;
 
+use self::boots::Boots;
 use self::demand::{Demand, Message};
 use self::plan::REQUEST_BLOCKS_MAX;
 use crate::access::OwnersWord;
@@ -61,17 +65,21 @@ pub(crate) struct Bounds {
 #[derive(Clone, Debug)]
 pub struct Fetches {
     owners: Arc<[mpsc::Sender<Message>]>,
+    boots: Arc<Boots>,
 }
 
 /// Ends with the shards, and not they with it.
 #[derive(Clone, Debug)]
-pub(crate) struct WeakFetches(Arc<[mpsc::WeakSender<Message>]>);
+pub(crate) struct WeakFetches {
+    owners: Arc<[mpsc::WeakSender<Message>]>,
+    boots: Arc<Boots>,
+}
 
 impl WeakFetches {
     /// `None` once the shards end.
     pub(crate) fn upgrade(&self) -> Option<Fetches> {
-        let owners: Option<Vec<_>> = self.0.iter().map(mpsc::WeakSender::upgrade).collect();
-        Some(Fetches { owners: owners?.into() })
+        let owners: Option<Vec<_>> = self.owners.iter().map(mpsc::WeakSender::upgrade).collect();
+        Some(Fetches { owners: owners?.into(), boots: self.boots.clone() })
     }
 }
 
@@ -84,7 +92,7 @@ impl Fetches {
     pub(crate) fn new(shards: usize) -> (Self, Vec<Inbox>) {
         let (owners, inboxes): (Vec<_>, Vec<_>) =
             (0..shards).map(|_| mpsc::channel(MESSAGES_MAX)).map(|(to, from)| (to, Inbox(from))).unzip();
-        (Self { owners: owners.into() }, inboxes)
+        (Self { owners: owners.into(), boots: Arc::new(Boots::new()) }, inboxes)
     }
 
     /// Learns what an unknown content is. The first bytes that this brings are kept.
@@ -125,6 +133,41 @@ impl Fetches {
         let _ = self.send(key.id, Message::Prefetch { content: content.clone(), key, target });
     }
 
+    /// Boots are recorded and followed from now on: there is a cluster.
+    pub(crate) fn follow_boots(&self) {
+        self.boots.turn_on();
+    }
+
+    /// A client reads a part of a content that is not all here: that may be a boot.
+    pub(crate) fn begin_boot(&self, content: &Arc<Content>, key: FetchKey, target: &Target) {
+        if self.boots.begin(key, content.layout(), Instant::now()) {
+            let (content, target, boots) = (content.clone(), target.clone(), self.boots.clone());
+            if self.send(key.id, Message::Boot { content, key, target, boots }).is_err() {
+                self.boots.give_up(&key);
+            }
+        }
+    }
+
+    /// A client reads this run, with which `target` goes to the origin: if it boots, what follows may be brought ahead.
+    /// To be called for each short read, hit or not.
+    pub(crate) fn read_lazily(
+        &self,
+        content: &Arc<Content>,
+        key: FetchKey,
+        run: BlockRun,
+        target: impl FnOnce() -> Target,
+    ) {
+        if !self.boots.may_be_under_way(&key.id) {
+            return;
+        }
+        let blocks = self.boots.read(&key, run, Instant::now());
+        if !blocks.is_empty() {
+            let message = Message::Ahead { content: content.clone(), key, target: target(), blocks };
+            // Where the queue is full, they come when they are asked for.
+            let _ = self.send(key.id, message);
+        }
+    }
+
     /// What the owner in the cluster says of a client's claim; `None` where the registry is to be asked.
     pub(crate) async fn prove(&self, id: &ContentId, target: &Target) -> Option<OwnersWord> {
         let (reply, answer) = oneshot::channel();
@@ -139,7 +182,8 @@ impl Fetches {
 
     /// The same, without keeping the shards at work.
     pub(crate) fn downgrade(&self) -> WeakFetches {
-        WeakFetches(self.owners.iter().map(mpsc::Sender::downgrade).collect())
+        let owners = self.owners.iter().map(mpsc::Sender::downgrade).collect();
+        WeakFetches { owners, boots: self.boots.clone() }
     }
 
     fn send(&self, id: ContentId, message: Message) -> Result<(), FetchError> {

@@ -9,13 +9,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_engine::{BLOCK_BYTES, Content, ContentId, ContentSpec, Layout, Naming, Store, Verification};
+use darter_engine::{
+    BLOCK_BYTES, BlockIndex, Content, ContentId, ContentSpec, Layout, Naming, Store, Verification,
+};
 use darter_transport::cluster::Cluster;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use super::active::{self, Active};
+use super::boots::Boots;
 use super::demand::{FetchError, FetchKey, Message};
 use super::patience::Patience;
 use super::places::Places;
@@ -45,6 +48,8 @@ const PREFETCH_AGAIN_AFTER: Duration = Duration::from_secs(600);
 /// How long a disk that is behind the network is waited for: many are for a moment, and what is not kept is paid for
 /// again.
 const CATCHES_UP_WITHIN: Duration = Duration::from_millis(200);
+/// How often it is looked whether a boot is over.
+const BOOT_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked at meanwhile.
 const CATCH_UP_LOOK_EVERY: Duration = Duration::from_millis(5);
 /// One that does not catch up is not waited for again so soon: its readers would have its speed.
@@ -164,6 +169,12 @@ impl Owner {
                     active.prefetch();
                 }
             }
+            Message::Boot { content, key, target, boots } => {
+                self.spawn(self.clone().accompany(boots, content, key, target));
+            }
+            Message::Ahead { content, key, target, blocks } => {
+                self.bring_ahead(&content, key, &Rc::new(target), blocks);
+            }
             Message::Prove { id, target, reply } => {
                 let owner = self.clone();
                 self.spawn(async move {
@@ -196,6 +207,48 @@ impl Owner {
         let active = Active::new(self.clone(), key, content.clone(), target.clone());
         fetches.insert(key, active.clone());
         Some(active)
+    }
+
+    /// Accompanies a boot from its beginning: recalls how earlier ones went, and tells the owner how this one went if
+    /// there was none.
+    async fn accompany(
+        self: Rc<Self>,
+        boots: Arc<Boots>,
+        content: Arc<Content>,
+        key: FetchKey,
+        target: Target,
+    ) {
+        let Some(cluster) = self.cluster.get() else { return boots.give_up(&key) };
+        let list = cluster.recall(key.id).await;
+        if let Some(ahead) = boots.recalled(&key, &list) {
+            self.metrics.boot_followed();
+            self.bring_ahead(&content, key, &Rc::new(target), ahead);
+        }
+        let list = loop {
+            tokio::time::sleep(BOOT_LOOK_EVERY).await;
+            if let Some(list) = boots.end_if_over(&key, Instant::now().into_std()) {
+                break list;
+            }
+        };
+        if let Some(list) = list {
+            cluster.booted(key.id, list).await;
+            self.metrics.boot_recorded();
+        }
+    }
+
+    fn bring_ahead(
+        self: &Rc<Self>,
+        content: &Arc<Content>,
+        key: FetchKey,
+        target: &Rc<Target>,
+        blocks: Vec<BlockIndex>,
+    ) {
+        if !blocks.is_empty()
+            && content.verification() != Verification::Wrong
+            && let Some(active) = self.active(key, content, target)
+        {
+            active.bring_ahead(blocks);
+        }
     }
 
     /// The fetch has nothing on its way any more.

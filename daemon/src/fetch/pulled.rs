@@ -36,8 +36,9 @@ pub(super) async fn take_all(
         let (Ok(at), Some(window)) = (missing.binary_search(&block), window(active, number)) else {
             continue;
         };
+        let landing =
+            landings.entry(number).or_insert_with(|| Landing::of(active, hull(active, &missing, window)));
         missing.remove(at);
-        let landing = landings.entry(number).or_insert_with(|| Landing::of(active, window));
         if landing.take(block, bytes).await {
             unkept = 0
         } else {
@@ -65,8 +66,17 @@ fn window(active: &Active, number: u32) -> Option<BlockRun> {
     layout.run(first, first.saturating_add(REQUEST_BLOCKS_MAX).min(layout.block_count()))
 }
 
+/// From the first to the last of these blocks in a window, in which there is one: no slots are reserved for others.
+fn hull(active: &Active, blocks: &[BlockIndex], window: BlockRun) -> BlockRun {
+    let first = blocks.partition_point(|block| *block < window.first());
+    let end = blocks.partition_point(|block| *block <= window.last());
+    let ends = blocks.get(first..end).and_then(|inside| Some((inside.first()?, inside.last()?)));
+    ends.and_then(|(first, last)| active.content().layout().run(first.number(), last.number() + 1))
+        .unwrap_or(window)
+}
+
 /// Blocks in their order as runs of neighbours.
-fn runs(active: &Active, blocks: &[BlockIndex]) -> Vec<BlockRun> {
+pub(super) fn runs(active: &Active, blocks: &[BlockIndex]) -> Vec<BlockRun> {
     let neighbours = blocks.chunk_by(|one, next| one.number() + 1 == next.number());
     let run = |run: &[BlockIndex]| {
         let (first, last) = (run.first()?, run.last()?);

@@ -133,9 +133,15 @@ pub(super) async fn answer(sources: &Sources, request: &ContentRequest) -> Resul
         reader = reader.gated();
     }
     if request.prefetch && bytes.is_some() && content.held_pieces() < content.layout().piece_count() {
-        sources.fetches.prefetch(&content, key, fetching);
+        sources.fetches.prefetch(&content, key, fetching.clone());
     }
-    let collect = bytes.is_some_and(|bytes| bytes.end - bytes.start <= COLLECTED_BYTES_MAX);
+    let collect = bytes.as_ref().is_some_and(|bytes| bytes.end - bytes.start <= COLLECTED_BYTES_MAX);
+    if collect && !is_whole(&content) {
+        sources.fetches.begin_boot(&content, key, &fetching);
+    }
+    if let Some(run) = bytes.filter(|_| collect).and_then(|bytes| content.layout().covering(&bytes)) {
+        sources.fetches.read_lazily(&content, key, run, || fetching);
+    }
     let parts = if collect {
         collected(&mut reader, started).await?
     } else {
@@ -196,6 +202,10 @@ pub(super) fn at_hand(
         return None;
     }
     metrics.body(Source::Cache, (first.end - first.start) as usize);
+    if let Some(run) = content.layout().covering(&span).filter(|_| is_short) {
+        let fetching = || access.to_fetch_with(target);
+        sources.fetches.read_lazily(&content, request.key(), run, fetching);
+    }
     let rest = (first.end < span.end).then(|| {
         let fetching = access.to_fetch_with(target);
         let reader =

@@ -48,6 +48,7 @@ pub struct Plan {
     bits_per_s: Option<u64>,
     is_udp_blocked: bool,
     prefetch: bool,
+    capacity: String,
     registry: RegistryOptions,
     flags: Vec<(String, String)>,
 }
@@ -63,6 +64,7 @@ impl Plan {
             bits_per_s: None,
             is_udp_blocked: false,
             prefetch: false,
+            capacity: "256MiB".to_owned(),
             registry,
             flags,
         }
@@ -97,6 +99,11 @@ impl Plan {
     pub fn flag(mut self, name: &str, value: &str) -> Plan {
         self.flags.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// What each node keeps, as its flag takes it.
+    pub fn capacity(self, capacity: &str) -> Plan {
+        Plan { capacity: capacity.to_owned(), ..self }
     }
 
     /// Starts the registry, then all seeds, then all others.
@@ -141,8 +148,12 @@ impl Plan {
         let joining = Joining::new(&self.roles, &seen, &network);
         let start = |place: usize, host: Host| {
             let role = self.roles[place];
-            let base =
-                Daemon::builder().origin(&origin).on(&network, &host).shards(1).prefetch(self.prefetch);
+            let base = Daemon::builder()
+                .origin(&origin)
+                .on(&network, &host)
+                .shards(1)
+                .prefetch(self.prefetch)
+                .capacity(&self.capacity);
             let flagged = self.flags.iter().fold(base, |builder, (name, value)| builder.flag(name, value));
             let builder = match role {
                 Role::Alone => flagged,

@@ -17,7 +17,7 @@ mod routes;
 mod wanted;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -55,14 +55,13 @@ impl Pulls {
 
     /// See [`crate::cluster::Cluster::pull`].
     pub(crate) fn pull(self: &Rc<Self>, wanted: Wanted) -> mpsc::Receiver<Pulled> {
-        let waiting_max = (wanted.run.len() as usize + 1).min(WAITING_MAX);
-        let (to, from) = mpsc::channel(waiting_max);
+        let blocks: usize = wanted.runs.iter().map(|run| run.len() as usize).sum();
+        let (to, from) = mpsc::channel((blocks + 1).min(WAITING_MAX));
+        let client = Client::new(to.clone(), wanted.errand.clone(), wanted.bulk);
         if self.is_for_the_origin(&wanted) {
-            // There is room for one.
-            let _ = to.try_send(Pulled::GoToOrigin(wanted.run));
+            client.say(wanted.runs.into_iter().map(Pulled::GoToOrigin).collect());
             return from;
         }
-        let client = Client::new(to.clone(), wanted.errand.clone(), wanted.bulk);
         let events: Events = Rc::default();
         let leaving = {
             let events = events.clone();
@@ -82,8 +81,9 @@ impl Pulls {
         let (id, registry) = (wanted.content.id(), wanted.registry);
         let plot = |span| Plot { content: id, scope: Scope::Registry(registry), span };
         let Some((owner, _)) = shared.seeds().owners(&plot(SpanIndex::FIRST), false) else { return true };
+        let wanted_spans = || wanted.runs.iter().flat_map(|run| spans(*run)).map(|(span, _)| span);
         let owned_here = |by_span: bool| {
-            spans(wanted.run).all(|(span, _)| {
+            wanted_spans().all(|span| {
                 let owners = shared.seeds().owners(&plot(span), by_span);
                 owners.is_some_and(|(owner, _)| owner.id == shared.own().id)
             })
@@ -91,8 +91,7 @@ impl Pulls {
         let by_span = shared.routes().by_span(&id, registry);
         let by_span =
             by_span.or_else(|| (owner.id == shared.own().id).then(|| self.says_by_span(&wanted.content)));
-        let nobody_has =
-            || spans(wanted.run).all(|(span, _)| shared.books().map().tracker.members(&plot(span)) == 0);
+        let nobody_has = || wanted_spans().all(|span| shared.books().map().tracker.members(&plot(span)) == 0);
         by_span.is_some_and(owned_here) && nobody_has()
     }
 
@@ -105,10 +104,16 @@ impl Pulls {
         let by_span = match self.by_span(&wanted).await {
             Ok(by_span) => by_span,
             Err(Some(refused)) => return client.say(vec![Pulled::Refused(refused)]),
-            Err(None) => return client.say(vec![Pulled::GoToOrigin(wanted.run)]),
+            Err(None) => {
+                return client.say(wanted.runs.into_iter().map(Pulled::GoToOrigin).collect());
+            }
         };
         let turns = Arc::new(Semaphore::new(SPANS_AT_ONCE));
-        for (span, mut places) in spans(wanted.run) {
+        let mut of_spans: BTreeMap<SpanIndex, BlockSet> = BTreeMap::new();
+        for (span, places) in wanted.runs.iter().flat_map(|run| spans(*run)) {
+            of_spans.entry(span).or_insert(BlockSet::EMPTY).add(&places);
+        }
+        for (span, mut places) in of_spans {
             let Ok(turn) = turns.clone().acquire_owned().await else { return };
             if client.is_over() {
                 return;

@@ -14,8 +14,8 @@ pub struct Wanted {
     pub content: Arc<Content>,
     /// The registry of the client's request: what is not verified as a whole is asked for as this registry's bytes.
     pub registry: RegistryScope,
-    /// Which blocks; those that this node holds already are brought again.
-    pub run: BlockRun,
+    /// Which blocks, no block twice; those that this node holds already are brought again.
+    pub runs: Vec<BlockRun>,
     /// Nobody waits for a certain block: they may come in any order, and behind what somebody waits for.
     pub bulk: bool,
     /// The client's request, with which the owner goes to the origin.

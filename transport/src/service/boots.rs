@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use darter_engine::ContentId;
 
+use super::Books;
 use crate::boot_list::BootList;
 use crate::wire::BootRun;
 
@@ -56,6 +57,18 @@ impl Boots {
             list.clone()
         });
         found.unwrap_or_default()
+    }
+}
+
+impl Books {
+    /// How a boot reads this, as nodes have told this one; empty if none has.
+    pub(crate) fn recall(&self, content: &ContentId) -> BootList {
+        self.boots.recall(content)
+    }
+
+    /// A node has booted from this.
+    pub(crate) fn booted(&self, content: ContentId, list: BootList) {
+        self.boots.booted(content, list);
     }
 }
 

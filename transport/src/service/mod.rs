@@ -48,7 +48,7 @@ use self::complaint::Checks;
 use self::deputy::Reach;
 pub use self::handover::MAP_WITHIN;
 pub use self::origin::{Bring, LocalBoxFuture, Origin};
-use self::refusal::{Stop, because, busy};
+use self::refusal::{Stop, because, busy, not_owner};
 use crate::block_set::BlockSet;
 use crate::exchange::Exchange;
 use crate::mesh::{Mesh, Service};
@@ -227,12 +227,16 @@ impl Server {
             Message::Describe(describe) => self.describe(describe, exchange).await,
             Message::Prove(prove) => self.prove(prove, exchange).await,
             Message::MapOf(map_of) => self.tell_map(&map_of, exchange).await,
+            // Who never owns anything need not remember what others send.
+            Message::Recall(_) | Message::Booted(_) if !self.books.seeds.is_seed() => {
+                Err(not_owner(None).into())
+            }
             Message::Recall(recall) => {
-                let runs = self.books.boots.recall(&recall.content);
+                let runs = self.books.recall(&recall.content);
                 Ok(exchange.send(BootOrder { runs }).await?)
             }
             Message::Booted(booted) => {
-                self.books.boots.booted(booted.content, booted.runs);
+                self.books.booted(booted.content, booted.runs);
                 Ok(exchange.send(End {}).await?)
             }
             other => {
