@@ -719,13 +719,7 @@ impl Download {
         Step::Want { places: *places, any, stand_in: self.stand_in, failed }
     }
 
-    fn ask_parent(
-        &mut self,
-        open: &BlockSet,
-        need: Need,
-        now: Instant,
-        chance: &mut Chance,
-    ) -> Option<Step> {
+    fn ask_parent(&mut self, open: &BlockSet, need: Need, now: Instant, chance: &mut Chance) -> Option<Step> {
         let (open, urgent) = (open.and(&self.attested), need == Need::Urgent);
         let free = |parent: &&Parent| {
             let link = &parent.link;
