@@ -134,11 +134,15 @@ impl Server {
     async fn site_of_own(&self, want: &Want) -> Result<Site, Refused> {
         let by_span = match self.by_span(&want.plot) {
             Some(by_span) => by_span,
-            // If it owns this span of a content that it does not know, it has to know it first.
+            // The content says whether its spans are owned each by itself: who owns it either way has to know it first. Who
+            // is its deputy and owns the span would else name the content's owner, and that one would name it.
             None => {
-                let owns_span = matches!(self.post(&want.plot, true), Post::Owner(_) | Post::Deputy(_));
-                let owns_content = matches!(self.post(&want.plot, false), Post::Owner(_) | Post::Deputy(_));
-                if owns_span && !owns_content {
+                let is_owner = |by_span| match self.post(&want.plot, by_span) {
+                    Post::Owner(_) => true,
+                    Post::Deputy(_) => want.stand_in,
+                    Post::Neither(_) | Post::Unknown => false,
+                };
+                if is_owner(true) || is_owner(false) {
                     self.site_for(want).await?;
                 }
                 self.by_span(&want.plot).unwrap_or(false)
