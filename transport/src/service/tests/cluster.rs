@@ -415,9 +415,20 @@ impl TestCluster {
         cluster
     }
 
+    /// The origin has another blob.
+    pub(super) fn add(&self, blob: &Blob) {
+        let nodes = self.seeds.iter().chain(&self.peers);
+        nodes.for_each(|node| node.origin.blobs.borrow_mut().push(blob.clone()));
+    }
+
     /// Owner and deputy of a blob among the seeds.
     pub(super) fn owners(&self, blob: &Blob) -> (&TestNode, Option<&TestNode>) {
-        let (owner, deputy) = self.seeds[0].seeds.owners(&blob.plot(), false).expect("an owner");
+        self.owners_of(blob, false)
+    }
+
+    /// The same, or those of its first span if spans are owned each by itself.
+    pub(super) fn owners_of(&self, blob: &Blob, by_span: bool) -> (&TestNode, Option<&TestNode>) {
+        let (owner, deputy) = self.seeds[0].seeds.owners(&blob.plot(), by_span).expect("an owner");
         let of = |node: Node| self.seeds.iter().find(|seed| seed.node.id == node.id).expect("a seed");
         (of(owner), deputy.map(of))
     }

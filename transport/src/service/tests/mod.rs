@@ -227,6 +227,31 @@ fn a_new_owner_takes_the_map_before_it_goes_to_the_origin() {
     });
 }
 
+/// It named the content's owner once, as that one's deputy, and was named by it: nobody answered, and every node went to
+/// the origin.
+#[test]
+fn whoever_a_span_is_owned_by_answers_for_it_whatever_it_is_to_the_content() {
+    run(async {
+        let cluster = TestCluster::new(3, 1, &[]).await;
+        let (mut as_deputy, mut number) = (0, 0);
+        while as_deputy < 1 {
+            // More than a quarter of what a seed can hold.
+            let blob = Blob::new(&format!("of spans {number}"), 261);
+            number += 1;
+            let (owner, (content_owner, deputy)) = (cluster.owners_of(&blob, true).0, cluster.owners(&blob));
+            if owner.node.id == content_owner.node.id {
+                continue;
+            }
+            cluster.add(&blob);
+            as_deputy += usize::from(deputy.is_some_and(|deputy| deputy.node.id == owner.node.id));
+            let answer = cluster.peers[0].want(owner, &blob, &[3]).await;
+            assert_eq!((answer.refused.as_ref(), answer.blocks.len()), (None, 1));
+            let answer = cluster.peers[0].want(content_owner, &blob, &[3]).await;
+            assert_eq!(answer.refused.unwrap().instead.map(|node| node.id), Some(owner.node.id));
+        }
+    });
+}
+
 #[test]
 fn a_seed_that_does_not_own_a_content_asks_the_owner_what_it_is() {
     run(async {
