@@ -215,17 +215,17 @@ fn an_owner_that_is_at_a_slow_origin_is_given_time() {
 }
 
 #[test]
-fn three_sources_send_at_a_time_in_bulk() {
+fn the_owner_and_three_parents_send_at_a_time_in_bulk() {
     let mut bench = Bench::new(20);
     bench.download.want_all();
     let steps = bench.steps();
     let is_request = |step: &&Step| matches!(step, Step::Take { .. } | Step::Want { .. });
-    assert_eq!(steps.iter().filter(is_request).count(), SOURCES_AT_ONCE);
+    assert_eq!(steps.iter().filter(is_request).count(), 1 + SOURCES_AT_ONCE);
     // A reader does not wait for these.
     let asked = bench.download.asked;
     let free = (0..64).find(|place| !asked.contains(*place)).unwrap();
     bench.download.want(&set([free]));
-    assert_eq!(bench.takes().len(), 1);
+    assert_eq!(bench.takes()[0].1, set([free]));
 }
 
 #[test]
