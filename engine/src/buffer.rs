@@ -73,10 +73,15 @@ impl BlockPool {
         self.shared.lendable.available_permits()
     }
 
-    /// Waits until a buffer could be lent.
-    pub async fn lendable(&self) {
-        let _ = self.shared.lendable.acquire().await;
-        let _ = self.shared.permits.acquire().await;
+    /// A buffer for a client, as soon as one comes back. Who waits is served in turn: a wait that only told that there
+    /// is one would be passed on from waiter to waiter, and nobody would ever have it.
+    pub async fn lend_one(&self) -> BlockBuffer {
+        let lent = self.shared.lendable.clone().acquire_owned().await;
+        let permit = self.shared.permits.clone().acquire_owned().await;
+        match (permit, lent) {
+            (Ok(permit), Ok(lent)) => self.buffer(permit, Some(lent)),
+            _ => unreachable!("the pool never closes its semaphores"),
+        }
     }
 
     /// A buffer, as soon as one comes back.

@@ -74,12 +74,10 @@ pub struct Reader {
     subscription: Option<Subscription>,
     /// This block was seen in the store, and the subscription will not bring it again.
     told_in_store: Option<BlockIndex>,
-    /// When the network last brought something.
+    /// When something last came that had to be waited for: from the network, or for a buffer.
     arrived_at: Option<Instant>,
     fetched: bool,
     lost_races: u32,
-    /// Blocks of the next read from the store.
-    read_blocks: u32,
 }
 
 impl Reader {
@@ -106,7 +104,6 @@ impl Reader {
             arrived_at: None,
             fetched: false,
             lost_races: 0,
-            read_blocks: READ_BLOCKS,
         }
     }
 
@@ -127,7 +124,7 @@ impl Reader {
         self.left.end - self.left.start
     }
 
-    /// When the network last brought something for this reader.
+    /// When something last came that this reader had to wait for, be it the network or a buffer.
     pub fn arrived_at(&self) -> Option<Instant> {
         self.arrived_at
     }
@@ -169,7 +166,7 @@ impl Reader {
     /// of the subscription may have been lost with a dropped future, and is in the store then.
     async fn fill(&mut self, run: BlockRun) -> Result<(), Trouble> {
         let first = run.first();
-        let wanted = run.take(self.read_blocks);
+        let wanted = run.take(READ_BLOCKS);
         if let Some(present) = self.sources.store.present_prefix(&self.content, self.key.scope, wanted) {
             self.let_go(present);
             return self.read(present).await;
@@ -232,9 +229,19 @@ impl Reader {
     }
 
     async fn read(&mut self, run: BlockRun) -> Result<(), Trouble> {
-        match self.sources.store.read(&self.content, self.key.scope, run).await {
+        let (store, scope) = (&self.sources.store, self.key.scope);
+        let read = match store.read(&self.content, scope, run).await {
+            // Buffers come back as clients read; one block gets through where sixteen do not.
+            Err(ReadError::NoBuffers) => {
+                let one = store.read_one(&self.content, scope, run.first());
+                let one = tokio::time::timeout(BLOCK_TIMEOUT, one).await.map_err(|_| Trouble::Busy)?;
+                self.arrived_at = Some(Instant::now());
+                one.map(|bytes| vec![bytes])
+            }
+            read => read,
+        };
+        match read {
             Ok(parts) => {
-                self.read_blocks = READ_BLOCKS;
                 let mut offset = run.first().byte_offset();
                 for part in parts {
                     let end = offset + part.len() as u64;
@@ -244,14 +251,7 @@ impl Reader {
                 Ok(())
             }
             Err(ReadError::Absent(_)) => self.lose_race(),
-            Err(ReadError::NoBuffers) => {
-                // Buffers come back as clients read; one block gets through where sixteen do not.
-                let lendable =
-                    tokio::time::timeout(BLOCK_TIMEOUT, self.sources.store.pool().lendable()).await;
-                lendable.map_err(|_| Trouble::Busy)?;
-                self.read_blocks = 1;
-                Ok(())
-            }
+            Err(ReadError::NoBuffers) => Err(Trouble::Busy),
         }
     }
 

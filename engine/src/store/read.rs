@@ -23,7 +23,7 @@ pub enum ReadError {
     /// This block is not here (any more): fetch it.
     #[error("block {} is not in the store", .0.number())]
     Absent(BlockIndex),
-    /// All block buffers are in use: shed, or try again.
+    /// All block buffers are in use: shed, or wait for one with [`Store::read_one`].
     #[error("all block buffers are in use")]
     NoBuffers,
 }
@@ -79,11 +79,35 @@ impl Store {
                 self.inner.counters.hot_reads.fetch_add(1, Ordering::Relaxed);
                 bytes.push(Bytes::from_owner(hot.lend(&self.inner, extent)));
             } else {
-                self.inner.counters.cold_reads.fetch_add(1, Ordering::Relaxed);
-                self.inner.read_cold(content, extent, &mut bytes).await?;
+                let buffers = self.inner.lend(&extent)?;
+                self.inner.read_cold(content, extent, buffers, &mut bytes).await?;
             }
         }
         Ok(bytes)
+    }
+
+    /// One block as [`Store::read`] has it, as soon as there is a buffer: for those who were told that there is none.
+    /// They are served in the order in which they came, and hold nothing meanwhile.
+    ///
+    /// # Errors
+    /// As [`Store::read`]; that there are no buffers only where the system is out of memory.
+    pub async fn read_one(
+        &self,
+        content: &Content,
+        registry: RegistryScope,
+        block: BlockIndex,
+    ) -> Result<Bytes, ReadError> {
+        let absent = || ReadError::Absent(block);
+        let buffer = self.inner.pool.lend_one().await;
+        let run = content.layout().run(block.number(), block.number() + 1).ok_or_else(absent)?;
+        let extent = self.inner.extents(content, run, Touch::Counts)?.pop().ok_or_else(absent)?;
+        // After the look at presence, as in `read`.
+        if !content.serves(registry) {
+            return Err(absent());
+        }
+        let mut bytes = Vec::with_capacity(1);
+        self.inner.read_cold(content, extent, vec![buffer], &mut bytes).await?;
+        bytes.pop().ok_or_else(absent)
     }
 
     /// Slices of the mapping that together are those bytes of the content, added to `lent`: if all of their blocks are
@@ -133,7 +157,8 @@ impl Store {
             return Err(ReadError::Absent(run.first()));
         }
         for extent in extents {
-            self.inner.read_cold(content, extent, &mut bytes).await?;
+            let buffers = self.inner.lend(&extent)?;
+            self.inner.read_cold(content, extent, buffers, &mut bytes).await?;
         }
         Ok(bytes)
     }
@@ -283,15 +308,21 @@ impl Inner {
         Ok(Some(Checked))
     }
 
-    /// One read of exactly those blocks.
+    fn lend(&self, extent: &Extent) -> Result<Vec<BlockBuffer>, ReadError> {
+        self.pool.lend(extent.run.len() as usize).ok_or(ReadError::NoBuffers)
+    }
+
+    /// One read of exactly those blocks, into a buffer each.
     async fn read_cold(
         &self,
         content: &Content,
         extent: Extent,
+        buffers: Vec<BlockBuffer>,
         out: &mut Vec<Bytes>,
     ) -> Result<(), ReadError> {
+        self.counters.cold_reads.fetch_add(1, Ordering::Relaxed);
         self.blocks_of(content, &extent).for_each(|(block, slot, ..)| self.slots.forget_checked(slot, block));
-        let filled = match self.read_blocks(&extent, extent.run, extent.offset, extent.bytes).await? {
+        let filled = match self.read_blocks(&extent, extent.offset, extent.bytes, buffers).await {
             Ok(filled) => filled,
             // Slabs are of full length: somebody has cut this one short.
             Err(error) if is_cut(&error) => {
@@ -307,22 +338,16 @@ impl Inner {
         Ok(())
     }
 
-    /// Blocks of an extent into buffers. The outer error says that there are none.
+    /// Blocks of an extent into buffers.
     async fn read_blocks(
         &self,
         extent: &Extent,
-        run: BlockRun,
         offset: usize,
         bytes: usize,
-    ) -> Result<io::Result<Vec<BlockBuffer>>, ReadError> {
-        let buffers = self.pool.lend(run.len() as usize);
-        let op = ReadOp {
-            file: self.slabs[extent.slab as usize].file().clone(),
-            offset: offset as u64,
-            bytes,
-            buffers: buffers.ok_or(ReadError::NoBuffers)?,
-        };
-        Ok(ring::read(self.backend, op).await)
+        buffers: Vec<BlockBuffer>,
+    ) -> io::Result<Vec<BlockBuffer>> {
+        let file = self.slabs[extent.slab as usize].file().clone();
+        ring::read(self.backend, ReadOp { file, offset: offset as u64, bytes, buffers }).await
     }
 
     /// After a read that failed: block by block, so that only damaged pieces are given up. What fails for another
@@ -331,8 +356,8 @@ impl Inner {
         let blocks: Vec<_> = self.blocks_of(content, extent).collect();
         let mut first_lost = None;
         for (block, slot, offset, bytes) in blocks {
-            let Some(one) = content.layout().run(block.number(), block.number() + 1) else { continue };
-            let Ok(Err(error)) = self.read_blocks(extent, one, offset, bytes).await else { continue };
+            let Some(buffer) = self.pool.lend(1) else { continue };
+            let Err(error) = self.read_blocks(extent, offset, bytes, buffer).await else { continue };
             if is_the_disks(&error) {
                 tracing::warn!(slab = extent.slab, %error, "a piece cannot be read; it is dropped and fetched again");
                 self.counters.checks_failed.fetch_add(1, Ordering::Relaxed);

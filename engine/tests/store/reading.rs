@@ -1,5 +1,6 @@
 //! What is written is read, from memory and from the disk.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use darter_engine::ring::run_shard;
@@ -82,6 +83,40 @@ fn what_is_in_memory_is_lent_and_what_is_not_is_left() {
         store.remove(&content);
         assert!(!store.lend(&content, scope(), 0..1, &mut lent) && lent.is_empty());
     });
+}
+
+#[test]
+fn all_who_wait_for_a_buffer_have_one_in_the_end() {
+    const READERS: u32 = 200;
+    for backend in backends() {
+        let directory = tempfile::tempdir().unwrap();
+        let few = StoreOptions { pool_blocks: 16, ..options(directory.path(), backend) };
+        let store = Store::open(&few).unwrap();
+        run_shard(backend, async {
+            let bytes = sample(4, 1 << 20);
+            let content = put_whole(&store, &bytes).await;
+            store.flush().await.unwrap();
+            drop_page_cache(directory.path());
+            let bytes = Arc::new(bytes);
+            let mut readers = tokio::task::JoinSet::new();
+            for reader in 0..READERS {
+                let (store, content, bytes) = (store.clone(), content.clone(), bytes.clone());
+                readers.spawn_local(async move {
+                    let run = content.layout().run(reader % 16, reader % 16 + 1).unwrap();
+                    let block = store.read_one(&content, scope(), run.first()).await.unwrap();
+                    // As a slow client has it in hand; the others wait meanwhile.
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    let range = content.layout().bytes(run);
+                    assert!(block == bytes[range.start as usize..range.end as usize]);
+                });
+            }
+            let all = tokio::time::timeout(Duration::from_secs(60), readers.join_all());
+            all.await.expect("nobody is passed over for ever");
+            assert_eq!(store.pool().in_use(), 0);
+        })
+        .unwrap();
+        store.close();
+    }
 }
 
 #[test]

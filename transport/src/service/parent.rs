@@ -24,8 +24,6 @@ const WAIT_MAX: Duration = Duration::from_secs(2);
 pub(super) const TOLD_EVERY: Duration = Duration::from_millis(20);
 /// How long a read waits for a buffer.
 const BUFFER_WITHIN: Duration = Duration::from_millis(200);
-/// How often one that was free was somebody else's when it was taken.
-const BUFFER_TRIES: u32 = 20;
 
 impl Server {
     /// Sends what is held of these blocks; with time to wait, what comes in that time as well. What is on its way from the
@@ -70,12 +68,21 @@ impl Server {
         exchange: &mut Exchange,
     ) -> Result<BlockSet, Stop> {
         let (layout, mut left, mut sent) = (site.content.layout(), *places, BlockSet::EMPTY);
-        let (mut at_once, mut tries) = (SENT_AT_ONCE, 0);
-        while let Some(places) = left.runs(at_once).next() {
-            let of_run = BlockSet::run(places.start, places.end - places.start);
+        while let Some(mut places) = left.runs(SENT_AT_ONCE).next() {
             let Some(run) = site.plot.span.run(layout, &places) else { break };
-            match self.store.read(&site.content, site.registry, run).await {
+            let read = match self.store.read(&site.content, site.registry, run).await {
+                // Few can be lent, and a run wants them all at once.
+                Err(ReadError::NoBuffers) => {
+                    places.end = places.start + 1;
+                    let one = self.store.read_one(&site.content, site.registry, run.first());
+                    let one = timeout(BUFFER_WITHIN, one).await.map_err(|_| busy(BUFFER_WITHIN))?;
+                    one.map(|bytes| vec![bytes])
+                }
+                read => read,
+            };
+            match read {
                 Ok(bytes) => {
+                    let of_run = BlockSet::run(places.start, places.end - places.start);
                     upload.pace(bytes.iter().map(Bytes::len).sum()).await;
                     exchange.send_blocks(places, bytes).await?;
                     sent.add(&of_run);
@@ -86,17 +93,7 @@ impl Server {
                     self.lost(site, place);
                     left.remove(place);
                 }
-                Err(ReadError::NoBuffers) => {
-                    if timeout(BUFFER_WITHIN, self.store.pool().lendable()).await.is_err() {
-                        return Err(busy(BUFFER_WITHIN).into());
-                    }
-                    // Few can be lent, and a run wants them all at once.
-                    at_once = 1;
-                    tries += 1;
-                    if tries > BUFFER_TRIES {
-                        return Err(busy(BUFFER_WITHIN).into());
-                    }
-                }
+                Err(ReadError::NoBuffers) => return Err(busy(BUFFER_WITHIN).into()),
             }
         }
         Ok(sent)
