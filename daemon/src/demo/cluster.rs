@@ -75,6 +75,12 @@ impl Cluster {
         self.peers.iter().map(route).collect()
     }
 
+    /// The ends of all nodes' logs, each below the node's name.
+    pub(super) fn last_lines(&self) -> String {
+        let nodes = std::iter::once(&self.seed).chain(&self.peers);
+        nodes.map(|node| format!("\nThe last lines of {}:\n{}", node.name(), node.last_lines())).collect()
+    }
+
     /// An error if a node has ended by itself: the reason behind whatever else has just failed.
     pub(super) fn check(&mut self) -> Result<(), NodeError> {
         self.seed.check()?;

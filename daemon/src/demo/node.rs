@@ -221,7 +221,8 @@ impl Node {
         }
     }
 
-    fn last_lines(&self) -> String {
+    /// The end of its log, indented.
+    pub(super) fn last_lines(&self) -> String {
         let log = fs::read(self.log()).unwrap_or_default();
         last_lines(&String::from_utf8_lossy(&log), LOG_LINES)
     }

@@ -29,12 +29,14 @@ pub enum StepError {
     #[error(transparent)]
     Node(#[from] NodeError),
     /// Bytes did not come, or came wrong.
-    #[error("{what}: {reason}")]
+    #[error("{what}: {reason}{logs}")]
     Fetch {
         /// What was being done.
         what: String,
         /// What went wrong.
         reason: FetchError,
+        /// The last lines of each node, with a line above each; the nodes' directory goes with the demo.
+        logs: String,
     },
 }
 
@@ -65,11 +67,14 @@ impl Bench<'_> {
             }
             match self.step(step, cluster).await {
                 Ok(report) => steps.push(report),
-                Err(error) => {
+                Err(mut error) => {
                     // Its sockets close a moment before a process that died can be waited for.
                     tokio::time::sleep(EXIT_GRACE).await;
                     // A node that died is the reason for whatever the client saw of it.
                     cluster.check()?;
+                    if let StepError::Fetch { logs, .. } = &mut error {
+                        *logs = cluster.last_lines();
+                    }
                     return Err(error);
                 }
             }
@@ -120,7 +125,7 @@ impl Bench<'_> {
             }
             pulled = &mut pulling => pulled,
         };
-        pulled.map_err(|reason| StepError::Fetch { what, reason })?;
+        pulled.map_err(|reason| StepError::Fetch { what, reason, logs: String::new() })?;
         let time = start.elapsed();
         let origin = Cost::new(self.registry.counts().total(), image.layer_bytes());
         task.done();
@@ -139,7 +144,8 @@ impl Bench<'_> {
             (0..trace.connections.len())
                 .map(move |connection| replay(reader.clone(), connection, bytes.clone()))
         });
-        let reads = all(readers).await.map_err(|reason| StepError::Fetch { what, reason })?;
+        let reads =
+            all(readers).await.map_err(|reason| StepError::Fetch { what, reason, logs: String::new() })?;
         let time = start.elapsed();
         let origin = Cost::new(self.registry.counts().total(), trace.bytes());
         task.done();
