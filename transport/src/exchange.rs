@@ -43,6 +43,9 @@ pub enum ExchangeError {
     /// The other side takes nothing.
     #[error("the other node took nothing for too long")]
     Stalled,
+    /// The other side owes an answer and has said nothing at all for too long. The connection has been closed.
+    #[error("the other node has gone silent")]
+    Silent,
     /// A call was dropped half way, or blocks that were announced were not read.
     #[error("the stream was left in the middle of a message or block")]
     Torn,
@@ -56,7 +59,7 @@ impl ExchangeError {
             Self::Lane(
                 LaneError::Reset(code) | LaneError::Stopped(code) | LaneError::Closed { code, .. },
             ) => code_of(*code),
-            Self::Lane(_) | Self::Torn => Code::Other(0),
+            Self::Lane(_) | Self::Silent | Self::Torn => Code::Other(0),
             Self::Malformed(_) => Code::Malformed,
             Self::Forbidden(_) => Code::Forbidden,
             Self::Unknown(_) => Code::Unknown,

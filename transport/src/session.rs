@@ -49,7 +49,7 @@ pub(crate) struct Line {
     /// Requests of the other side.
     pub(crate) answering: Rc<Places>,
     /// Requests of this side.
-    asking: Rc<Places>,
+    pub(crate) asking: Rc<Places>,
     used_at: Cell<Instant>,
     /// Counts the bytes of blocks, if somebody wants to know.
     flow: OnceCell<Arc<Flow>>,
@@ -60,6 +60,7 @@ pub(crate) struct Line {
 pub(crate) struct Places {
     taken: Cell<u32>,
     freed_at: Cell<Instant>,
+    one_taken: Notify,
     none_left: Notify,
 }
 
@@ -272,7 +273,19 @@ impl Line {
 
 impl Places {
     fn new() -> Rc<Self> {
-        Rc::new(Self { taken: Cell::new(0), freed_at: Cell::new(Instant::now()), none_left: Notify::new() })
+        let (one_taken, none_left) = (Notify::new(), Notify::new());
+        Rc::new(Self { taken: Cell::new(0), freed_at: Cell::new(Instant::now()), one_taken, none_left })
+    }
+
+    pub(crate) fn is_any_taken(&self) -> bool {
+        self.taken.get() > 0
+    }
+
+    /// Waits until one is taken.
+    pub(crate) async fn taken(&self) {
+        while !self.is_any_taken() {
+            self.one_taken.notified().await;
+        }
     }
 
     /// Waits until none is taken.
@@ -286,6 +299,7 @@ impl Places {
 impl Place {
     fn take(places: &Rc<Places>) -> Self {
         places.taken.set(places.taken.get() + 1);
+        places.one_taken.notify_waiters();
         Self(Rc::clone(places))
     }
 

@@ -20,6 +20,15 @@ pub struct Connection {
     member: Member,
 }
 
+/// What has moved on a connection since it was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Traffic {
+    /// Datagrams that have come.
+    pub received: u64,
+    /// Frames that have gone out and that the other side must acknowledge, repeated ones each time.
+    pub sent: u64,
+}
+
 #[derive(Clone, Debug)]
 pub(super) enum Lane {
     Quic(quinn::Connection),
@@ -76,6 +85,16 @@ impl Connection {
     /// forgotten. So a stream is best dropped after its connection is closed.
     pub fn close(&self, code: u32, reason: &str) {
         self.lane.close(code, reason);
+    }
+
+    /// What has moved on it so far. `None` on TCP: there the kernel knows what is acknowledged, and says so in its time.
+    #[must_use]
+    pub fn traffic(&self) -> Option<Traffic> {
+        let Lane::Quic(quic) = &self.lane else { return None };
+        let quinn::ConnectionStats { udp_rx, frame_tx, .. } = quic.stats();
+        let windows = frame_tx.max_data + frame_tx.max_stream_data + frame_tx.max_streams_bidi;
+        let ends = frame_tx.reset_stream + frame_tx.stop_sending;
+        Some(Traffic { received: udp_rx.datagrams, sent: frame_tx.stream + frame_tx.ping + windows + ends })
     }
 
     /// What quinn counts, for tests.

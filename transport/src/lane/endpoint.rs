@@ -212,7 +212,11 @@ impl Attempts<'_> {
                     ended => return ended.map_err(|error| self.failed(vec![error])),
                 };
                 let second = match other {
-                    LaneKind::Quic => quic.await,
+                    // Nothing has come on it yet, and TCP gets nowhere either: most likely nobody is there.
+                    LaneKind::Quic => {
+                        let late = Err((LaneKind::Quic, LaneError::TimedOut));
+                        timeout(QUIC_PATIENCE, quic).await.unwrap_or(late)
+                    }
                     LaneKind::Tcp => tcp.await,
                 };
                 second.map_err(|second| self.failed(vec![first, second]))

@@ -26,7 +26,7 @@ pub(crate) mod tests;
 use std::time::Duration;
 
 pub use clamp::PacketCounts;
-pub use connection::{Connection, Received, RecvHalf, SendHalf};
+pub use connection::{Connection, Received, RecvHalf, SendHalf, Traffic};
 pub use endpoint::{Endpoint, Lanes};
 pub use error::{ConnectError, LaneError};
 pub use mux::{Mux, MuxError, Violation};

@@ -8,6 +8,7 @@ use tokio::task::{consume_budget, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::greeting::Control;
+use super::silence::{LOOK_EVERY, Silence};
 use super::{REQUEST_TIMEOUT, SESSION_IDLE, Service};
 use crate::exchange::{Exchange, ExchangeError};
 use crate::message_stream::{MessageReceiver, MessageSender};
@@ -34,6 +35,8 @@ pub(super) struct Ending {
     pub(super) code: Code,
     /// For people.
     pub(super) reason: String,
+    /// Nobody is there, as far as can be seen from here.
+    pub(super) is_silent: bool,
 }
 
 impl Attendant {
@@ -45,19 +48,20 @@ impl Attendant {
             error = self.take_up() => error,
             error = self.line.connection.closed() => error.into(),
             () = self.rest() => ExchangeError::Torn,
+            () = self.silence() => ExchangeError::Silent,
         };
         if let Some((code, reason)) = self.line.closed_with().cloned() {
             self.line.end();
-            return Ending { code, reason };
+            return Ending { code, reason, is_silent: false };
         }
-        let (code, reason) = (error.code(), error.to_string());
+        let (code, reason, is_silent) = (error.code(), error.to_string(), error == ExchangeError::Silent);
         // Tells the other side, if it is still there.
         self.line.close(code, &reason);
         self.line.end();
         if code == Code::Leaving {
             self.hear_leaving();
         }
-        Ending { code, reason }
+        Ending { code, reason, is_silent }
     }
 
     async fn hear(&self, control: &mut MessageReceiver) -> ExchangeError {
@@ -140,6 +144,26 @@ impl Attendant {
         }
         if let Some(session) = self.session.upgrade() {
             self.service.asked(&session, request, exchange);
+        }
+    }
+
+    /// Until the other side owes this one an answer and nothing has come from it for too long. The membership finds that
+    /// out by itself.
+    async fn silence(&self) {
+        if self.apart {
+            return std::future::pending().await;
+        }
+        loop {
+            self.line.asking.taken().await;
+            let Some(seen) = self.line.connection.traffic() else { return std::future::pending().await };
+            let mut silence = Silence::since(seen);
+            while self.line.asking.is_any_taken() {
+                sleep(LOOK_EVERY).await;
+                let traffic = self.line.connection.traffic();
+                if traffic.is_some_and(|traffic| silence.is_too_long(traffic, Instant::now())) {
+                    return;
+                }
+            }
         }
     }
 

@@ -12,6 +12,7 @@ mod attendant;
 mod greeting;
 mod paths;
 mod seats;
+mod silence;
 #[cfg(test)]
 mod tests;
 mod unreachable;
@@ -395,6 +396,11 @@ impl Mesh {
         let (node, code, reason) = (member.id, end.code, &end.reason);
         tracing::debug!(%node, ?code, reason, "a session has ended");
         let target = Target::Node(member.id);
+        if end.is_silent {
+            tracing::info!(%node, address = %attendant.line.connection.remote(), "a node has gone silent");
+            // Who asks for it now is not to wait for an attempt that leads nowhere.
+            state.paths.failed(target, reason.clone(), Instant::now());
+        }
         if code.leaves_node() && state.paths.leave_alone(target, reason.clone(), Instant::now()) {
             tracing::warn!(%node, ?code, reason, "a node is left alone for a minute");
         }
