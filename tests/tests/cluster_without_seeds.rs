@@ -4,7 +4,8 @@
 use std::thread;
 
 use darter_tests::need::need;
-use darter_tests::net::{NETWORK, Plan, at_once};
+use darter_tests::net::{NETWORK, Node, Plan, at_once};
+use rustix::process::Signal;
 
 const MIB: u64 = 1 << 20;
 const BITS_PER_S: u64 = 100_000_000;
@@ -32,4 +33,24 @@ fn all_finish_from_the_registry() {
     let makespan = at_once(cluster.peers(), |peer| peer.pull(&second));
     println!("dead before: {makespan}; the registry gave {} MiB", cluster.origin().blob_bytes() / MIB);
     assert!(cluster.origin().blob_bytes() >= second.len());
+}
+
+/// The kernel of its machine still takes what comes for it, so that nothing is refused and nothing breaks off.
+#[test]
+fn a_seed_that_stands_still_is_found_out() {
+    if !need("a_seed_that_stands_still_is_found_out", &NETWORK) {
+        return;
+    }
+    let cluster = Plan::new(1, 2).bits_per_s(BITS_PER_S).start();
+    cluster.wait_until_joined();
+    let seed = &cluster.seeds()[0];
+    seed.daemon().signal(Signal::STOP);
+    let blob = cluster.origin().blob(1, 4 * MIB);
+    let makespan = at_once(cluster.peers(), |peer| peer.pull(&blob));
+    println!("beside a seed that stands still: {makespan}");
+    let has_gone_silent = |peer: &&Node| peer.log().contains("a node has gone silent");
+    assert_eq!(cluster.peers().iter().filter(has_gone_silent).count(), 2);
+    // It is a seed like any other when it goes on.
+    seed.daemon().signal(Signal::CONT);
+    cluster.wait_until_joined();
 }
