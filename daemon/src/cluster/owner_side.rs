@@ -32,7 +32,10 @@ pub(crate) struct OwnerSide {
 impl Origin for OwnerSide {
     fn describe(&self, ask: Describe) -> LocalBoxFuture<'_, Result<Arc<Content>, Refused>> {
         async move {
-            let target = self.target(&ask.errand, ask.registry)?;
+            let mut target = self.target(&ask.errand, ask.registry)?;
+            if !ask.forwarded {
+                target = target.by_cluster();
+            }
             let naming = if ask.by_digest { Naming::Digest } else { Naming::Url };
             let key = FetchKey { id: ask.content, scope: ask.registry, naming };
             self.known_to(&key, &target).await.map_err(|error| refused(&error))

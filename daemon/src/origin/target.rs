@@ -75,6 +75,13 @@ impl Target {
         self
     }
 
+    /// The same, to be asked of the cluster first.
+    #[must_use]
+    pub fn by_cluster(mut self) -> Self {
+        self.straight = false;
+        self
+    }
+
     /// Whether this node itself asks the registry, whoever owns the content.
     pub fn is_straight(&self) -> bool {
         self.straight

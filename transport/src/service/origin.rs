@@ -14,8 +14,9 @@ pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// What a seed does for others at the origin. One of each shard, called on it.
 pub trait Origin: 'static {
-    /// This node is the owner: what is it? Makes the content in the store. Who only wants blocks has not said whether the
-    /// name is a digest: then `by_digest` is true, and the errand knows better.
+    /// What is it? Makes the content in the store. With `forwarded` this node is the owner and asks the origin; without it
+    /// owns only a span, and asks the content's owner first. Who only wants blocks has not said whether the name is a digest:
+    /// then `by_digest` is true, and the errand knows better.
     fn describe(&self, ask: Describe) -> LocalBoxFuture<'_, Result<Arc<Content>, Refused>>;
 
     /// Brings these blocks from the origin. Each is given as soon as it is whole; once the store holds it, that is told

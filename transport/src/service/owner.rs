@@ -51,7 +51,7 @@ impl Server {
 
     async fn describe_oneself(&self, describe: Describe) -> Result<Description, Refused> {
         let scope = Scope::Registry(describe.registry);
-        let content = self.origin.describe(describe).await?;
+        let content = self.origin.describe(Describe { forwarded: true, ..describe }).await?;
         let layout = content.layout();
         Ok(Description {
             length: layout.length_bytes(),
@@ -162,7 +162,9 @@ impl Server {
             Some(content) => content,
             None => {
                 let (content, errand) = (want.plot.content, want.errand.clone());
-                let describe = Describe { content, by_digest: true, registry, forwarded: false, errand };
+                let of_content = Plot { span: SpanIndex::FIRST, ..want.plot };
+                let forwarded = matches!(self.post(&of_content, false), Post::Owner(_));
+                let describe = Describe { content, by_digest: true, registry, forwarded, errand };
                 self.origin.describe(describe).await?
             }
         };

@@ -112,6 +112,8 @@ pub(super) struct TestOrigin {
     /// How often each block was given.
     pub(super) given: RefCell<BTreeMap<(ContentId, u32), u32>>,
     pub(super) described: Cell<u32>,
+    /// The same, without asking the content's owner first.
+    pub(super) described_by_registry: Cell<u32>,
     pub(super) proved: Cell<u32>,
     pub(super) purged: RefCell<Vec<ContentId>>,
     /// How long a request takes.
@@ -136,6 +138,7 @@ impl Origin for TestOrigin {
     fn describe(&self, ask: Describe) -> LocalBoxFuture<'_, Result<Arc<Content>, Refused>> {
         Box::pin(async move {
             self.described.set(self.described.get() + 1);
+            self.described_by_registry.set(self.described_by_registry.get() + u32::from(ask.forwarded));
             sleep(self.delay.get()).await;
             let blob = self.blob(ask.content);
             self.store.create(&blob.spec()).ok_or_else(|| because(Code::Unkept, "no room"))
@@ -258,6 +261,7 @@ impl TestNode {
             blobs: RefCell::default(),
             given: RefCell::default(),
             described: Cell::default(),
+            described_by_registry: Cell::default(),
             proved: Cell::default(),
             purged: RefCell::default(),
             delay: Cell::default(),

@@ -244,9 +244,12 @@ fn whoever_a_span_is_owned_by_answers_for_it_whatever_it_is_to_the_content() {
             }
             cluster.add(&blob);
             as_deputy += usize::from(deputy.is_some_and(|deputy| deputy.node.id == owner.node.id));
+            let by_registry = || [owner, content_owner].map(|seed| seed.origin.described_by_registry.get());
+            let [of_span, of_content] = by_registry();
             let answer = cluster.peers[0].want(owner, &blob, &[3]).await;
             assert_eq!((answer.refused.as_ref(), answer.blocks.len()), (None, 1));
             let answer = cluster.peers[0].want(content_owner, &blob, &[3]).await;
+            assert_eq!(by_registry(), [of_span, of_content + 1], "who owns a span asks who owns the content");
             assert_eq!(answer.refused.unwrap().instead.map(|node| node.id), Some(owner.node.id));
         }
     });
