@@ -15,7 +15,7 @@ use darter_transport::boot::Boot;
 use darter_transport::chance::Chance;
 use darter_transport::download::{Download, Source, Step};
 use darter_transport::node::{Node, NodeId};
-use darter_transport::schedule::{Asker, LazyAsk, Own};
+use darter_transport::schedule::{AHEAD_BLOCKS, Asker, LazyAsk, Own};
 use darter_transport::span::{Plot, SpanIndex};
 use darter_transport::tracker::Tracker;
 use darter_transport::wire::{
@@ -72,12 +72,15 @@ fuzz_target!(|input: &[u8]| {
                 );
             }
             Message::Want(want) if want.any => {
-                let given = tracker.rarest(&who, &want.plot, &want.places, 4, now, &mut chance);
-                assert!(given.minus(&want.places).is_empty() && given.is_empty() == want.places.is_empty());
                 let own =
                     &Own { here: BlockSet::first(BLOCKS / 2), attested: attestations.known(&want.plot) };
                 let (plot, places, failed) = (&want.plot, &want.places, &want.failed);
                 let ask = LazyAsk { asker: Asker { id: who, zone: "" }, plot, places, failed, own };
+                let brought = tracker.to_bring(&ask, places, &mut chance);
+                assert!(brought.minus(places).is_empty() && brought.and(&own.here).is_empty());
+                assert!(brought.len() <= AHEAD_BLOCKS);
+                let given = tracker.rarest(&ask, places, 4, now, &mut chance);
+                assert!(given.minus(places).is_empty() && given.is_empty() == places.is_empty());
                 let (elsewhere, _) = tracker.elsewhere(&ask, now, &mut chance);
                 let held = tracker.holders(plot).fold(BlockSet::EMPTY, |all, holder| all.or(&holder.held));
                 assert!(elsewhere.minus(&held).is_empty() && elsewhere.and(&own.here).is_empty());

@@ -27,6 +27,8 @@ const NEIGHBOURS: u32 = 64;
 const LOOKS_PER_NAME: usize = 4;
 /// Of the named parents at least a fourth is of other zones: else a block that a zone lacks would not come in.
 const FAR_ONE_IN: usize = 4;
+/// Blocks that the owner of a bulk has in stock, and brings from the origin at a time: 1 MiB. More would be lost with it.
+pub const AHEAD_BLOCKS: u32 = 16;
 /// How many nodes ask the owner of a plot while it sends one block: enough that it is never idle.
 const ASKERS_PER_BLOCK: u32 = 4;
 
@@ -213,30 +215,48 @@ impl Tracker {
             .collect()
     }
 
-    /// Which of these the owner gives a node that takes any: at most `count`, the rarest, neighbours of
-    /// the rarest one where they are as rare.
+    /// Which of these the owner gives a node that takes any: at most `count`, the rarest, of those what it has itself or is
+    /// about to have, and neighbours where they are alike.
     pub fn rarest(
         &mut self,
-        asker: &NodeId,
-        plot: &Plot,
+        ask: &LazyAsk<'_>,
         useful: &BlockSet,
         count: u32,
         now: Instant,
         chance: &mut Chance,
     ) -> BlockSet {
-        self.join(asker, plot, now);
+        self.join(&ask.asker.id, ask.plot, now);
         let start = chance.below(SPAN_BLOCKS as usize) as u32;
-        let swarm = self.look(plot);
-        let copies = |place: u32| swarm.map_or(0, |swarm| swarm.copies(place));
-        let Some(rarest) = useful.places_from(start).min_by_key(|place| copies(*place)) else {
+        let swarm = self.look(ask.plot);
+        let rank = |place: u32| {
+            let copies = swarm.map_or(0, |swarm| swarm.copies(place));
+            (copies, !ask.own.here.contains(place))
+        };
+        let Some(rarest) = useful.places_from(start).min_by_key(|place| rank(*place)) else {
             return BlockSet::EMPTY;
         };
-        let as_rare = |place: &u32| useful.contains(*place) && copies(*place) <= copies(rarest);
+        let as_rare = |place: &u32| useful.contains(*place) && rank(*place) <= rank(rarest);
         let chosen: BlockSet = (rarest..rarest.saturating_add(count.max(1))).take_while(as_rare).collect();
-        if let Some(swarm) = self.swarm(plot) {
-            swarm.expect(asker, &chosen, now);
+        if let Some(swarm) = self.swarm(ask.plot) {
+            swarm.expect(&ask.asker.id, &chosen, now);
         }
         chosen
+    }
+
+    /// Which of these the owner brings from the origin now, so that it has something to give to whoever asks next: nothing as
+    /// long as it has [`AHEAD_BLOCKS`] that it has given nobody, else as many neighbours that nobody has.
+    pub fn to_bring(&self, ask: &LazyAsk<'_>, useful: &BlockSet, chance: &mut Chance) -> BlockSet {
+        let swarm = self.look(ask.plot);
+        let ungiven = |place: &u32| swarm.is_none_or(|swarm| swarm.copies(*place) == 0);
+        let in_stock = useful.and(&ask.own.here).places().filter(ungiven).take(AHEAD_BLOCKS as usize).count();
+        if in_stock as u32 >= AHEAD_BLOCKS {
+            return BlockSet::EMPTY;
+        }
+        let open: BlockSet = useful.minus(&ask.own.here).places().filter(ungiven).collect();
+        let start = chance.below(SPAN_BLOCKS as usize) as u32;
+        // By whole runs, so that what is left does not fall into ever smaller ones.
+        let run = open.places_from(start).next().map(|place| place / AHEAD_BLOCKS * AHEAD_BLOCKS);
+        run.map_or(BlockSet::EMPTY, |first| open.and(&BlockSet::run(first, AHEAD_BLOCKS)))
     }
 
     /// At most `wanted` parents for a node that brings a plot in bulk, and none of those that it knows.
@@ -439,11 +459,35 @@ mod tests {
         let (mut tracker, now, mut chance) = with_nodes(16);
         let mut given = BlockSet::EMPTY;
         for number in 0..16 {
-            let one = tracker.rarest(&node(number).id, &plot(1), &BlockSet::first(16), 1, now, &mut chance);
+            let (plot, places, own) = (&plot(1), &BlockSet::first(16), &Own::ALL);
+            let ask = LazyAsk { asker: asker(number), plot, places, failed: &[], own };
+            let one = tracker.rarest(&ask, places, 1, now, &mut chance);
             assert!(one.len() == 1 && one.and(&given).is_empty());
             given = given.or(&one);
         }
         assert_eq!(given, BlockSet::first(16));
+    }
+
+    /// What has been brought and given to nobody is lost if the owner dies now.
+    #[test]
+    fn the_owner_gives_what_it_has_and_brings_only_a_little_ahead() {
+        let (mut tracker, now, mut chance) = with_nodes(40);
+        let (plot, places) = (&plot(1), &BlockSet::full());
+        let (mut here, mut given) = (BlockSet::EMPTY, BlockSet::EMPTY);
+        for number in 0..40 {
+            let own = &Own { here, attested: BlockSet::full() };
+            let ask = LazyAsk { asker: asker(number), plot, places, failed: &[], own };
+            let brought = tracker.to_bring(&ask, places, &mut chance);
+            assert!(brought.and(&here).is_empty() && brought.runs(AHEAD_BLOCKS).count() <= 1);
+            assert_eq!(brought.is_empty(), here.minus(&given).len() >= AHEAD_BLOCKS);
+            here.add(&brought);
+            let own = &Own { here, ..*own };
+            let gift = tracker.rarest(&LazyAsk { own, ..ask }, places, 4, now, &mut chance);
+            assert!((1..=4).contains(&gift.len()) && gift.minus(&here).is_empty(), "of what is in stock");
+            assert!(gift.and(&given).is_empty(), "each once");
+            given.add(&gift);
+            assert!(here.minus(&given).len() < 2 * AHEAD_BLOCKS);
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use darter_transport::block_set::BlockSet;
 use darter_transport::chance::Chance;
 use darter_transport::download::{Arrival, Download, Source, Step};
 use darter_transport::node::{Node, NodeId};
-use darter_transport::schedule::Asker;
+use darter_transport::schedule::{Asker, LazyAsk, Own};
 use darter_transport::span::{Plot, SpanIndex};
 use darter_transport::tracker::Tracker;
 use darter_transport::wire::{
@@ -253,7 +253,9 @@ impl World {
                     self.peers[number].download.refused(&Source::Owner, &places, busy(after).reaction(), now);
                     return;
                 }
-                let given = self.tracker.rarest(&id, &want.plot, &want.places, 1, now, &mut self.chance);
+                let (plot, places, own) = (&want.plot, &want.places, &Own::ALL);
+                let ask = LazyAsk { asker: Asker { id, zone: "" }, plot, places, failed: &want.failed, own };
+                let given = self.tracker.rarest(&ask, places, 1, now, &mut self.chance);
                 let first = given.places().next().expect("something of what was asked for") as u16;
                 let blocks = send!(Blocks { first, count: 1 });
                 let left: BlockSet = blocks.places().expect("inside the span").collect();

@@ -100,7 +100,7 @@ impl Server {
     }
 
     /// Begins to bring those of these blocks that nobody brings.
-    fn bring(self: &Rc<Self>, site: &Site, errand: &Errand, places: &BlockSet) {
+    pub(super) fn bring(self: &Rc<Self>, site: &Site, errand: &Errand, places: &BlockSet) {
         let mut claim = site.board.claim(places);
         // Somebody has brought them since they were looked at.
         for place in self.held_of(site, claim.left()).places() {

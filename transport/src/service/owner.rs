@@ -20,8 +20,10 @@ use crate::wire::{
     Code, Describe, Description, End, FindParents, Holder, Holders, List, Message, Refused, Text, Want,
 };
 
-/// Blocks that a node which takes any is given at a time: 1 MiB. More would be passed on later.
-const BULK_BLOCKS: u32 = 16;
+/// Blocks that a node which takes any is given at a time where hardly anybody else does: 1 MiB…
+const BULK_BLOCKS_MAX: u32 = 16;
+/// …and where many do: 256 KiB. More would be passed on later, and be lost with an owner that is killed.
+const BULK_BLOCKS_MIN: u32 = 4;
 /// When the owner has not described a content by then, its deputy looks whether it is there.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// An owner that is there may itself wait for the origin, but no longer than this.
@@ -218,10 +220,19 @@ impl Server {
             };
         }
         let Some(_place) = place else { return Err(come_again(self).into()) };
+        let ahead = {
+            let map = &mut *self.books.map();
+            map.tracker.to_bring(ask, &useful, &mut map.chance)
+        };
+        if !ahead.is_empty() {
+            self.bring(site, whom.errand, &ahead);
+        }
         let chosen = {
+            let own = Own { here: ask.own.here.or(&site.board.bringing()), ..*ask.own };
             let map = &mut *self.books.map();
             let (now, chance) = (Instant::now(), &mut map.chance);
-            map.tracker.rarest(&whom.asker, &site.plot, &useful, BULK_BLOCKS, now, chance)
+            let count = bulk_blocks(map.tracker.members(&site.plot));
+            map.tracker.rarest(&LazyAsk { own: &own, ..*ask }, &useful, count, now, chance)
         };
         self.send_as_they_come(site, whom, &chosen, exchange).await
     }
@@ -264,6 +275,12 @@ impl Server {
         };
         Ok(exchange.send(Holders { holders: List::first_of(holders) }).await?)
     }
+}
+
+/// How many blocks a node that takes any is given of a plot with so many members.
+fn bulk_blocks(members: usize) -> u32 {
+    let share = 2 * BULK_BLOCKS_MAX / u32::try_from(members).unwrap_or(u32::MAX).max(1);
+    share.clamp(BULK_BLOCKS_MIN, BULK_BLOCKS_MAX)
 }
 
 /// What this node is to a plot.
