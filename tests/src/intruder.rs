@@ -52,12 +52,22 @@ impl Intruder {
             .into()
     }
 
+    /// A node on a machine that is busy may answer no handshake in time.
+    async fn let_in(&self, node: SocketAddr) -> Connection {
+        loop {
+            match self.connect(node).await {
+                Ok(connection) => return connection,
+                Err(error) => assert!(!error.is_refusal(), "{error}"),
+            }
+        }
+    }
+
     /// A session: both sides have said `Hello`.
     ///
     /// # Panics
     /// When the node does not let it in.
     pub async fn enter(&self, node: SocketAddr) -> Entered {
-        let connection = self.connect(node).await.expect("its certificate is right");
+        let connection = timeout(PATIENCE, self.let_in(node)).await.expect("the node answers");
         let (send, recv) = connection.open().await.expect("the node takes streams");
         let mut control = Stream { send, recv, frames: FrameReader::default() };
         control.say(&self.hello(Role::Peer)).await.expect("the node hears");

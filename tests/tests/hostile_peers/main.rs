@@ -12,7 +12,7 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, SystemTime};
 
 use darter_engine::{ContentId, RegistryScope, Scope};
-use darter_tests::{Blob, Daemon, Origin, Secrets, wait_until};
+use darter_tests::{Blob, Daemon, Origin, Secrets, pause, wait_until};
 use darter_transport::identity::{ClusterSecrets, Identity, NodeKey, files};
 use darter_transport::node::Role;
 use darter_transport::span::{Plot, SpanIndex};
@@ -20,6 +20,8 @@ use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Between one pull and the next, so that the store is not filled with them.
+const PAUSE: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster of one seed.
@@ -64,10 +66,11 @@ impl Scene {
     fn pull_during<T>(&self, peer: &Daemon, other: &ScopedJoinHandle<'_, T>, mut between: impl FnMut()) {
         let (before, mut pulled) = (self.origin.blob_bytes(), 0);
         for number in 1000.. {
-            let blob = self.origin.blob(number, 2 * MIB + number);
+            let blob = self.origin.blob(number, 300_000 + number);
             pull(peer, &blob);
             pulled += blob.len();
             between();
+            pause(PAUSE);
             if other.is_finished() {
                 break;
             }
