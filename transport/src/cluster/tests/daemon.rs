@@ -89,7 +89,7 @@ impl Daemon {
                 }
                 Pulled::GoToOrigin(run) => {
                     for block in run.blocks() {
-                        self.from_origin(content, block).await;
+                        self.by_origin(content, block).await;
                     }
                 }
                 Pulled::Refused(refused) => panic!("{refused:?}"),
@@ -162,7 +162,7 @@ impl Daemon {
     }
 
     /// A block, asked of the registry once however many want it.
-    async fn from_origin(&self, content: &Arc<Content>, block: BlockIndex) -> Bytes {
+    async fn by_origin(&self, content: &Arc<Content>, block: BlockIndex) -> Bytes {
         loop {
             if self.store.has(content, self.scope(), block) {
                 return self.registry.of(block);
@@ -196,7 +196,7 @@ impl Origin for Daemon {
     ) -> LocalBoxFuture<'_, Result<(), Refused>> {
         Box::pin(async move {
             for block in bring.run.blocks() {
-                let bytes = self.from_origin(&bring.content, block).await;
+                let bytes = self.by_origin(&bring.content, block).await;
                 if blocks.send((block, bytes)).await.is_err() {
                     break;
                 }

@@ -126,7 +126,7 @@ impl TestNode {
                 let _ = to.send(work(daemon).await);
             })
         });
-        self.works.as_ref().expect("alive").send(work).ok().expect("alive");
+        self.works.as_ref().expect("alive").send(work).unwrap_or_else(|_| panic!("it has ended"));
         from.await.expect("the work does not panic")
     }
 
@@ -164,6 +164,11 @@ impl Drop for TestNode {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the test has this thread for itself")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Tells all where the seeds are, and waits until each knows each seed, and that it owns.
 fn acquaint(nodes: &[TestNode]) {
     let seeds: Vec<&TestNode> = nodes.iter().filter(|node| node.role == Role::Seed).collect();
@@ -176,7 +181,7 @@ fn acquaint(nodes: &[TestNode]) {
     let deadline = std::time::Instant::now() + PATIENCE;
     while !nodes.iter().all(knows_all) {
         assert!(std::time::Instant::now() < deadline, "the nodes do not find each other");
-        std::thread::sleep(Duration::from_millis(20));
+        pause(Duration::from_millis(20));
     }
 }
 
