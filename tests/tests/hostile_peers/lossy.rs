@@ -1,6 +1,7 @@
 //! A UDP port before a node, on which every other full packet to it gets lost when it is told to.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,14 +63,17 @@ async fn pass(front: Arc<UdpSocket>, node: SocketAddr, loses: Arc<AtomicBool>, l
                 continue;
             }
         }
-        if !flows.contains_key(&client) {
-            let upstream = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback has ports");
-            upstream.connect(node).await.expect("an address");
-            let upstream = Arc::new(upstream);
-            tokio::spawn(back(upstream.clone(), front.clone(), client));
-            flows.insert(client, upstream);
-        }
-        let _ = flows[&client].send(&buffer[..len]).await;
+        let upstream = match flows.entry(client) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let upstream = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback has ports");
+                upstream.connect(node).await.expect("an address");
+                let upstream = Arc::new(upstream);
+                tokio::spawn(back(upstream.clone(), front.clone(), client));
+                place.insert(upstream)
+            }
+        };
+        let _ = upstream.send(&buffer[..len]).await;
     }
 }
 
