@@ -11,6 +11,9 @@
 //!
 //! A node without a cluster is its own seed: it owns everything, so that all is [`Pulled::GoToOrigin`].
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::OnceCell;
 use std::fmt;
 use std::net::SocketAddr;
