@@ -25,7 +25,7 @@ pub enum Spreading {
     /// What has changed at nodes that a seed knows.
     Reached(Vec<Reach>),
     /// A seed does not tell its nodes, or does not say what has become of it.
-    SeedFailed(Node, Refused),
+    SeedFailed(Box<(Node, Refused)>),
 }
 
 /// Asks all seeds, this node too if it is one. Needs the runtime of the shard.
@@ -41,7 +41,7 @@ pub(crate) fn begin(context: &Rc<Context>, server: &Rc<Server>, ask: Spread, to:
                     false => spread_by(&context, &seed.node, &ask, &to).await,
                 };
                 if let Err(refused) = spread {
-                    let _ = to.send(Spreading::SeedFailed(seed.node, refused)).await;
+                    let _ = to.send(Spreading::SeedFailed(Box::new((seed.node, refused)))).await;
                 }
             };
             tokio::select! {

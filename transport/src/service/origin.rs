@@ -33,7 +33,7 @@ pub trait Origin: 'static {
     /// A seed says that this node shall have all of a content. The content, made in the store if it was not there, and what
     /// takes all of it from other nodes, and from no origin: that ends when all is held, or nothing more comes, and leaves
     /// off behind the span at which it is when it is dropped.
-    #[expect(clippy::type_complexity, reason = "taken apart where it is called")]
+    #[expect(clippy::result_large_err, reason = "a refusal is made once, and sent")]
     fn preheat(&self, told: &Preheat) -> Result<(Arc<Content>, LocalBoxFuture<'_, ()>), Refused>;
 
     /// A seed says that the bytes of this content are wrong: nothing of it is to be kept or served.
