@@ -4,43 +4,11 @@
 use std::time::Duration;
 
 use darter_tests::cli::darter;
-use darter_tests::{Daemon, Origin, wait_until};
+use darter_tests::{Daemon, Origin, Secrets, wait_until};
 use serde_json::Value;
-use tempfile::TempDir;
 
 const BLOB_BYTES: u64 = 8 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The system chooses the port; the node says which.
-const LISTEN: &str = "127.0.0.1:0";
-
-/// The secrets of a cluster whose nodes are on loopback.
-struct Secrets(TempDir);
-
-impl Secrets {
-    fn new() -> Secrets {
-        let secrets =
-            Secrets(TempDir::with_prefix("darter-test-").expect("a temporary directory can be made"));
-        let made = darter(&["cluster", "init", "--out", &secrets.of_seeds()]);
-        assert_eq!(made.status, 0, "{made:?}");
-        secrets
-    }
-
-    fn of_seeds(&self) -> String {
-        self.0.path().join("cluster.secret").display().to_string()
-    }
-
-    fn seed(&self, origin: &Origin, zone: &str) -> Daemon {
-        let seed =
-            Daemon::builder().origin(origin).flag("--cluster-secret", &self.of_seeds()).switch("--seed");
-        seed.flag("--peer-listen", LISTEN).flag("--zone", zone).shards(2).start()
-    }
-
-    fn peer(&self, origin: &Origin, zone: &str, seed: &str) -> Daemon {
-        let secret = self.of_seeds() + ".peer";
-        let peer = Daemon::builder().origin(origin).flag("--cluster-secret", &secret).flag("--join", seed);
-        peer.flag("--peer-listen", LISTEN).flag("--zone", zone).shards(2).prefetch(false).start()
-    }
-}
 
 /// What `darter peers --json` says at a node.
 fn shown(daemon: &Daemon) -> Value {
@@ -77,12 +45,12 @@ fn wait_until_standing(daemon: &Daemon, standing: &str) -> Value {
 #[test]
 fn a_node_shows_who_is_there_and_from_whom_its_bytes_came() {
     let (origin, secrets) = (Origin::start(), Secrets::new());
-    let seed = secrets.seed(&origin, "rack-1");
+    let seed = secrets.seed("rack-1").origin(&origin).start();
     let own = wait_until_standing(&seed, "alone");
     let (seed_id, seed_address) = (text(&own["node"], "id"), text(&own["node"], "address"));
     assert_eq!(peers(&own), [] as [Value; 0]);
-    let mut first = secrets.peer(&origin, "rack-2", seed_address);
-    let second = secrets.peer(&origin, "rack-3", seed_address);
+    let mut first = secrets.peer("rack-2", seed_address).origin(&origin).start();
+    let second = secrets.peer("rack-3", seed_address).origin(&origin).start();
     let ids = [&first, &second].map(|node| {
         let shown = wait_until_standing(node, "joined");
         text(&shown["node"], "id").to_owned()
@@ -136,7 +104,7 @@ fn a_node_shows_who_is_there_and_from_whom_its_bytes_came() {
 fn a_node_that_finds_no_seed_says_what_to_look_at() {
     let (origin, secrets) = (Origin::start(), Secrets::new());
     // Nobody listens there.
-    let peer = secrets.peer(&origin, "rack-1", "127.0.0.1:1");
+    let peer = secrets.peer("rack-1", "127.0.0.1:1").origin(&origin).start();
     let said = darter(&["peers", "--admin", &peer.admin().to_string()]);
     assert_eq!(said.status, 0, "{said:?}");
     assert!(said.out.contains("reached no seed yet") && said.out.contains("cluster.join"), "{said:?}");
