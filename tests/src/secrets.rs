@@ -27,16 +27,16 @@ impl Secrets {
         self.0.path().join("cluster.secret").display().to_string()
     }
 
-    /// A seed of two shards, to be given a registry and started.
+    /// A seed, to be given a registry and started.
     pub fn seed(&self, zone: &str) -> Builder {
         let seed = Daemon::builder().flag("--cluster-secret", &self.of_seeds()).switch("--seed");
-        seed.flag("--peer-listen", LISTEN).flag("--zone", zone).shards(2)
+        seed.flag("--peer-listen", LISTEN).flag("--zone", zone)
     }
 
-    /// A peer of two shards that finds its cluster at that seed's address, to be given a registry and started.
+    /// A peer that finds its cluster at that seed's address, to be given a registry and started.
     pub fn peer(&self, zone: &str, seed: &str) -> Builder {
         let secret = self.of_seeds() + ".peer";
         let peer = Daemon::builder().flag("--cluster-secret", &secret).flag("--join", seed);
-        peer.flag("--peer-listen", LISTEN).flag("--zone", zone).shards(2).prefetch(false)
+        peer.flag("--peer-listen", LISTEN).flag("--zone", zone).prefetch(false)
     }
 }

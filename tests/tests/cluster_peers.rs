@@ -45,12 +45,12 @@ fn wait_until_standing(daemon: &Daemon, standing: &str) -> Value {
 #[test]
 fn a_node_shows_who_is_there_and_from_whom_its_bytes_came() {
     let (origin, secrets) = (Origin::start(), Secrets::new());
-    let seed = secrets.seed("rack-1").origin(&origin).start();
+    let seed = secrets.seed("rack-1").shards(2).origin(&origin).start();
     let own = wait_until_standing(&seed, "alone");
     let (seed_id, seed_address) = (text(&own["node"], "id"), text(&own["node"], "address"));
     assert_eq!(peers(&own), [] as [Value; 0]);
-    let mut first = secrets.peer("rack-2", seed_address).origin(&origin).start();
-    let second = secrets.peer("rack-3", seed_address).origin(&origin).start();
+    let mut first = secrets.peer("rack-2", seed_address).shards(2).origin(&origin).start();
+    let second = secrets.peer("rack-3", seed_address).shards(2).origin(&origin).start();
     let ids = [&first, &second].map(|node| {
         let shown = wait_until_standing(node, "joined");
         text(&shown["node"], "id").to_owned()
@@ -104,7 +104,7 @@ fn a_node_shows_who_is_there_and_from_whom_its_bytes_came() {
 fn a_node_that_finds_no_seed_says_what_to_look_at() {
     let (origin, secrets) = (Origin::start(), Secrets::new());
     // Nobody listens there.
-    let peer = secrets.peer("rack-1", "127.0.0.1:1").origin(&origin).start();
+    let peer = secrets.peer("rack-1", "127.0.0.1:1").shards(2).origin(&origin).start();
     let said = darter(&["peers", "--admin", &peer.admin().to_string()]);
     assert_eq!(said.status, 0, "{said:?}");
     assert!(said.out.contains("reached no seed yet") && said.out.contains("cluster.join"), "{said:?}");

@@ -42,10 +42,11 @@ fn wait_until_connected(seed: &Daemon, nodes: usize) {
 
 /// One seed and three peers.
 fn cluster(origin: &Origin, secrets: &Secrets) -> (Daemon, Vec<Daemon>) {
-    let seed = secrets.seed("rack-1").origin(origin).capacity("128MiB").prefetch(false).start();
+    let seed = secrets.seed("rack-1").shards(2).origin(origin).capacity("128MiB").prefetch(false).start();
     let address = own(&seed, "address");
-    let peers =
-        (0..3).map(|_| secrets.peer("rack-2", &address).origin(origin).capacity("128MiB").start()).collect();
+    let peers = (0..3)
+        .map(|_| secrets.peer("rack-2", &address).shards(2).origin(origin).capacity("128MiB").start())
+        .collect();
     wait_until_connected(&seed, 3);
     (seed, peers)
 }
@@ -94,7 +95,8 @@ fn every_node_serves_it_when_the_registry_is_gone() {
 fn who_has_no_room_is_named_and_the_others_have_it() {
     let (origin, secrets) = (Origin::start(), Secrets::new());
     let (seed, peers) = cluster(&origin, &secrets);
-    let small = secrets.peer("rack-3", &own(&seed, "address")).origin(&origin).capacity(SMALL).start();
+    let small =
+        secrets.peer("rack-3", &own(&seed, "address")).shards(2).origin(&origin).capacity(SMALL).start();
     wait_until_connected(&seed, 4);
     let blob = origin.blob(1, 40 * MIB);
     let url = format!("{}{}", origin.url(), blob.target());
@@ -122,9 +124,9 @@ fn a_private_image_is_at_all_nodes_and_not_for_everyone() {
     let door = tokens.door();
     let (host, realm) = (door.address().to_string(), tokens.realm().address().to_string());
     let registry = format!("http://{host}");
-    let seed = secrets.seed("rack-1").registry(&registry).allow_registry(&realm).start();
+    let seed = secrets.seed("rack-1").shards(2).registry(&registry).allow_registry(&realm).start();
     let peer = secrets.peer("rack-1", &own(&seed, "address"));
-    let peer = peer.registry(&registry).allow_registry(&realm).start();
+    let peer = peer.shards(2).registry(&registry).allow_registry(&realm).start();
     wait_until_connected(&seed, 1);
 
     let docker = TempDir::new().expect("a temporary directory");
