@@ -85,7 +85,10 @@ impl Server {
             let (preheat, is_own) = (preheat.clone(), node.id == own.id);
             tasks.spawn_local(async move {
                 let Ok(_turn) = turns.acquire().await else { return };
-                let holds = |held_bytes| reaching.borrow_mut().holds(&node.id, held_bytes);
+                // A node says what it likes.
+                let holds = |held_bytes: u64| {
+                    reaching.borrow_mut().holds(&node.id, held_bytes.min(preheat.length));
+                };
                 let how = match is_own {
                     true => server.preheat_here(&preheat, holds).await,
                     false => server.have_preheated(&node, &preheat, holds).await,

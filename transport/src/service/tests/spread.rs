@@ -160,13 +160,11 @@ fn what_nobody_waits_for_is_let_go() {
             slow.store.find(&blob.id, registry()).map_or(0, |content| slow.store.stat(&content).held_bytes)
         };
         until("the first block", || held() > 0).await;
+        let places = || (slow.books.preheats.available_permits(), seed.books.spreads.available_permits());
+        let all = (crate::service::spread::PREHEATS_MAX, crate::service::spread::SPREADS_MAX);
+        assert_eq!(places(), (all.0 - 1, all.1 - 1), "both are at work");
         drop(exchange);
-        let free = || {
-            let (told, telling) = (&slow.books.preheats, &seed.books.spreads);
-            told.available_permits() == crate::service::spread::PREHEATS_MAX
-                && telling.available_permits() == crate::service::spread::SPREADS_MAX
-        };
-        until("both have let go", free).await;
+        until("both have let go", || places() == all).await;
         assert!(held() < blob.layout().length_bytes());
     });
 }
