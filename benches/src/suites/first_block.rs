@@ -44,12 +44,12 @@ pub(crate) fn run(setting: &Setting) -> anyhow::Result<Vec<Table>> {
         &[Measure::LatencyP50S, Measure::LatencyP99S],
     );
     let (origin, secrets) = (Origin::start(), Secrets::new());
-    let seed = || secrets.seed("").shards(1).origin(&origin).prefetch(false).capacity("2GiB").start();
+    let seed = || secrets.seed("bench").shards(1).origin(&origin).prefetch(false).capacity("2GiB").start();
     let seed = setting.cores.on_server(seed)?;
     let address = address_of(&seed)?;
-    let peer = || secrets.peer("", &address).shards(1).origin(&origin).capacity("2GiB").start();
+    let peer = || secrets.peer("bench", &address).shards(1).origin(&origin).capacity("2GiB").start();
     let peer = setting.cores.on_generator(peer)?;
-    wait_until_joined(&seed, 1);
+    wait_until_joined(&seed, std::slice::from_ref(&peer));
     for round in 0..setting.rounds {
         let blob = origin.blob(SEED + u64::from(round), 2 * BLOCK_BYTES * (blocks + 1));
         blob.read(&mut seed.client(), blob.whole()).context("the seed pulls")?;

@@ -51,11 +51,11 @@ pub(crate) fn run(setting: &Setting) -> anyhow::Result<Vec<Table>> {
     ];
     let mut table = Table::new("A seed with many peers", method, &measures);
     let (origin, secrets) = (Origin::start(), Secrets::new());
-    let seed = secrets.seed("").shards(2).origin(&origin).prefetch(false).capacity("512MiB").start();
+    let seed = secrets.seed("bench").shards(2).origin(&origin).prefetch(false).capacity("512MiB").start();
     let address = address_of(&seed)?;
-    let start = |_| secrets.peer("", &address).shards(1).origin(&origin).capacity(CAPACITY).start();
+    let start = |_| secrets.peer("bench", &address).shards(1).origin(&origin).capacity(CAPACITY).start();
     let nodes: Vec<Daemon> = (0..peers).map(start).collect();
-    wait_until_joined(&seed, peers);
+    wait_until_joined(&seed, &nodes);
     for round in 0..rounds {
         table.add(CONNECTED, Side::Darter, memory(&seed).round());
         let blob = origin.blob(SEED + u64::from(round), blob_bytes);
@@ -108,12 +108,17 @@ pub(crate) fn address_of(node: &Daemon) -> anyhow::Result<String> {
     Ok(told["node"]["address"].as_str().context("no address")?.to_owned())
 }
 
-/// Waits until so many others are connected with that seed.
-pub(crate) fn wait_until_joined(seed: &Daemon, peers: usize) {
+/// Waits until all of these are connected with that seed and know it: who does not goes to the registry by himself.
+pub(crate) fn wait_until_joined(seed: &Daemon, nodes: &[Daemon]) {
+    let peers = nodes.len();
     let connected = || seed.metrics().sum("darter_peers_connected") as usize;
     wait_until(
         JOINED_WITHIN,
         || connected() >= peers,
         || format!("{} of {peers} peers are connected", connected()),
     );
+    for node in nodes {
+        let has_joined = || node.metrics().sum("darter_cluster_joined") > 0.0;
+        wait_until(JOINED_WITHIN, has_joined, || "a peer does not join".to_owned());
+    }
 }
