@@ -11,7 +11,9 @@ use crate::darter_side;
 use crate::machine::Machine;
 use crate::report::{Report, Table};
 use crate::setting::Setting;
-use crate::suites::{beside, boots, cold, eviction, hits, remote, second_node, start};
+use crate::suites::{
+    beside, boots, cold, eviction, first_block, hits, many_peers, remote, second_node, start,
+};
 
 const QUICK_BLOB_MIB: u64 = 64;
 
@@ -52,6 +54,10 @@ enum Suite {
     Remote,
     /// The same boots at two nodes of a cluster, one after the other, without and with a boot list; as root
     SecondNode,
+    /// Single blocks that another node holds, as a reader at this one waits for them, on loopback
+    FirstBlock,
+    /// Memory of a seed that serves 64 peers at once
+    ManyPeers,
     /// A cold pull of a large blob from a loopback origin
     Cold,
     /// Hits beside a cold pull, and the longest poll of a shard
@@ -83,6 +89,8 @@ impl Suite {
             Self::Boots => boots::run(setting),
             Self::Remote => remote::run(setting),
             Self::SecondNode => second_node::run(setting),
+            Self::FirstBlock => first_block::run(setting),
+            Self::ManyPeers => many_peers::run(setting),
             Self::Cold => cold::run(setting),
             Self::Beside => beside::run(setting),
             Self::Start => start::run(setting),

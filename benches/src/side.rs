@@ -24,6 +24,10 @@ pub(crate) enum Side {
     SecondNode,
     /// The second one, when the cluster knows how the first one booted.
     ToldNode,
+    /// A node's own store.
+    OwnStore,
+    /// The store of a node one hop away.
+    OtherNode,
     /// Darter without anything else to do.
     Quiet,
     /// Darter while it pulls another blob.
@@ -47,6 +51,8 @@ impl fmt::Display for Side {
             Self::FirstNode => "the first node",
             Self::SecondNode => "the second node",
             Self::ToldNode => "the second node, with a boot list",
+            Self::OwnStore => "its own store",
+            Self::OtherNode => "another node",
             Self::Quiet => "quiet",
             Self::Pulling => "beside a cold pull",
             Self::S3Fifo => "S3-FIFO",

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::access::Access;
 use crate::admin::Admin;
-use crate::admin::preheat::ThroughFront;
+use crate::admin::preheat::{Others, ThroughFront};
 use crate::cluster::{NoPart, NodePart};
 use crate::config::{Inputs, IoChoice, Resolved};
 use crate::fetch::{Bounds, Copies, Fetches, Turns};
@@ -167,6 +167,7 @@ impl Daemon {
         }
         let reload = Rc::new(Reload::new(self.inputs.clone(), self.resolved.clone(), live));
         let processors = shard::processors_to_pin();
+        let (policy, weak_fetches) = (policies.first().cloned(), common.fetches.downgrade());
         let mut shards = Vec::with_capacity(count);
         for (number, (inbox, policy)) in inboxes.into_iter().zip(policies).enumerate() {
             let processor = processors.get(number % processors.len().max(1)).copied();
@@ -182,8 +183,11 @@ impl Daemon {
         let warm_up_bytes_max = warm_up_bytes_max(free_memory(), memory_max);
         self.store.start_scrub(settings.scrub, warm_up_bytes_max).map_err(system("start a thread"))?;
         let metrics_served = settings.metrics.then(|| metrics.clone());
-        let bring = Rc::new(ThroughFront::new(front.local_addr().unwrap_or(settings.front)));
-        let mut answering = Admin::new(self.store.clone(), metrics_served, reload.clone(), bring);
+        let mut bring = ThroughFront::new(front.local_addr().unwrap_or(settings.front));
+        if let (Some(part), Some(policy)) = (&cluster, policy) {
+            bring = bring.in_cluster(Others { shared: part.shared.clone(), fetches: weak_fetches, policy });
+        }
+        let mut answering = Admin::new(self.store.clone(), metrics_served, reload.clone(), Rc::new(bring));
         if let Some(part) = &cluster {
             answering = answering.in_cluster(part.shared.clone());
         }

@@ -7,7 +7,7 @@ use darter_transport::identity::{ClusterSecrets, files};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Builder, Daemon, Origin, cli};
+use crate::{Builder, Daemon, cli};
 
 /// The system chooses the port; the node says which.
 const LISTEN: &str = "127.0.0.1:0";
@@ -54,17 +54,17 @@ impl Secrets {
         files::for_peers(&self.of_seeds())
     }
 
-    /// A seed to be, the first one.
-    pub fn seed(&self, origin: &Origin) -> Builder {
-        let seed = Daemon::builder().origin(origin).switch("--seed");
+    /// A seed to be, the first one, still without a registry.
+    pub fn seed(&self) -> Builder {
+        let seed = Daemon::builder().switch("--seed");
         let secret = self.of_seeds().display().to_string();
         seed.flag("--cluster-secret", &secret).flag("--peer-listen", LISTEN)
     }
 
-    /// A peer to be, that joins a seed.
-    pub fn peer(&self, origin: &Origin, seed: &str) -> Builder {
+    /// A peer to be, that joins a seed, still without a registry.
+    pub fn peer(&self, seed: &str) -> Builder {
         let secret = self.of_peers().display().to_string();
-        let peer = Daemon::builder().origin(origin).flag("--cluster-secret", &secret);
+        let peer = Daemon::builder().flag("--cluster-secret", &secret);
         peer.flag("--peer-listen", LISTEN).flag("--join", seed).prefetch(false)
     }
 }

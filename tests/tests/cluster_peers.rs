@@ -10,11 +10,11 @@ use serde_json::Value;
 const BLOB_BYTES: u64 = 8 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 fn seed(secrets: &Secrets, origin: &Origin, zone: &str) -> Daemon {
-    secrets.seed(origin).flag("--zone", zone).shards(2).start()
+    secrets.seed().origin(origin).flag("--zone", zone).shards(2).start()
 }
 
 fn peer_of(secrets: &Secrets, origin: &Origin, zone: &str, seed: &str) -> Daemon {
-    secrets.peer(origin, seed).flag("--zone", zone).shards(2).start()
+    secrets.peer(seed).origin(origin).flag("--zone", zone).shards(2).start()
 }
 
 fn text<'a>(node: &'a Value, name: &str) -> &'a str {

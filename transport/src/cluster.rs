@@ -37,7 +37,9 @@ use crate::service::{Origin, Server};
 use crate::session::Session;
 pub use crate::shared::{Counted, Counters, Shared};
 use crate::span::{Plot, SpanIndex, spans};
-use crate::wire::{Booted, Describe, Description, Message, Proof, Prove, Recall, Refused};
+use crate::spreading;
+pub use crate::spreading::Spreading;
+use crate::wire::{Booted, Describe, Description, Message, Preheat, Proof, Prove, Recall, Refused, Spread};
 
 /// What one shard's part is made of.
 pub struct Parts {
@@ -197,6 +199,12 @@ impl Cluster {
         Plot { content, scope: Scope::Verified, span: SpanIndex::FIRST }
     }
 
+    /// Has every seed tell the nodes that it is connected with to take all of a content, and says how far that is, until all
+    /// seeds have ended. A node that two seeds know is named by both. Who drops the receiver ends it.
+    pub fn spread(&self, ask: Spread, to: mpsc::Sender<Spreading>) {
+        spreading::begin(&self.context, &self.server, ask, to);
+    }
+
     /// The bytes of this content are not those of its name, this node has found out: if it is a seed, all nodes drop
     /// them. Does not wait.
     pub fn wrong(&self, content: ContentId, scope: Scope) {
@@ -266,7 +274,14 @@ impl Service for Front {
                 let seeds = self.server.books().seeds().clone();
                 tokio::task::spawn_local(membership::listen(seeds, first, exchange));
             }
-            request => self.server.asked(session, request, exchange),
+            request => {
+                if let Message::Preheat(Preheat { content, registry, by_span, .. }) = &request
+                    && session.role() == Role::Seed
+                {
+                    self.shared.routes().note(content, *registry, *by_span);
+                }
+                self.server.asked(session, request, exchange);
+            }
         }
     }
 }

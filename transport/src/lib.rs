@@ -55,5 +55,6 @@ pub mod service;
 pub mod session;
 mod shared;
 pub mod span;
+mod spreading;
 pub mod tracker;
 pub mod wire;

@@ -8,6 +8,7 @@ mod contents;
 mod guard;
 pub(crate) mod peers;
 pub(crate) mod preheat;
+pub(crate) mod reach;
 pub(crate) mod reference;
 
 use std::convert::Infallible;

@@ -167,10 +167,15 @@ impl PeerInfo {
     }
 }
 
+/// All 64 hexadecimal digits.
+pub(super) fn full_id(id: &NodeId) -> String {
+    id.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 impl NodeInfo {
     fn of(node: &Node, role: Role) -> Self {
         Self {
-            id: node.id.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect(),
+            id: full_id(&node.id),
             role: match role {
                 Role::Peer => RoleInfo::Peer,
                 Role::Seed => RoleInfo::Seed,

@@ -4,31 +4,42 @@
 //! What the registry refuses is passed on as it came, so that who asked can ask it for a token and try again.
 //!
 //! What brings it is a [`Bring`]: [`ThroughFront`] reads it through this daemon's own front, as any client would. In a
-//! cluster its owner then has it too, for that is how a node gets what it lacks.
+//! cluster its owner then has it too, for that is how a node gets what it lacks; when it is to be brought to all nodes, the
+//! seeds are told so after that, and tell theirs.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_engine::Naming;
+use darter_transport::cluster::{Shared, Spreading};
+use darter_transport::wire::{Spread, Text};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{self, LocalBoxStream};
 use futures_util::{FutureExt, StreamExt};
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body::Frame;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::api::{Code, Problem};
+use super::reach::{AllNodes, SpreadInfo, SpreadingInfo};
 use super::{bad_request, parameter};
+use crate::cluster::errand;
 use crate::commands::front_request;
 use crate::commands::wire::{self, HttpError};
 use crate::config::Registry;
+use crate::fetch::WeakFetches;
+use crate::front::route::{Errand, Route, What};
+use crate::origin::Target;
+use crate::policy::Policy;
 
 /// Contents that are brought at a time; each is one more reader.
 pub(super) const PREHEATS_MAX: usize = 16;
@@ -38,6 +49,10 @@ const SILENCE: Duration = Duration::from_secs(90);
 const REFUSAL_BYTES_MAX: usize = 16 << 10;
 /// Between two lines.
 const TOLD_EVERY: Duration = Duration::from_millis(250);
+/// A line comes at least so often.
+const TOLD_ANYWAY_AFTER: Duration = Duration::from_secs(10);
+/// What seeds have said and is not looked at yet.
+const HEARD_MAX: usize = 16;
 /// Lines that whoever asked has not read yet.
 const LINES_MAX: usize = 4;
 /// Of a refusal, what may be of use to who asked.
@@ -54,10 +69,15 @@ pub(crate) enum Line {
         /// Of the whole, if that is known.
         length_bytes: Option<u64>,
     },
+    /// It is here and at its owner, and comes to all nodes.
+    Spreading(SpreadingInfo),
     /// All is there.
     Done {
         /// Of the whole.
         come_bytes: u64,
+        /// If it was to be brought to all nodes: to which it was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spread: Option<SpreadInfo>,
     },
     /// It is not.
     Failed {
@@ -140,6 +160,8 @@ pub(crate) struct Coming {
     pub(crate) length_bytes: Option<u64>,
     /// How many bytes more are there; an error for people ends it.
     pub(crate) more: LocalBoxStream<'static, Result<u64, String>>,
+    /// How it then comes to all nodes, if it is to; an error for people ends it.
+    pub(crate) spread: Option<LocalBoxFuture<'static, Result<mpsc::Receiver<Spreading>, String>>>,
 }
 
 /// Why nothing comes.
@@ -158,9 +180,62 @@ impl From<HttpError> for NotBrought {
 }
 
 /// Reads a content through the daemon's own front.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ThroughFront {
     front: SocketAddr,
+    /// The way to all nodes, in a cluster.
+    others: Option<Others>,
+}
+
+/// The way to the other nodes of the cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Others {
+    pub(crate) shared: Arc<Shared>,
+    /// Weak, because the shards' inboxes close with the last front.
+    pub(crate) fetches: WeakFetches,
+    /// Which content a request is about.
+    pub(crate) policy: watch::Receiver<Policy>,
+}
+
+impl Others {
+    /// What is asked of the seeds for that request.
+    fn spread(&self, request: &Request<Empty<Bytes>>) -> Result<Spread, Problem> {
+        let failed = |message: &str| Problem::new(Code::Failed, message);
+        if self.shared.seeds().live().is_empty() {
+            let message = "this node has reached no seed yet, and seeds know the nodes: look at cluster.join and at the \
+                           log of this daemon";
+            return Err(failed(message));
+        }
+        let route = self.policy.borrow().routing.route(&Method::GET, request.uri(), request.headers());
+        let errand = match route.map_err(bad_request)? {
+            Route::Errand(errand) => errand,
+            Route::Ping => return Err(bad_request("url: there is nothing to bring")),
+        };
+        let Errand { upstream, what, filter, .. } = errand;
+        let What::Content { id, kind } = what else {
+            return Err(failed(
+                "only what the cache keeps by itself, such as a blob, can be brought to all nodes",
+            ));
+        };
+        let target = Target::new(upstream.registry, &upstream.path_and_query, request.headers(), &filter);
+        let target = target.ok_or_else(|| bad_request("url: the path is none that a registry can have"))?;
+        let target = target.for_blob();
+        let told = errand::pack(&target);
+        Ok(Spread {
+            content: id,
+            by_digest: kind.naming() == Naming::Digest,
+            registry: target.scope(),
+            origin: Text::cut(&target.registry().to_string()),
+            errand: told.ok_or_else(|| failed("the request is too long to be told to other nodes"))?,
+        })
+    }
+
+    async fn begin(self, ask: Spread) -> Result<mpsc::Receiver<Spreading>, String> {
+        let (to, heard) = mpsc::channel(HEARD_MAX);
+        let fetches = self.fetches.upgrade().ok_or("this daemon is stopping")?;
+        fetches.spread(ask, to).map_err(|error| error.to_string())?;
+        Ok(heard)
+    }
 }
 
 impl ThroughFront {
@@ -171,20 +246,29 @@ impl ThroughFront {
             IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
             ip => ip,
         };
-        Self { front: SocketAddr::new(ip, front.port()) }
+        Self { front: SocketAddr::new(ip, front.port()), others: None }
+    }
+
+    /// The same of a node that is in a cluster.
+    pub(crate) fn in_cluster(self, others: Others) -> Self {
+        Self { others: Some(others), ..self }
     }
 
     async fn begin(self, wanted: Wanted) -> Result<Coming, NotBrought> {
-        if wanted.to == Whereto::All {
-            let message = "this daemon cannot have other nodes fetch something: bring it to the seeds, where they find \
-                           it";
-            return Err(NotBrought::Problem(Problem::new(Code::Failed, message)));
-        }
         let request = front_request::get(self.front, wanted.registry.as_ref(), &wanted.url);
         let mut request = request.map_err(|error| NotBrought::Problem(bad_request(error)))?;
         if let Some(authorization) = wanted.authorization {
             request.headers_mut().insert(header::AUTHORIZATION, authorization);
         }
+        let spread = match (wanted.to, self.others) {
+            (Whereto::Seeds, _) => None,
+            // This node is all nodes.
+            (Whereto::All, None) => None,
+            (Whereto::All, Some(others)) => {
+                let ask = others.spread(&request).map_err(NotBrought::Problem)?;
+                Some(others.begin(ask).boxed_local())
+            }
+        };
         let answer = wire::send(self.front, request, SILENCE).await?;
         if answer.status() != StatusCode::OK {
             let (status, mut headers, body) = wire::whole(answer, REFUSAL_BYTES_MAX, SILENCE).await?;
@@ -200,7 +284,7 @@ impl ThroughFront {
         let length_bytes = length.and_then(|value| value.to_str().ok()?.parse().ok());
         let more = stream::unfold(Some(answer.into_body()), |body| async move {
             let mut body = body?;
-            match tokio::time::timeout(SILENCE, body.frame()).await {
+            match timeout(SILENCE, body.frame()).await {
                 Err(_) => Some((Err(format!("nothing came for {} s", SILENCE.as_secs())), None)),
                 Ok(None) => None,
                 Ok(Some(Err(error))) => Some((Err(crate::origin::innermost(&error)), None)),
@@ -210,13 +294,13 @@ impl ThroughFront {
                 }
             }
         });
-        Ok(Coming { length_bytes, more: more.boxed_local() })
+        Ok(Coming { length_bytes, more: more.boxed_local(), spread })
     }
 }
 
 impl Bring for ThroughFront {
     fn bring(&self, wanted: Wanted) -> LocalBoxFuture<'_, Result<Coming, NotBrought>> {
-        self.begin(wanted).boxed_local()
+        self.clone().begin(wanted).boxed_local()
     }
 }
 
@@ -243,7 +327,7 @@ pub(super) fn lines(coming: Coming, place: OwnedSemaphorePermit) -> Lines {
 }
 
 async fn tell(coming: Coming, to: &mpsc::Sender<Line>) {
-    let Coming { length_bytes, mut more } = coming;
+    let Coming { length_bytes, mut more, spread } = coming;
     let (mut come_bytes, mut told_at) = (0_u64, None::<Instant>);
     let last = loop {
         if told_at.is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
@@ -257,17 +341,38 @@ async fn tell(coming: Coming, to: &mpsc::Sender<Line>) {
             None if length_bytes.is_some_and(|length| length != come_bytes) => {
                 break Line::Failed { message: "it ended too early".into() };
             }
-            None => break Line::Done { come_bytes },
+            None => break Line::Done { come_bytes, spread: None },
         }
+    };
+    let last = match (last, spread) {
+        (Line::Done { come_bytes, .. }, Some(spread)) => match spread.await {
+            Ok(heard) => Line::Done { come_bytes, spread: Some(tell_of_nodes(heard, to).await) },
+            Err(message) => Line::Failed { message },
+        },
+        (last, _) => last,
     };
     // Who has gone needs no end.
     let _ = to.send(last).await;
 }
 
+/// Tells what the seeds say, until none of them says any more.
+async fn tell_of_nodes(mut heard: mpsc::Receiver<Spreading>, to: &mpsc::Sender<Line>) -> SpreadInfo {
+    let (mut nodes, mut told_at) = (AllNodes::default(), None::<Instant>);
+    loop {
+        match timeout(TOLD_ANYWAY_AFTER, heard.recv()).await {
+            Ok(Some(spreading)) => nodes.heard(spreading),
+            Ok(None) => return nodes.end(),
+            Err(_) => told_at = None,
+        }
+        if told_at.is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
+            told_at = Some(Instant::now());
+            let _ = to.try_send(Line::Spreading(nodes.so_far()));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -293,7 +398,7 @@ mod tests {
     async fn told(length_bytes: Option<u64>, steps: Vec<Result<u64, String>>) -> Vec<Line> {
         let places = Arc::new(Semaphore::new(1));
         let place = places.clone().try_acquire_owned().unwrap();
-        let coming = Coming { length_bytes, more: stream::iter(steps).boxed_local() };
+        let coming = Coming { length_bytes, more: stream::iter(steps).boxed_local(), spread: None };
         let told = tokio::task::LocalSet::new()
             .run_until(async {
                 let lines = lines(coming, place).collect::<Vec<_>>().await;
@@ -312,9 +417,10 @@ mod tests {
 
     #[tokio::test]
     async fn lines_tell_how_it_comes_and_ends() {
+        let done = |come_bytes| Line::Done { come_bytes, spread: None };
         let coming = |length_bytes| Line::Coming { come_bytes: 0, length_bytes };
-        assert_eq!(told(Some(7), vec![Ok(3), Ok(4)]).await, [coming(Some(7)), Line::Done { come_bytes: 7 }]);
-        assert_eq!(told(None, vec![Ok(3)]).await, [coming(None), Line::Done { come_bytes: 3 }]);
+        assert_eq!(told(Some(7), vec![Ok(3), Ok(4)]).await, [coming(Some(7)), done(7)]);
+        assert_eq!(told(None, vec![Ok(3)]).await, [coming(None), done(3)]);
         let failed = |message: &str| Line::Failed { message: message.into() };
         assert_eq!(told(Some(7), vec![Ok(3)]).await, [coming(Some(7)), failed("it ended too early")]);
         assert_eq!(told(None, vec![Err("broken".into())]).await, [coming(None), failed("broken")]);
@@ -324,7 +430,7 @@ mod tests {
     async fn what_nobody_waits_for_is_let_go() {
         let places = Arc::new(Semaphore::new(1));
         let place = places.clone().try_acquire_owned().unwrap();
-        let coming = Coming { length_bytes: None, more: stream::pending().boxed_local() };
+        let coming = Coming { length_bytes: None, more: stream::pending().boxed_local(), spread: None };
         tokio::task::LocalSet::new()
             .run_until(async {
                 let mut lines = lines(coming, place);

@@ -30,8 +30,11 @@ struct Packed {
 #[error("the request that another node passed on cannot be read: {0}")]
 pub(crate) struct Unreadable(String);
 
-/// For the wire; `None` where it does not fit, or a header is not text: then this node asks the registry itself.
+/// For the wire: empty where no client asks. `None` where it does not fit, or a header is not text: then this node asks the registry itself.
 pub(crate) fn pack(target: &Target) -> Option<wire::Errand> {
+    if target.is_nobodys() {
+        return Some(wire::Errand::default());
+    }
     let url = target.url();
     let path_and_query = match url.query() {
         Some(query) => format!("{}?{query}", url.path()),
@@ -101,6 +104,14 @@ mod tests {
         assert!(read.is_straight() && !asked.is_straight());
         assert_eq!(read.headers().get("authorization"), asked.headers().get("authorization"));
         assert_eq!(read.headers().get("range"), None);
+    }
+
+    #[test]
+    fn what_nobody_asks_for_names_nothing() {
+        let nobodys = Target::of_nobody("https://registry.example:5000".parse().unwrap()).unwrap();
+        assert!(nobodys.is_nobodys() && !target("/", &[], &[]).is_nobodys());
+        let errand = pack(&nobodys).unwrap();
+        assert!(errand.is_empty() && unpack(&errand).is_err());
     }
 
     #[test]

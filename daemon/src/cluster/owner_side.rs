@@ -5,15 +5,18 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use darter_engine::{BlockIndex, BlockRun, Content, ContentId, Naming, RegistryScope, Scope, Store};
+use darter_engine::{
+    BlockIndex, BlockRun, Content, ContentId, ContentSpec, Layout, Naming, RegistryScope, Scope, Store,
+};
 use darter_transport::service::{Bring, Origin};
-use darter_transport::wire::{Code, Describe, Errand, Proof, Prove, Refused, Text};
+use darter_transport::wire::{Code, Describe, Errand, Preheat, Proof, Prove, Refused, Text};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, watch};
 
 use super::{errand, verdict};
 use crate::access::Access;
+use crate::config::Registry;
 use crate::fetch::{Arrival, DEMAND_BLOCKS_MAX, FetchError, FetchKey, Fetches, Reading, WeakFetches};
 use crate::front::range::Wanted;
 use crate::origin::Target;
@@ -79,6 +82,18 @@ impl Origin for OwnerSide {
         .boxed_local()
     }
 
+    fn preheat(&self, told: &Preheat) -> Result<(Arc<Content>, LocalBoxFuture<'_, ()>), Refused> {
+        let registry: Registry = (told.origin.parse())
+            .map_err(|_| refusal(Code::Malformed, "what its bytes come from is no registry"))?;
+        let target = Target::of_nobody(registry).filter(|target| target.scope() == told.registry);
+        let target = target.ok_or_else(|| refusal(Code::Malformed, "the registry has another hash"))?;
+        let content = self.content_of(told, &target)?;
+        let key = FetchKey { id: told.content, scope: told.registry, naming: content.naming() };
+        let fetches = self.fetches().map_err(|error| refused(&error))?;
+        let ended = fetches.preheat(&content, key, target).map_err(|error| refused(&error))?;
+        Ok((content, async { _ = ended.await }.boxed_local()))
+    }
+
     fn purged(&self, content: ContentId, scope: Scope) {
         // What was right as a whole is not undone by another node's word.
         if let (Scope::Registry(scope), Some(fetches)) = (scope, self.fetches.upgrade()) {
@@ -98,6 +113,33 @@ impl OwnerSide {
             true => Ok(target),
             false => Err(refusal(Code::Malformed, "the request is for another registry")),
         }
+    }
+
+    /// The content as the owner described it.
+    fn content_of(&self, told: &Preheat, target: &Target) -> Result<Arc<Content>, Refused> {
+        let naming = if told.by_digest { Naming::Digest } else { Naming::Url };
+        let no_room = || {
+            let (length, capacity) = (told.length, self.store.stats().capacity_bytes);
+            refusal(Code::Unkept, &format!("{length} bytes find no room in a store of {capacity} bytes"))
+        };
+        if told.length > self.store.stats().capacity_bytes {
+            return Err(no_room());
+        }
+        let spec = ContentSpec {
+            id: told.content,
+            naming,
+            layout: Layout::new(told.length).ok_or_else(no_room)?,
+            registry: target.registry().to_string(),
+            media_type: told.media_type.to_string(),
+            validator: told.validator.to_string(),
+        };
+        let found = self.store.create(&spec).ok_or_else(no_room)?;
+        if naming == Naming::Digest || found.validator() == spec.validator {
+            return Ok(found);
+        }
+        // The URL stands for something else by now.
+        self.store.remove(&found);
+        self.store.create(&spec).ok_or_else(no_room)
     }
 
     /// The content, for a client that may read it.
@@ -161,6 +203,10 @@ impl OwnerSide {
 }
 
 fn unpack(errand: &Errand) -> Result<Target, Refused> {
+    if errand.is_empty() {
+        // For those who have one it is asked for with theirs.
+        return Err(refusal(Code::Origin, "nobody holds it, and no client asks for it"));
+    }
     errand::unpack(errand).map_err(|error| refusal(Code::Malformed, &error.to_string()))
 }
 

@@ -1,9 +1,11 @@
 //! `darter preheat`: contents are brought into the cluster before anybody wants them.
 //!
 //! The command finds out what belongs to an image, as `darter get` does, and shows the registry its credentials; the
-//! daemon brings one content for each call, and tells how far it is.
+//! daemon brings one content for each call, and tells how far it is. To all nodes it comes after it is at the seeds; when
+//! some of them do not get it, they are named, and the command fails.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
@@ -27,6 +29,7 @@ use super::wire::{self, HttpError};
 use super::{AdminArgs, CommandError, output, text};
 use crate::admin::api;
 use crate::admin::preheat::{Line, Whereto};
+use crate::admin::reach::{NotReached, SpreadInfo, SpreadingInfo};
 use crate::origin::innermost;
 
 const WHAT: &str = "An image, such as alpine, ghcr.io/org/app:1.2 or app@sha256:…, or a URL, such as \
@@ -58,6 +61,8 @@ pub struct PreheatArgs {
 const CONTENTS_AT_ONCE: usize = 4;
 /// Tries in a row that bring nothing more.
 const TRIES_MAX: u32 = 5;
+/// Of a node's name, as `darter peers` shows it.
+const NODE_DIGITS: usize = 12;
 /// Bytes of the longest line that is read.
 const LINE_BYTES_MAX: usize = 64 << 10;
 
@@ -84,7 +89,11 @@ pub fn run(args: &PreheatArgs) -> Result<(), CommandError> {
             preheated = preheat(args, named, &progress) => {
                 progress.end();
                 let preheated = preheated?;
-                if args.admin.json { output::print_json(&preheated) } else { output::print(&preheated.line()) }
+                match args.admin.json {
+                    true => output::print_json(&preheated)?,
+                    false => output::print(&preheated.line())?,
+                }
+                preheated.complaint()
             }
         }
     })
@@ -103,18 +112,73 @@ struct Preheated {
     digest: Option<String>,
     contents: usize,
     length_bytes: u64,
+    /// If it was for all of them.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    reached: Option<Reached>,
+}
+
+/// At which nodes all contents are.
+#[derive(Debug, Serialize)]
+struct Reached {
+    nodes: u64,
+    nodes_done: u64,
+    /// Those at which they are not, as far as the daemon names them.
+    not_reached: Vec<NotReached>,
 }
 
 impl Preheated {
     fn line(&self) -> String {
-        let Self { what, to, platform, contents, length_bytes, .. } = self;
+        let Self { what, platform, contents, length_bytes, reached, .. } = self;
         let platform = platform.as_ref().map(|platform| format!("  {platform}")).unwrap_or_default();
-        let to = match to {
-            Whereto::Seeds => "the seeds",
-            Whereto::All => "all nodes",
+        let to = match reached {
+            None => "the seeds".to_owned(),
+            Some(Reached { nodes, not_reached, .. }) if not_reached.is_empty() => {
+                format!("all {nodes} nodes")
+            }
+            Some(Reached { nodes, nodes_done, .. }) => format!("{nodes_done} of {nodes} nodes"),
         };
         let what = text::plain(what, 300);
         format!("{what}{platform}  {contents} contents, {}, are at {to}\n", text::mib(*length_bytes))
+    }
+
+    /// What to do where it is not at all nodes.
+    fn complaint(&self) -> Result<(), CommandError> {
+        let Some(Reached { not_reached, .. }) = &self.reached else { return Ok(()) };
+        if not_reached.is_empty() {
+            return Ok(());
+        }
+        let nodes = not_reached.iter().map(|NotReached { node, address, message }| {
+            let (node, message) = (text::plain(node, NODE_DIGITS), text::plain(message, 400));
+            format!("\n  {node} at {address}: {message}")
+        });
+        let nodes: String = nodes.collect();
+        Err(CommandError::Failed(format!(
+            "not all nodes have it; what has come stays, and these lack something:{nodes}"
+        )))
+    }
+}
+
+/// What the calls of one command have found out of the nodes.
+#[derive(Debug, Default)]
+struct Nodes {
+    /// Of each content that comes to all nodes: how many have it, of how many.
+    contents: BTreeMap<usize, (u64, u64)>,
+    not_reached: BTreeMap<String, NotReached>,
+}
+
+impl Nodes {
+    /// So many have all contents, at most; and how many there are.
+    fn done_of(&self, contents: usize) -> (u64, u64) {
+        let all = self.contents.values().map(|(_, all)| *all).max().unwrap_or(0);
+        let done = self.contents.values().map(|(done, _)| *done).min().unwrap_or(0);
+        (if self.contents.len() < contents { 0 } else { done }, all)
+    }
+
+    fn ended(&mut self, content: usize, spread: SpreadInfo) {
+        self.contents.insert(content, (spread.nodes_done, spread.nodes));
+        for failed in spread.failed {
+            self.not_reached.entry(failed.node.clone()).or_insert(failed);
+        }
     }
 }
 
@@ -123,26 +187,28 @@ async fn preheat(args: &PreheatArgs, named: Named, progress: &Progress) -> Resul
     match named {
         Named::Url { url, registry, .. } => {
             let session = Session::new(args.front, registry)?;
-            let call = Call { admin: args.admin.admin, to, session: &session, progress };
-            let length_bytes = call.bring(&url, None).await?;
-            Ok(Preheated { what, to, platform: None, digest: None, contents: 1, length_bytes })
+            let call = Call::of(args, &session, progress, 1);
+            let length_bytes = call.bring((0, &url), None).await?;
+            let reached = call.reached();
+            Ok(Preheated { what, to, platform: None, digest: None, contents: 1, length_bytes, reached })
         }
         Named::Image(image) => {
             let session = Session::new(args.front, Some(image.registry.clone()))?;
             let chosen = image::choose(&session, &image, args.platform.as_ref()).await?;
             let platform = platform_of(&session, &image, &chosen, args.platform.as_ref()).await?;
-            let call = Call { admin: args.admin.admin, to, session: &session, progress };
             // A layer that is in an image twice is brought once.
             let blobs: BTreeSet<_> = std::iter::once(&chosen.config)
                 .chain(&chosen.layers)
                 .map(|blob| (blob.id, blob.length_bytes))
                 .collect();
             let contents = blobs.len();
+            let call = Call::of(args, &session, progress, contents);
             let urls = blobs
                 .into_iter()
                 .map(|(id, length)| Ok((image::blob_url(&image, id)?, length)))
                 .collect::<Result<Vec<_>, CommandError>>()?;
-            let all = futures_util::stream::iter(&urls).map(|(url, length)| call.bring(url, Some(*length)));
+            let all = futures_util::stream::iter(urls.iter().enumerate())
+                .map(|(number, (url, length))| call.bring((number, url), Some(*length)));
             let lengths: Vec<u64> = all.buffer_unordered(CONTENTS_AT_ONCE).try_collect().await?;
             Ok(Preheated {
                 what,
@@ -151,6 +217,7 @@ async fn preheat(args: &PreheatArgs, named: Named, progress: &Progress) -> Resul
                 digest: Some(format!("sha256:{}", chosen.id)),
                 contents,
                 length_bytes: lengths.iter().sum(),
+                reached: call.reached(),
             })
         }
     }
@@ -182,12 +249,34 @@ struct Call<'a> {
     to: Whereto,
     session: &'a Session,
     progress: &'a Progress,
+    /// How many calls there will be.
+    contents: usize,
+    nodes: RefCell<Nodes>,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    fn of(args: &PreheatArgs, session: &'a Session, progress: &'a Progress, contents: usize) -> Self {
+        Self { admin: args.admin.admin, to: args.to, session, progress, contents, nodes: RefCell::default() }
+    }
+
+    /// At which nodes all is, if it was for all of them.
+    fn reached(&self) -> Option<Reached> {
+        if self.to == Whereto::Seeds {
+            return None;
+        }
+        let nodes = self.nodes.take();
+        let (done, all) = nodes.done_of(self.contents);
+        let not_reached: Vec<_> = nodes.not_reached.into_values().collect();
+        Some(Reached { nodes: all, nodes_done: done, not_reached })
+    }
+
     /// Brings one content, and returns how long it is.
-    async fn bring(&self, url: &Url, length_bytes: Option<u64>) -> Result<u64, CommandError> {
-        let mut counted = Counting { progress: self.progress, expected: None, come: 0 };
+    async fn bring(
+        &self,
+        (number, url): (usize, &Url),
+        length_bytes: Option<u64>,
+    ) -> Result<u64, CommandError> {
+        let mut counted = Counting { call: self, number, length: None, expected: 0, come: 0 };
         if let Some(length) = length_bytes {
             counted.expect(length);
         }
@@ -215,7 +304,7 @@ impl Call<'_> {
         }
     }
 
-    async fn bring_once(&self, url: &Url, counted: &mut Counting<'_>) -> Result<u64, Trying> {
+    async fn bring_once(&self, url: &Url, counted: &mut Counting<'_, '_>) -> Result<u64, Trying> {
         let mut answer = self.call(url, self.session.authorization()).await?;
         if answer.status() == StatusCode::UNAUTHORIZED
             && let Some(fresh) = self.session.authorize_anew(answer.headers()).await?
@@ -235,8 +324,9 @@ impl Call<'_> {
                         counted.expect(length_bytes.unwrap_or(0));
                         counted.reach(come_bytes);
                     }
-                    Ok(Line::Done { come_bytes }) => {
-                        counted.reach(come_bytes);
+                    Ok(Line::Spreading(far)) => counted.spread(&far),
+                    Ok(Line::Done { come_bytes, spread }) => {
+                        counted.done(come_bytes, spread);
                         return Ok(come_bytes);
                     }
                     Ok(Line::Failed { message }) => {
@@ -311,28 +401,112 @@ impl Call<'_> {
 }
 
 /// One content's part in the progress.
-struct Counting<'a> {
-    progress: &'a Progress,
-    expected: Option<u64>,
+struct Counting<'a, 'b> {
+    call: &'a Call<'b>,
+    number: usize,
+    /// Of one node.
+    length: Option<u64>,
+    /// Of all nodes.
+    expected: u64,
     come: u64,
 }
 
-impl Counting<'_> {
-    /// The first word counts.
+impl Counting<'_, '_> {
+    /// The first word counts, until it is told how many nodes there are.
     fn expect(&mut self, length_bytes: u64) {
-        if self.expected.is_none() && length_bytes > 0 {
-            self.expected = Some(length_bytes);
-            self.progress.expect(length_bytes);
+        if self.length.is_none() && length_bytes > 0 {
+            self.length = Some(length_bytes);
+            self.expect_all(length_bytes);
         }
     }
 
+    fn expect_all(&mut self, bytes: u64) {
+        self.call.progress.expect(bytes.saturating_sub(self.expected));
+        self.expected = self.expected.max(bytes);
+    }
+
     fn reach(&mut self, come_bytes: u64) {
-        self.progress.came(come_bytes.saturating_sub(self.come));
+        self.call.progress.came(come_bytes.saturating_sub(self.come));
         self.come = self.come.max(come_bytes);
     }
 
+    /// It is here, and comes to other nodes: this one's bytes are among theirs.
+    fn spread(&mut self, far: &SpreadingInfo) {
+        let length = self.length.unwrap_or(self.come);
+        self.expect_all(length.saturating_mul(far.nodes - far.nodes_failed.min(far.nodes)));
+        self.reach(far.come_bytes);
+        self.note(far.nodes_done, far.nodes);
+    }
+
+    fn done(&mut self, come_bytes: u64, spread: Option<SpreadInfo>) {
+        self.reach(come_bytes);
+        match (self.call.to, spread) {
+            (Whereto::Seeds, _) => return,
+            (Whereto::All, Some(spread)) => self.call.nodes.borrow_mut().ended(self.number, spread),
+            // Without a cluster this node is all nodes.
+            (Whereto::All, None) => _ = self.call.nodes.borrow_mut().contents.insert(self.number, (1, 1)),
+        }
+        self.show();
+    }
+
+    fn note(&self, done: u64, all: u64) {
+        self.call.nodes.borrow_mut().contents.insert(self.number, (done, all));
+        self.show();
+    }
+
+    fn show(&self) {
+        let (done, all) = self.call.nodes.borrow().done_of(self.call.contents);
+        self.call.progress.nodes(done, all);
+    }
+
     fn begin_anew(&mut self) {
-        self.progress.lost(self.come);
+        self.call.progress.lost(self.come);
         self.come = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(node: &str) -> NotReached {
+        NotReached { node: node.into(), address: ([10, 0, 0, 1], 1).into(), message: "it has no room".into() }
+    }
+
+    fn preheated(nodes: Nodes, contents: usize) -> Preheated {
+        let (nodes_done, all) = nodes.done_of(contents);
+        let not_reached = nodes.not_reached.into_values().collect();
+        let reached = Some(Reached { nodes: all, nodes_done, not_reached });
+        let (what, to) = ("app:1".to_owned(), Whereto::All);
+        Preheated { what, to, platform: None, digest: None, contents, length_bytes: 1 << 20, reached }
+    }
+
+    #[test]
+    fn a_node_is_done_when_it_has_all_contents() {
+        let mut nodes = Nodes::default();
+        nodes.contents.insert(0, (3, 4));
+        assert_eq!(nodes.done_of(2), (0, 4), "the other content has not come anywhere yet");
+        nodes.contents.insert(1, (2, 4));
+        assert_eq!(nodes.done_of(2), (2, 4));
+    }
+
+    #[test]
+    fn who_lacks_something_is_named_once() {
+        let mut nodes = Nodes::default();
+        nodes.ended(0, SpreadInfo { nodes: 3, nodes_done: 2, failed: vec![failed("aa")] });
+        nodes.ended(1, SpreadInfo { nodes: 3, nodes_done: 2, failed: vec![failed("aa")] });
+        let preheated = preheated(nodes, 2);
+        assert_eq!(preheated.line(), "app:1  2 contents, 1.0 MiB, are at 2 of 3 nodes\n");
+        let complaint = preheated.complaint().unwrap_err().to_string();
+        assert_eq!(complaint.matches("aa at 10.0.0.1:1: it has no room").count(), 1, "{complaint}");
+    }
+
+    #[test]
+    fn where_all_have_it_nothing_is_wrong() {
+        let mut nodes = Nodes::default();
+        nodes.ended(0, SpreadInfo { nodes: 3, nodes_done: 3, failed: Vec::new() });
+        let preheated = preheated(nodes, 1);
+        assert_eq!(preheated.line(), "app:1  1 contents, 1.0 MiB, are at all 3 nodes\n");
+        assert!(preheated.complaint().is_ok());
     }
 }

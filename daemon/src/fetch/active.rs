@@ -45,6 +45,8 @@ pub(super) struct Active {
     sends_whole: Cell<bool>,
     no_room_since: Cell<Option<Instant>>,
     prefetching: Cell<bool>,
+    /// How many wait for all of it from other nodes.
+    pub(super) preheats: Cell<u32>,
     /// What the cluster brings in bulk.
     pub(super) bulk: RefCell<Bulk>,
     /// What it brings ahead of a boot.
@@ -79,6 +81,7 @@ impl Active {
             sends_whole: Cell::new(false),
             no_room_since: Cell::new(None),
             prefetching: Cell::new(false),
+            preheats: Cell::new(0),
             bulk: RefCell::default(),
             ahead: RefCell::default(),
             quiet: Notify::new(),
@@ -97,6 +100,13 @@ impl Active {
     /// With which what nobody waits for is asked for.
     pub(super) fn target(&self) -> Rc<Target> {
         self.target.borrow().clone()
+    }
+
+    /// A client's request takes the place of nobody's.
+    pub(super) fn learn(&self, target: &Rc<Target>) {
+        if self.target.borrow().is_nobodys() {
+            self.target.replace(target.clone());
+        }
     }
 
     pub(super) fn is_for(&self, content: &Arc<Content>) -> bool {
@@ -169,7 +179,7 @@ impl Active {
             if self.owner.closing.get() {
                 return false;
             }
-            self.bring_bulk(span).await;
+            self.bring_bulk(span, &self.target()).await;
         }
         let mut rest = whole;
         while let Some(run) = rest {
@@ -244,8 +254,10 @@ impl Active {
     }
 
     pub(super) fn end_if_idle(self: &Rc<Self>) {
-        let is_at_work =
-            self.requests.get() > 0 || self.prefetching.get() || self.ahead.borrow().is_at_work();
+        let is_at_work = self.requests.get() > 0
+            || self.prefetching.get()
+            || self.preheats.get() > 0
+            || self.ahead.borrow().is_at_work();
         if !is_at_work && self.plan.borrow().is_idle() {
             self.owner.forget(&self.key, self);
         }

@@ -58,10 +58,9 @@ impl Active {
     }
 
     /// Brings what the cluster has of a span. What it leaves out and somebody waits for is asked for as before.
-    pub(super) async fn bring_bulk(self: &Rc<Self>, span: BlockRun) {
-        let target = self.target();
-        if let Some(claim) = self.claim_span(span, &target) {
-            self.bring_claimed(claim, &target).await;
+    pub(super) async fn bring_bulk(self: &Rc<Self>, span: BlockRun, target: &Target) {
+        if let Some(claim) = self.claim_span(span, target) {
+            self.bring_claimed(claim, target).await;
         }
     }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_engine::{BlockIndex, BlockRun, Content, ContentId, Naming, RegistryScope};
+use darter_transport::cluster::Spreading;
+use darter_transport::wire::Spread;
 use tokio::sync::{mpsc, oneshot};
 
 use super::boots::Boots;
@@ -99,6 +101,10 @@ pub(crate) enum Message {
     Ahead { content: Arc<Content>, key: FetchKey, target: Target, blocks: Vec<BlockIndex> },
     /// May this client read this, as the owner in the cluster knows it?
     Prove { id: ContentId, target: Target, reply: oneshot::Sender<Option<OwnersWord>> },
+    /// Take all of this from other nodes, and from no origin, for as long as `ended` is waited for.
+    Preheat { content: Arc<Content>, key: FetchKey, target: Target, ended: oneshot::Sender<()> },
+    /// Have all nodes do that.
+    Spread { ask: Spread, to: mpsc::Sender<Spreading> },
     /// A seed has found the bytes of this content to be wrong.
     Purge { key: FetchKey },
 }

@@ -18,6 +18,7 @@ mod pace;
 mod patience;
 mod places;
 mod plan;
+mod preheat;
 mod pulled;
 mod remembered;
 mod subscription;
@@ -28,6 +29,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use darter_engine::{BlockRun, Content, ContentId};
+use darter_transport::cluster::Spreading;
+use darter_transport::wire::Spread;
 use tokio::sync::{mpsc, oneshot};
 
 pub use demand::{Arrival, FetchError, FetchKey, Reading};
@@ -131,6 +134,30 @@ impl Fetches {
     /// Brings the rest of a content, behind all readers. Does nothing when queues are full.
     pub fn prefetch(&self, content: &Arc<Content>, key: FetchKey, target: Target) {
         let _ = self.send(key.id, Message::Prefetch { content: content.clone(), key, target });
+    }
+
+    /// Takes all of a content from other nodes, and from no origin, until all is here or nothing more comes: then what is
+    /// returned resolves. Who drops it wants no more.
+    ///
+    /// # Errors
+    /// The owner's queue is full.
+    pub(crate) fn preheat(
+        &self,
+        content: &Arc<Content>,
+        key: FetchKey,
+        target: Target,
+    ) -> Result<oneshot::Receiver<()>, FetchError> {
+        let (ended, waiting) = oneshot::channel();
+        self.send(key.id, Message::Preheat { content: content.clone(), key, target, ended })?;
+        Ok(waiting)
+    }
+
+    /// Has all nodes of the cluster do that with a content; see [`Cluster::spread`](darter_transport::cluster::Cluster).
+    ///
+    /// # Errors
+    /// The owner's queue is full.
+    pub(crate) fn spread(&self, ask: Spread, to: mpsc::Sender<Spreading>) -> Result<(), FetchError> {
+        self.send(ask.content, Message::Spread { ask, to })
     }
 
     /// Boots are recorded and followed from now on: there is a cluster.

@@ -181,6 +181,19 @@ impl Owner {
                     let _ = reply.send(owner.proven_by_cluster(&id, &target).await);
                 });
             }
+            Message::Preheat { content, key, target, ended } => {
+                let target = Rc::new(target);
+                if content.verification() != Verification::Wrong
+                    && let Some(active) = self.active(key, &content, &target)
+                {
+                    active.preheat(target, ended);
+                }
+            }
+            Message::Spread { ask, to } => {
+                if let Some(cluster) = self.cluster.get() {
+                    cluster.spread(ask, to);
+                }
+            }
             Message::Purge { key } => {
                 self.note_wrong(key);
                 if let Some(content) = self.store.find(&key.id, key.scope) {
@@ -199,6 +212,7 @@ impl Owner {
     ) -> Option<Rc<Active>> {
         let mut fetches = self.active.borrow_mut();
         if let Some(active) = fetches.get(&key).filter(|active| active.is_for(content)) {
+            active.learn(target);
             return Some(active.clone());
         }
         if fetches.len() >= FETCHES_PER_SHARD_MAX {
@@ -485,6 +499,10 @@ impl Owner {
         place: Option<&Place>,
         is_wanted: impl Fn() -> bool,
     ) -> Result<(BlobAnswer, Option<Place>), FetchError> {
+        if target.is_nobodys() {
+            // There is nobody in whose name a registry could be asked.
+            return Err(FetchError::Busy);
+        }
         let asking = async { self.origin().blob(target, ask, place).await };
         let (answer, place) = match self.bounds.turns.ask(asking, is_wanted).await? {
             Ok((answer, place)) => (Ok(answer), place),

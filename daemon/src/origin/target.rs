@@ -20,6 +20,8 @@ pub struct Target {
     filter: Vec<String>,
     /// Not to be asked of the cluster: another node has sent it here, or nobody there could help.
     straight: bool,
+    /// Nobody's request: the registry is not asked with it.
+    nobodys: bool,
 }
 
 /// Headers that end at each hop (RFC 9110, section 7.6.1) or that the next request makes anew. `Proxy-Connection` is
@@ -65,7 +67,19 @@ impl Target {
         let occurs = |name: &&String| url.query_pairs().any(|(parameter, _)| parameter == name.as_str());
         let filter = filter.iter().filter(occurs).cloned().collect();
         let scope = RegistryScope::of_origin(&origin);
-        Some(Self { registry, scope, url, headers, claim, filter, straight: false })
+        Some(Self { registry, scope, url, headers, claim, filter, straight: false, nobodys: false })
+    }
+
+    /// For what is taken from other nodes without any client's request: it names whose bytes they are, and no registry is
+    /// asked with it. `None` where the registry has no URLs.
+    pub fn of_nobody(registry: Registry) -> Option<Self> {
+        let target = Self::new(registry, "/", &HeaderMap::new(), &[])?;
+        Some(Self { nobodys: true, ..target })
+    }
+
+    /// Whether it is no client's.
+    pub fn is_nobodys(&self) -> bool {
+        self.nobodys
     }
 
     /// The same, to be asked of the registry by this node itself.

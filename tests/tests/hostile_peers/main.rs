@@ -36,13 +36,13 @@ struct Scene {
 impl Scene {
     fn new() -> Scene {
         let (origin, secrets) = (Origin::start(), Secrets::made_at(SystemTime::now() - 3 * DAY));
-        let seed = secrets.seed(&origin).shards(1).prefetch(false).start();
+        let seed = secrets.seed().origin(&origin).shards(1).prefetch(false).start();
         let at = address_of(&wait_until_standing(&seed, "alone"));
         Scene { origin, secrets, seed, at }
     }
 
     fn peer(&self) -> Daemon {
-        let peer = self.secrets.peer(&self.origin, &self.at).shards(1).start();
+        let peer = self.secrets.peer(&self.at).origin(&self.origin).shards(1).start();
         wait_until_standing(&peer, "joined");
         peer
     }

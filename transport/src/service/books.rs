@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use darter_engine::{BlockRun, ContentId, RegistryScope, Scope};
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 
 use super::board::{Board, Boards};
 use super::boots::Boots;
 use super::handover::Handovers;
 use super::proofs::Proofs;
+use super::spread::{PREHEATS_MAX, SPREADS_MAX};
 use super::uploads::Uploads;
 use super::wrong::WrongContents;
 use crate::attestations::Attestations;
@@ -40,6 +41,8 @@ pub struct Books {
     pub(super) boots: Boots,
     pub(super) handovers: Arc<Handovers>,
     pub(super) uploads: Arc<Uploads>,
+    pub(super) spreads: Semaphore,
+    pub(super) preheats: Semaphore,
     purges: broadcast::Sender<Sent>,
     is_leaving: AtomicBool,
 }
@@ -52,7 +55,7 @@ pub struct Map {
     /// For its choices.
     pub chance: Chance,
     /// Of each node that is connected, with how many sessions of all shards.
-    sessions: HashMap<NodeId, usize>,
+    sessions: HashMap<NodeId, (Node, usize)>,
 }
 
 /// A purge, and who is to be told.
@@ -76,6 +79,8 @@ impl Books {
             boots: Boots::default(),
             handovers: Arc::default(),
             uploads: Arc::default(),
+            spreads: Semaphore::new(SPREADS_MAX),
+            preheats: Semaphore::new(PREHEATS_MAX),
             purges: broadcast::Sender::new(PURGES_AHEAD),
             is_leaving: AtomicBool::new(false),
         })
@@ -185,10 +190,16 @@ impl Books {
         self.is_leaving.load(Ordering::Relaxed)
     }
 
+    /// The nodes with which there is a session on any shard, in no order.
+    pub(super) fn nodes(&self) -> Vec<Node> {
+        self.map().sessions.values().map(|(node, _)| node.clone()).collect()
+    }
+
     /// A session with a node has begun on one of the shards.
     pub(super) fn up(&self, node: &Node) {
         let mut map = self.map();
-        let sessions = map.sessions.entry(node.id).or_default();
+        let (known, sessions) = map.sessions.entry(node.id).or_insert_with(|| (node.clone(), 0));
+        known.clone_from(node);
         *sessions += 1;
         if *sessions == 1 {
             map.tracker.meet(node.clone());
@@ -198,7 +209,7 @@ impl Books {
     /// A session has ended. With the last one of all shards the node is gone, and what it held.
     pub(super) fn down(&self, id: &NodeId) {
         let mut map = self.map();
-        let Some(sessions) = map.sessions.get_mut(id) else { return };
+        let Some((_, sessions)) = map.sessions.get_mut(id) else { return };
         *sessions -= 1;
         if *sessions == 0 {
             map.sessions.remove(id);

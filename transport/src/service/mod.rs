@@ -26,7 +26,9 @@ mod owner;
 mod parent;
 mod proofs;
 mod prove;
+mod reaching;
 mod refusal;
+mod spread;
 #[cfg(test)]
 mod tests;
 mod uploads;
@@ -227,6 +229,8 @@ impl Server {
             Message::Describe(describe) => self.describe(describe, exchange).await,
             Message::Prove(prove) => self.prove(prove, exchange).await,
             Message::MapOf(map_of) => self.tell_map(&map_of, exchange).await,
+            Message::Spread(spread) => self.spread(spread, exchange).await,
+            Message::Preheat(preheat) => self.preheat(&preheat, exchange).await,
             // Who never owns anything need not remember what others send.
             Message::Recall(_) | Message::Booted(_) if !self.books.seeds.is_seed() => {
                 Err(not_owner(None).into())

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use darter_engine::{BlockIndex, BlockRun, Content, ContentId, RegistryScope, Scope};
 use tokio::sync::mpsc;
 
-use crate::wire::{Describe, Errand, Proof, Prove, Refused};
+use crate::wire::{Describe, Errand, Preheat, Proof, Prove, Refused};
 
 /// A future of one shard.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -30,6 +30,12 @@ pub trait Origin: 'static {
 
     /// May the client of this errand read this? It is not asked twice at a time for the same content and errand.
     fn prove(&self, ask: Prove) -> LocalBoxFuture<'_, Result<Proof, Refused>>;
+
+    /// A seed says that this node shall have all of a content. The content, made in the store if it was not there, and what
+    /// takes all of it from other nodes, and from no origin: that ends when all is held, or nothing more comes, and leaves
+    /// off behind the span at which it is when it is dropped.
+    #[expect(clippy::result_large_err, reason = "a refusal is made once, and sent")]
+    fn preheat(&self, told: &Preheat) -> Result<(Arc<Content>, LocalBoxFuture<'_, ()>), Refused>;
 
     /// A seed says that the bytes of this content are wrong: nothing of it is to be kept or served.
     fn purged(&self, content: ContentId, scope: Scope);

@@ -39,16 +39,23 @@ impl Server {
         let scope = Scope::Registry(describe.registry);
         let plot = Plot { content: describe.content, scope, span: SpanIndex::FIRST };
         self.not_wrong(&plot).await?;
-        let description = match self.must_own(&plot, false, false).await {
-            Ok(()) => self.describe_oneself(describe).await?,
+        let description = self.described(describe).await?;
+        Ok(exchange.send(description).await?)
+    }
+
+    /// What the owner says of a content.
+    pub(super) async fn described(&self, describe: Describe) -> Result<Description, Refused> {
+        let scope = Scope::Registry(describe.registry);
+        let plot = Plot { content: describe.content, scope, span: SpanIndex::FIRST };
+        match self.must_own(&plot, false, false).await {
+            Ok(()) => self.describe_oneself(describe).await,
             Err(refused) => match refused.instead.clone() {
                 Some(owner) if !describe.forwarded && self.books.seeds.is_seed() => {
-                    self.describe_by(&owner, describe).await?
+                    self.describe_by(&owner, describe).await
                 }
-                _ => return Err(refused.into()),
+                _ => Err(refused),
             },
-        };
-        Ok(exchange.send(description).await?)
+        }
     }
 
     async fn describe_oneself(&self, describe: Describe) -> Result<Description, Refused> {

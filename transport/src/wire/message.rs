@@ -27,6 +27,10 @@ pub const BOOT_RUNS_MAX: usize = 64 * 1024 / 6;
 pub const ERRAND_BYTES_MAX: usize = 24 * 1024;
 /// Bytes of what the daemon says of an origin's verdict.
 pub const VERDICT_BYTES_MAX: usize = 8 * 1024;
+/// Nodes that one [`Reached`] tells of.
+pub const REACHES_MAX: usize = 256;
+/// Bytes of a registry's canonical origin, `scheme://host:port`.
+pub const ORIGIN_BYTES_MAX: usize = 255;
 /// Bytes of a packet of the membership.
 pub const GOSSIP_BYTES_MAX: usize = 1100;
 
@@ -359,6 +363,49 @@ messages! {
         /// Who holds what.
         holders: List<Holder, MAP_PART_HOLDERS_MAX>,
     }
+
+    /// Every node that the seed is connected with shall have this content.
+    0x0080, anyone, refused: Spread {
+        /// The content.
+        content: ContentId,
+        /// Named by its digest, not by a URL.
+        by_digest: bool,
+        /// Whose bytes.
+        registry: RegistryScope,
+        /// What `registry` is the hash of.
+        origin: Text<ORIGIN_BYTES_MAX>,
+        /// The request of who wants it: it has to be allowed to read it.
+        errand: Errand,
+    }
+    /// How far that is: the first ones name all nodes, each further one those at which something has changed.
+    0x0081, seed, refused: Reached {
+        /// The nodes.
+        nodes: List<Reach, REACHES_MAX>,
+    }
+    /// Take all of this content from other nodes, and from no origin.
+    0x0082, seed, refused: Preheat {
+        /// The content.
+        content: ContentId,
+        /// Named by its digest, not by a URL.
+        by_digest: bool,
+        /// Whose bytes.
+        registry: RegistryScope,
+        /// What `registry` is the hash of.
+        origin: Text<ORIGIN_BYTES_MAX>,
+        /// Length in bytes, and what follows: as in [`Description`].
+        length: u64,
+        /// Each span has an owner of its own.
+        by_span: bool,
+        /// The media type, or empty.
+        media_type: Text<95>,
+        /// `ETag` or `Last-Modified` of a content named by URL, or empty.
+        validator: Text<127>,
+    }
+    /// How much of it is held. [`End`] follows when that is all.
+    0x0083, anyone, refused: Brought {
+        /// In bytes.
+        held_bytes: u64,
+    }
 }
 
 fields! {
@@ -390,6 +437,19 @@ fields! {
         held: BlockSet,
         /// No longer held.
         lost: BlockSet,
+    }
+    /// A node that is to have a content.
+    Reach {
+        /// Who and where.
+        node: Node,
+        /// Whether it has.
+        state: ReachState,
+        /// What it holds.
+        held_bytes: u64,
+        /// Why it does not get it: a [`super::Code`]; 0 in other states.
+        code: u16,
+        /// The same for people.
+        detail: Text<127>,
     }
     /// Neighbouring blocks of a content, as a boot reads them.
     BootRun {
@@ -431,6 +491,31 @@ impl Wire for Fault {
     }
 }
 
+/// What has become of a content at a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReachState {
+    /// It comes, or is about to.
+    Coming,
+    /// All of it is held.
+    Whole,
+    /// It does not get it.
+    Failed,
+}
+
+impl Wire for ReachState {
+    fn put(&self, to: &mut BytesMut) {
+        (*self as u8).put(to);
+    }
+    fn take(from: &mut Reader, field: &'static str) -> Result<Self, Malformed> {
+        match u8::take(from, field)? {
+            0 => Ok(Self::Coming),
+            1 => Ok(Self::Whole),
+            2 => Ok(Self::Failed),
+            _ => Err(Malformed::Value(field)),
+        }
+    }
+}
+
 impl Message {
     /// The kind of [`Hello`], which is known before the version is.
     pub const HELLO: u16 = 0x0001;
@@ -451,6 +536,8 @@ impl Message {
                 | Recall(_)
                 | Booted(_)
                 | MapOf(_)
+                | Spread(_)
+                | Preheat(_)
         )
     }
 
@@ -638,7 +725,43 @@ pub(crate) mod tests {
                 }
             ),
         ];
-        prop_oneof![5 => sessions, 9 => contents, 12 => blocks]
+        let state = prop_oneof![Just(ReachState::Coming), Just(ReachState::Whole), Just(ReachState::Failed)];
+        let reach = (node(), state, any::<(u64, u16)>(), "\\PC{0,30}").prop_map(
+            |(node, state, (held_bytes, code), text)| Reach {
+                node,
+                state,
+                held_bytes,
+                code,
+                detail: Text::cut(&text),
+            },
+        );
+        let preheats = prop_oneof![
+            (id(), any::<(bool, [u8; 32])>(), "\\PC{0,30}", opaque()).prop_map(
+                |(content, (by_digest, registry), text, errand)| {
+                    let (registry, origin) = (RegistryScope::from_bytes(registry), Text::cut(&text));
+                    Spread { content, by_digest, registry, origin, errand }.into()
+                }
+            ),
+            prop::collection::vec(reach, 0..5)
+                .prop_map(|nodes| Reached { nodes: List::first_of(nodes) }.into()),
+            (id(), any::<(bool, [u8; 32], u64, bool)>(), "\\PC{0,30}").prop_map(
+                |(content, (by_digest, registry, length, by_span), text)| {
+                    Preheat {
+                        content,
+                        by_digest,
+                        registry: RegistryScope::from_bytes(registry),
+                        origin: Text::cut(&text),
+                        length,
+                        by_span,
+                        media_type: Text::cut(&text),
+                        validator: Text::cut(&text),
+                    }
+                    .into()
+                }
+            ),
+            any::<u64>().prop_map(|held_bytes| Brought { held_bytes }.into()),
+        ];
+        prop_oneof![5 => sessions, 9 => contents, 12 => blocks, 4 => preheats]
     }
 
     proptest! {
@@ -667,7 +790,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn no_bytes_do_harm(kind in 0..0x80u16, payload in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn no_bytes_do_harm(kind in 0..0x90u16, payload in prop::collection::vec(any::<u8>(), 0..300)) {
             let head = FrameHead { payload_bytes: payload.len() as u32, kind, may_be_passed_over: false };
             if let Ok(Decoded::Message(message)) = Message::decode(head, payload.into()) {
                 prop_assert_eq!(decode(&message.encode()), Ok(Decoded::Message(message)));
@@ -688,8 +811,11 @@ pub(crate) mod tests {
         let plot = Plot { content: ContentId::from_bytes([1; 32]), scope, span: SpanIndex::FIRST };
         let holder = Holder { node: node.clone(), held: all, coming: all, load: Load { busy: 1 } };
         let change = Change { plot, held: all, lost: all };
-        let seed = Seed { node, capacity_slots: 1, owns: true };
-        let longest: [Message; 6] = [
+        let seed = Seed { node: node.clone(), capacity_slots: 1, owns: true };
+        let detail = Text::cut(&"d".repeat(127));
+        let reach = Reach { node, state: ReachState::Failed, held_bytes: 1, code: 1, detail };
+        let longest: [Message; 7] = [
+            Reached { nodes: List::first_of(vec![reach; 9999]) }.into(),
             MapPart { plot, length: 1, holders: List::first_of(vec![holder.clone(); 9999]) }.into(),
             Holders { holders: List::first_of(vec![holder; 9999]) }.into(),
             Holds { changes: List::first_of(vec![change; 9999]), load: Load { busy: 1 } }.into(),
@@ -701,6 +827,19 @@ pub(crate) mod tests {
             let frame = message.encode();
             assert!(frame.len() - HEAD_BYTES <= MESSAGE_BYTES_MAX as usize, "{}", message.name());
             assert_eq!(decode(&frame), Ok(Decoded::Message(message)));
+        }
+    }
+
+    fn preheat(content: ContentId) -> Preheat {
+        Preheat {
+            content,
+            by_digest: true,
+            registry: RegistryScope::from_bytes([9; 32]),
+            origin: Text::cut("http://a:80"),
+            length: 5,
+            by_span: false,
+            media_type: Text::default(),
+            validator: Text::cut("v"),
         }
     }
 
@@ -725,6 +864,13 @@ pub(crate) mod tests {
         check(Blocks { first: 960, count: 64 }, &[4, 0, 0, 0, 0x22, 0, 0, 0, 0xc0, 3, 64, 0]);
         check(End {}, &[0, 0, 0, 0, 0x23, 0, 0, 0]);
         check(Recall { content }, &[&[32, 0, 0, 0, 0x60, 0, 1, 0], &[7; 32][..]].concat());
+        let head =
+            [&[92, 0, 0, 0, 0x82, 0, 0, 0], &[7; 32][..], &[1], &[9; 32], &[11, 0], b"http://a:80"].concat();
+        check(
+            preheat(content),
+            &[&head[..], &[5, 0, 0, 0, 0, 0, 0, 0], &[0], &[0, 0], &[1, 0, b'v']].concat(),
+        );
+        check(Brought { held_bytes: 258 }, &[8, 0, 0, 0, 0x83, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -741,7 +887,8 @@ pub(crate) mod tests {
         let purge: Message = Purge { content, scope: Scope::Verified }.into();
         let attested: Message = Attested { first: 0, digests: List::default() }.into();
         let holders: Message = Holders { holders: List::default() }.into();
-        for message in [purge, attested, holders] {
+        let reached: Message = Reached { nodes: List::default() }.into();
+        for message in [purge, attested, holders, preheat(content).into(), reached] {
             assert!(message.may_come_from(Role::Seed) && !message.may_come_from(Role::Peer));
         }
         let have = Have { held: BlockSet::EMPTY, lost: BlockSet::EMPTY, load: Load::default() };

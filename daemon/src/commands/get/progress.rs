@@ -31,6 +31,8 @@ struct Counted {
     here: u64,
     /// Came in this run.
     came: u64,
+    /// If it is brought to several nodes: how many have all of it, and how many there are.
+    nodes: Option<(u64, u64)>,
 }
 
 impl Progress {
@@ -70,6 +72,11 @@ impl Progress {
     /// So many are of no use.
     pub(in crate::commands) fn lost(&self, bytes: u64) {
         self.count(|counted| counted.here = counted.here.saturating_sub(bytes));
+    }
+
+    /// So many nodes of so many have all of it.
+    pub(in crate::commands) fn nodes(&self, done: u64, all: u64) {
+        self.count(|counted| counted.nodes = Some((done, all)));
     }
 
     /// Shows it for as long as the future is polled. Dropped, it leaves a clean line.
@@ -138,6 +145,9 @@ fn line(counted: Counted, bytes_per_s: f64) -> String {
             text::percent(counted.here.min(counted.expected), counted.expected)
         );
     }
+    if let Some((done, all)) = counted.nodes {
+        line += &format!(", {done} of {all} nodes");
+    }
     line += &format!(", {}/s", text::mib(bytes_per_s as u64));
     if left > 0 && bytes_per_s >= 1.0 {
         line +=
@@ -153,19 +163,22 @@ mod tests {
     #[test]
     fn a_line_says_how_far_and_how_long() {
         let check = |expected, here, rate, text: &str| {
-            let counted = Counted { expected, here, came: 0 };
+            let counted = Counted { expected, here, ..Counted::default() };
             assert_eq!(line(counted, rate), text);
         };
         check(48 << 20, 12 << 20, (6 << 20) as f64, "12.0 MiB of 48.0 MiB, 25 %, 6.0 MiB/s, 6 s left");
         check(0, 12 << 20, 1e6, "12.0 MiB, 1.0 MiB/s");
         check(48 << 20, 12 << 20, 0.0, "12.0 MiB of 48.0 MiB, 25 %, 0.0 MiB/s");
         check(10, 20, 0.0, "0.1 MiB of 0.1 MiB, 100 %, 0.0 MiB/s");
+        let counted =
+            Counted { expected: 48 << 20, here: 12 << 20, nodes: Some((1, 4)), ..Counted::default() };
+        assert_eq!(line(counted, 0.0), "12.0 MiB of 48.0 MiB, 25 %, 1 of 4 nodes, 0.0 MiB/s");
     }
 
     #[test]
     fn the_bar_is_full_only_at_the_end() {
         let check = |expected, here, full: usize| {
-            let bar = bar(Counted { expected, here, came: 0 });
+            let bar = bar(Counted { expected, here, ..Counted::default() });
             assert_eq!(bar.matches('=').count(), full);
             assert_eq!(bar.len(), BAR_COLUMNS + 2);
         };
@@ -184,6 +197,6 @@ mod tests {
         progress.found(30);
         progress.lost(30);
         progress.came(10);
-        assert_eq!(progress.counted.get(), Counted { expected: 100, here: 10, came: 10 });
+        assert_eq!(progress.counted.get(), Counted { expected: 100, here: 10, came: 10, nodes: None });
     }
 }

@@ -18,7 +18,7 @@ use super::registry::{REGISTRY, Registry};
 use crate::block_set::BlockSet;
 use crate::node::Node;
 use crate::service::{Bring, LocalBoxFuture};
-use crate::wire::{Opaque, Take};
+use crate::wire::{Code, Opaque, Preheat, Take};
 
 /// What a daemon does for one blob.
 pub(super) struct Daemon {
@@ -207,6 +207,11 @@ impl Origin for Daemon {
 
     fn prove(&self, _: Prove) -> LocalBoxFuture<'_, Result<Proof, Refused>> {
         Box::pin(async { Ok(Proof { granted: true, lasts_s: 60, verdict: Opaque::default() }) })
+    }
+
+    /// None of these stories tells nodes to bring what nobody reads.
+    fn preheat(&self, _: &Preheat) -> Result<(Arc<Content>, LocalBoxFuture<'_, ()>), Refused> {
+        Err(Refused::of(Code::Unkept, "nothing is brought unasked"))
     }
 
     fn purged(&self, content: ContentId, _: Scope) {

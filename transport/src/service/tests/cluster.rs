@@ -25,8 +25,8 @@ use crate::mesh::Introduction;
 use crate::seeds::{Seeds, Standing};
 use crate::span::SpanIndex;
 use crate::wire::{
-    Attested, BlockDigest, Change, Describe, Errand, Holder, Holds, List, Load, Opaque, Proof, Prove,
-    Refused, Take, Text, Want,
+    Attested, BlockDigest, Change, Describe, Errand, Holder, Holds, List, Load, Opaque, Preheat, Proof,
+    Prove, Refused, Take, Text, Want,
 };
 
 /// No test takes so long unless it hangs.
@@ -120,6 +120,8 @@ pub(super) struct TestOrigin {
     pub(super) delay: Cell<Duration>,
     /// Errands that the registry refuses.
     pub(super) refuses: RefCell<Vec<Errand>>,
+    /// Blocks of a content that other nodes are said to have, when this one takes all.
+    pub(super) gathers: Cell<u32>,
     /// Nothing finds room in the store.
     pub(super) keeps_nothing: Cell<bool>,
 }
@@ -178,6 +180,24 @@ impl Origin for TestOrigin {
             let granted = !self.refuses.borrow().contains(&ask.errand);
             Ok(Proof { granted, lasts_s: 300, verdict: Opaque::default() })
         })
+    }
+
+    fn preheat(&self, told: &Preheat) -> Result<(Arc<Content>, LocalBoxFuture<'_, ()>), Refused> {
+        if self.keeps_nothing.get() {
+            return Err(because(Code::Unkept, "no room"));
+        }
+        let blob = self.blob(told.content);
+        let content = self.store.create(&blob.spec()).ok_or_else(|| because(Code::Unkept, "no room"))?;
+        let gathering = {
+            let content = content.clone();
+            async move {
+                for place in 0..self.gathers.get().min(content.layout().block_count()) {
+                    sleep(self.delay.get()).await;
+                    put(&self.store, &content, place, blob.block(place)).await;
+                }
+            }
+        };
+        Ok((content, Box::pin(gathering)))
     }
 
     fn purged(&self, content: ContentId, _: Scope) {
@@ -266,6 +286,7 @@ impl TestNode {
             purged: RefCell::default(),
             delay: Cell::default(),
             refuses: RefCell::default(),
+            gathers: Cell::new(u32::MAX),
             keeps_nothing: Cell::default(),
         });
         let server = Server::new(books.clone(), store.clone(), origin.clone());

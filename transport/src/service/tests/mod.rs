@@ -1,6 +1,7 @@
 //! What nodes answer, on real lanes.
 
 mod cluster;
+mod spread;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
