@@ -9,7 +9,7 @@
 //!    └──────────────────────┘  not held there, refused, too slow, wrong, or the source is gone
 //! ```
 //!
-//! Sources are the owner and up to 24 parents, of which at most three send at a time beside it. A block is taken from a parent
+//! Sources are the owner and up to 24 parents, of which at most eight send at a time beside it. A block is taken from a parent
 //! only when its digest is attested, so that it can be checked before it is kept, passed on or served. A
 //! parent that brings no block for as long as its patience lasts loses its request to another one and is left alone
 //! for a while, longer each time; one whose bytes are wrong is never asked again. Bytes that come late
@@ -25,8 +25,9 @@ use crate::chance::Chance;
 use crate::node::NodeId;
 use crate::wire::{CANDIDATES_MAX, Fault, Have, Holder, Load, RUN_BLOCKS_MAX, Reaction};
 
-/// Parents that send at a time, besides the owner.
-pub const SOURCES_AT_ONCE: usize = 3;
+/// Parents that send at a time, besides the owner. Where all links are full each of them sends as much as its congestion
+/// window allows, and three filled half of a link (`docs/performance.md`).
+pub const SOURCES_AT_ONCE: usize = 8;
 /// A source that brings no block for so long loses its request: never before, however quick it was.
 const PATIENCE_MIN: Duration = Duration::from_millis(250);
 /// Nor later than this, so that with the way of the next request a reader goes on within a second.
