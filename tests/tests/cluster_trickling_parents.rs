@@ -31,11 +31,7 @@ fn readers_hardly_notice() {
         seen.collect::<Vec<SocketAddr>>()
     }));
     println!("p99 of reads: {quick:?} from quick parents, {slow:?} where three trickle");
-    // How much slower is the machine's matter too; a reader that waits for what trickles waits for hours.
-    assert!(
-        slow < Duration::from_secs(10),
-        "{slow:?} where three parents trickle, {quick:?} where none does"
-    );
+    assert!(slow <= quick.mul_f64(1.5), "{slow:?} where three parents trickle, {quick:?} where none does");
 }
 
 /// Of reads of single blocks, in an order of each reader's own, when three peers have read all before.

@@ -23,7 +23,7 @@ const READ_BLOCKS: u32 = 16;
 const DEMAND_BLOCKS: u32 = 16;
 /// Requests to the origin that a long reader is ahead by: between 8 and 12 MiB.
 const AHEAD_REQUESTS: u32 = 2;
-/// How long a reader waits for one block of a body that has begun.
+/// How long a reader waits for one block of a body that has begun; one of much, while nothing else of its content comes.
 const BLOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a reader of much leaves others the choice which blocks come first, before its answer has begun…
 const FIRST_BLOCKS_WITHIN: Duration = Duration::from_millis(200);
@@ -179,8 +179,16 @@ impl Reader {
             self.subscribe(run)?;
         }
         let Some(subscription) = &mut self.subscription else { return Err(Trouble::Busy) };
-        let arrival = tokio::time::timeout(BLOCK_TIMEOUT, subscription.block(first)).await;
-        match arrival.map_err(|_| Trouble::Late)? {
+        let arrival = loop {
+            let held_pieces = self.content.held_pieces();
+            match tokio::time::timeout(BLOCK_TIMEOUT, subscription.block(first)).await {
+                Ok(arrival) => break arrival,
+                // It leaves others the choice which blocks come first, and others do come.
+                Err(_) if !self.short && self.content.held_pieces() > held_pieces => {}
+                Err(_) => return Err(Trouble::Late),
+            }
+        };
+        match arrival {
             Arrival::Bytes(block, bytes) => {
                 self.arrived_at = Some(Instant::now());
                 self.push(block.byte_offset(), bytes, true);
