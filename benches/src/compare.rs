@@ -12,7 +12,7 @@ use crate::machine::Machine;
 use crate::report::{Report, Table};
 use crate::setting::Setting;
 use crate::suites::{
-    beside, boots, cold, eviction, first_block, hits, many_peers, remote, second_node, start,
+    beside, boots, cold, eviction, first_block, hits, many_peers, node_to_node, remote, second_node, start,
 };
 
 const QUICK_BLOB_MIB: u64 = 64;
@@ -56,6 +56,8 @@ enum Suite {
     SecondNode,
     /// Single blocks that another node holds, as a reader at this one waits for them, on loopback
     FirstBlock,
+    /// A blob from one node's slabs to another's, by QUIC and by TCP, beside bare quinn; as root
+    NodeToNode,
     /// Memory of a seed that serves 64 peers at once
     ManyPeers,
     /// A cold pull of a large blob from a loopback origin
@@ -90,6 +92,7 @@ impl Suite {
             Self::Remote => remote::run(setting),
             Self::SecondNode => second_node::run(setting),
             Self::FirstBlock => first_block::run(setting),
+            Self::NodeToNode => node_to_node::run(setting),
             Self::ManyPeers => many_peers::run(setting),
             Self::Cold => cold::run(setting),
             Self::Beside => beside::run(setting),

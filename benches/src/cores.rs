@@ -1,8 +1,9 @@
 //! Which core serves and which one asks.
 
-use std::io;
+use std::{fs, io};
 
 use anyhow::Context;
+use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Two cores: one for the server, with all of its threads, one for the generator of load. Neither waits for the
@@ -34,6 +35,16 @@ impl Cores {
         self.on(self.generator, ask)
     }
 
+    /// Confines a running process, with all threads that it has now and what these will make, to the server's core.
+    pub(crate) fn keep_on_server(&self, process: u32) -> io::Result<()> {
+        keep_on(self.server, process)
+    }
+
+    /// The same, to the generator's core.
+    pub(crate) fn keep_on_generator(&self, process: u32) -> io::Result<()> {
+        keep_on(self.generator, process)
+    }
+
     fn on<T>(&self, core: usize, run: impl FnOnce() -> T) -> io::Result<T> {
         let mut set = CpuSet::new();
         set.set(core);
@@ -42,4 +53,14 @@ impl Cores {
         sched_setaffinity(None, &self.allowed)?;
         Ok(done)
     }
+}
+
+fn keep_on(core: usize, process: u32) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core);
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        let id = thread?.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        sched_setaffinity(id, &set)?;
+    }
+    Ok(())
 }

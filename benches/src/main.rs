@@ -2,6 +2,7 @@
 //! and the latest figures stand in docs/performance.md; the engine's own benches are in `benches/`.
 #![forbid(unsafe_code)]
 
+mod bare_quinn;
 mod compare;
 mod connection;
 mod cores;
@@ -40,10 +41,14 @@ struct Cli {
 enum Command {
     /// All figures, or those of some suites: tables of medians, spread and ratios, and what was wanted
     Compare(compare::CompareArgs),
+    /// One end of what `compare node-to-node` puts beside Darter
+    #[command(hide = true)]
+    BareQuinn(bare_quinn::BareQuinnArgs),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Compare(args) => compare::run(&args),
+        Command::BareQuinn(args) => bare_quinn::run(&args),
     }
 }

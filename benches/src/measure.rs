@@ -22,6 +22,10 @@ pub(crate) enum Measure {
     CpuS,
     /// CPU time of the server for a gigabyte of bodies.
     CpuSPerGb,
+    /// CPU time of who sends for a gigabyte.
+    SenderCpuSPerGb,
+    /// CPU time of who receives for a gigabyte.
+    ReceiverCpuSPerGb,
     /// Requests that the origin had.
     OriginRequests,
     /// Body bytes that the origin sent.
@@ -52,6 +56,8 @@ impl Measure {
             Self::CpuPart => "CPU",
             Self::CpuS => "CPU s",
             Self::CpuSPerGb => "CPU s/GB",
+            Self::SenderCpuSPerGb => "sender's CPU s/GB",
+            Self::ReceiverCpuSPerGb => "receiver's CPU s/GB",
             Self::OriginRequests => "origin requests",
             Self::OriginBytes => "origin MB",
             Self::LongestPollP99S => "longest poll ms, p99 ≤",
@@ -72,7 +78,11 @@ impl Measure {
             Self::LatencyP50S | Self::LatencyP99S | Self::LongestPollP99S => digits(value * 1e3),
             Self::CpuPart => format!("{:.0} %", value * 1e2),
             Self::HitPart => format!("{:.2}", value * 1e2),
-            Self::ElapsedS | Self::CpuS | Self::CpuSPerGb => digits(value),
+            Self::ElapsedS
+            | Self::CpuS
+            | Self::CpuSPerGb
+            | Self::SenderCpuSPerGb
+            | Self::ReceiverCpuSPerGb => digits(value),
             Self::OriginBytes => digits(value / 1e6),
             Self::OwnBytes | Self::OwnAndPageTablesBytes | Self::MappedBytes | Self::PageTablesBytes => {
                 format!("{:.1}", value / mib)

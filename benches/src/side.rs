@@ -28,6 +28,12 @@ pub(crate) enum Side {
     OwnStore,
     /// The store of a node one hop away.
     OtherNode,
+    /// Darter by QUIC.
+    OverQuic,
+    /// Darter by TLS on TCP.
+    OverTcp,
+    /// One stream of quinn's, hashed and written, and nothing else.
+    BareQuinn,
     /// Darter without anything else to do.
     Quiet,
     /// Darter while it pulls another blob.
@@ -53,6 +59,9 @@ impl fmt::Display for Side {
             Self::ToldNode => "the second node, with a boot list",
             Self::OwnStore => "its own store",
             Self::OtherNode => "another node",
+            Self::OverQuic => "darter, QUIC",
+            Self::OverTcp => "darter, TCP",
+            Self::BareQuinn => "bare quinn",
             Self::Quiet => "quiet",
             Self::Pulling => "beside a cold pull",
             Self::S3Fifo => "S3-FIFO",

@@ -1,8 +1,9 @@
 //! Daemons on hosts of one network, beside a registry on a host of its own that counts what it gives.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -51,6 +52,9 @@ pub struct Plan {
     capacity: String,
     registry: RegistryOptions,
     flags: Vec<(String, String)>,
+    /// By places.
+    configurations: BTreeMap<usize, String>,
+    stores: Option<PathBuf>,
 }
 
 impl Plan {
@@ -60,6 +64,8 @@ impl Plan {
         let (flags, registry) = (Vec::new(), RegistryOptions::default());
         Plan {
             roles,
+            configurations: BTreeMap::new(),
+            stores: None,
             mtu: ETHERNET_MTU,
             bits_per_s: None,
             is_udp_blocked: false,
@@ -99,6 +105,17 @@ impl Plan {
     pub fn flag(mut self, name: &str, value: &str) -> Plan {
         self.flags.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// The configuration file of one node, by its place in [`Cluster::nodes`]; the others have none.
+    pub fn configured(mut self, place: usize, text: &str) -> Plan {
+        self.configurations.insert(place, text.to_owned());
+        self
+    }
+
+    /// Where all keep their contents, instead of where the system has temporary files: each in a directory of its own.
+    pub fn stores_in(self, directory: &Path) -> Plan {
+        Plan { stores: Some(directory.to_owned()), ..self }
     }
 
     /// What each node keeps, as its flag takes it.
@@ -154,6 +171,14 @@ impl Plan {
                 .shards(1)
                 .prefetch(self.prefetch)
                 .capacity(&self.capacity);
+            let base = match self.configurations.get(&place) {
+                Some(text) => base.config(text),
+                None => base,
+            };
+            let base = match &self.stores {
+                Some(stores) => base.data_dir(stores.join(place.to_string())),
+                None => base,
+            };
             let flagged = self.flags.iter().fold(base, |builder, (name, value)| builder.flag(name, value));
             let builder = match role {
                 Role::Alone => flagged,
