@@ -20,7 +20,8 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use darter_engine::{BlockRun, Content, ContentId, RegistryScope, Scope, Store};
+use bytes::Bytes;
+use darter_engine::{BlockIndex, BlockRun, Content, ContentId, RegistryScope, Scope, Store};
 use tokio::sync::{mpsc, watch};
 
 use crate::announce::Announcer;
@@ -144,6 +145,26 @@ impl Cluster {
     /// Somebody waits for blocks that a bulk brings on this shard: they come before the others, to the same receiver.
     pub fn hurry(&self, content: &Content, registry: RegistryScope, run: BlockRun) {
         self.pulls.hurry(content, registry, run);
+    }
+
+    /// These blocks have come and are on their way to the store; `first` is that of `blocks[0]`. What this node owns of them is
+    /// hashed now: when others ask for it, it would have to be read again, and they would wait. Keeps its thread for a fifth of
+    /// a millisecond per MiB.
+    pub fn came(&self, content: &Content, registry: RegistryScope, first: BlockIndex, blocks: &[Bytes]) {
+        let run = content.layout().run(first.number(), first.number().saturating_add(blocks.len() as u32));
+        let books = self.context.shared.books();
+        for (span, places) in run.into_iter().flat_map(spans) {
+            let plot = Plot { content: content.id(), scope: Scope::Registry(registry), span };
+            // Nothing is attested of bytes that were wrong, perhaps.
+            if content.is_gone() || !self.context.owns(content, &plot) {
+                continue;
+            }
+            for place in places.minus(&books.attestations().known(&plot)).places() {
+                let block = span.block(content.layout(), place);
+                let bytes = block.and_then(|block| blocks.get((block.number() - first.number()) as usize));
+                bytes.inspect(|bytes| books.attest(&plot, place, &[blake3::hash(bytes).into()]));
+            }
+        }
     }
 
     /// These blocks are in the store now, wherever they came from: others are told. `registry` is whose bytes they are.

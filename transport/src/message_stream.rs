@@ -139,10 +139,8 @@ impl MessageReceiver {
         }
         self.torn = true;
         while !left.is_empty() {
-            let part = self.half.read(left.len()).await?.ok_or(LaneError::CutShort)?;
-            let (filled, rest) = left.split_at_mut(part.len());
-            filled.copy_from_slice(&part);
-            left = rest;
+            let filled = self.half.read_into(left).await?.ok_or(LaneError::CutShort)?;
+            left = &mut left[filled..];
         }
         self.torn = false;
         self.blocks_due -= 1;

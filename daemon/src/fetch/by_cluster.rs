@@ -6,7 +6,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use darter_engine::{BlockRun, ContentId, ContentSpec, Layout, Naming, Scope};
+use bytes::Bytes;
+use darter_engine::{BlockIndex, BlockRun, ContentId, ContentSpec, Layout, Naming, Scope};
 use darter_transport::cluster::Cluster;
 use darter_transport::wire::{Describe, Description, Proof, Prove, Reaction, Refused};
 
@@ -85,6 +86,13 @@ impl Owner {
         match granted {
             true => Some(OwnersWord::Granted { lasts: std::time::Duration::from_secs(lasts_s.into()) }),
             false => Some(OwnersWord::Refused(Arc::new(verdict::unpack(&verdict)?))),
+        }
+    }
+
+    /// Blocks have come and go to the store, `blocks[0]` is `first`.
+    pub(super) fn tell_cluster_of(&self, active: &Active, first: BlockIndex, blocks: &[Bytes]) {
+        if let Some(cluster) = self.cluster.get() {
+            cluster.came(active.content(), active.key.scope, first, blocks);
         }
     }
 

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use darter_engine::{BlockIndex, BlockRun};
 use darter_transport::pull::Pulled;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::active::Active;
 use super::landing::Landing;
@@ -13,6 +15,9 @@ use super::plan::REQUEST_BLOCKS_MAX;
 
 /// Blocks that one turn away from the store leaves on their way: with more, what finds no room would be asked for in vain.
 const UNKEPT_MAX: u32 = REQUEST_BLOCKS_MAX;
+
+/// Blocks that have come wait so long for neighbours to be written with: a write of each costs more than a larger one.
+const GATHERED_FOR: Duration = Duration::from_millis(1);
 
 /// What has become of a run.
 pub(super) struct Outcome {
@@ -30,7 +35,15 @@ pub(super) async fn take_all(
     // Neighbours come together, and parts of several requests beside each other: a window of slots for each.
     let mut landings: BTreeMap<u32, Landing<'_>> = BTreeMap::new();
     let mut unkept = 0;
-    while let Some(pulled) = arrivals.recv().await {
+    loop {
+        let pulled = match timeout(GATHERED_FOR, arrivals.recv()).await {
+            Ok(pulled) => pulled,
+            Err(_) => {
+                landings.values_mut().for_each(Landing::flush);
+                arrivals.recv().await
+            }
+        };
+        let Some(pulled) = pulled else { break };
         let Pulled::Block(block, bytes) = pulled else { continue };
         let number = block.number() / REQUEST_BLOCKS_MAX;
         let (Ok(at), Some(window)) = (missing.binary_search(&block), window(active, number)) else {
@@ -46,10 +59,6 @@ pub(super) async fn take_all(
         }
         if unkept >= UNKEPT_MAX && !missing.iter().any(|block| active.plan.borrow().is_awaited(*block)) {
             break;
-        }
-        // Nothing follows soon: what is gathered is not kept waiting.
-        if arrivals.is_empty() {
-            landings.values_mut().for_each(Landing::flush);
         }
     }
     let mut kept_any = false;

@@ -48,14 +48,23 @@ impl Context {
 
     /// Owner and deputy of a plot, without this node: who is told what it holds.
     pub(crate) fn told_of(&self, content: &Content, plot: &Plot) -> impl Iterator<Item = Node> + use<> {
+        let own = self.shared.own().id;
+        let both = self.owners(content, plot).into_iter().flat_map(|(owner, deputy)| [Some(owner), deputy]);
+        both.flatten().filter(move |node| node.id != own)
+    }
+
+    /// Whether this node is the one that attests the blocks of a plot.
+    pub(crate) fn owns(&self, content: &Content, plot: &Plot) -> bool {
+        let own = self.shared.own().id;
+        self.owners(content, plot).is_some_and(|(owner, _)| owner.id == own)
+    }
+
+    fn owners(&self, content: &Content, plot: &Plot) -> Option<(Node, Option<Node>)> {
         let by_span = match plot.scope {
             Scope::Registry(registry) => self.by_span(content, registry),
             Scope::Verified => false,
         };
-        let own = self.shared.own().id;
-        let owners = self.shared.seeds().owners(plot, by_span);
-        let both = owners.into_iter().flat_map(|(owner, deputy)| [Some(owner), deputy]);
-        both.flatten().filter(move |node| node.id != own)
+        self.shared.seeds().owners(plot, by_span)
     }
 
     /// What the store holds of a span, for readers under that registry.
