@@ -18,6 +18,8 @@ type Labels<const N: usize> = [(&'static str, &'static str); N];
 /// Without a cluster all zero. No label names a node: there may be thousands, and `darter peers` tells of each.
 #[derive(Debug, Default)]
 pub(super) struct Cluster {
+    configured: Gauge,
+    configured: Gauge,
     joined: Gauge,
     seeds: Gauge,
     nodes: Gauge,
@@ -35,6 +37,8 @@ pub(super) struct Cluster {
 impl Cluster {
     pub(super) fn register(&self, registry: &mut Registry) {
         for (name, help, gauge) in [
+            ("cluster_configured", "1 if this node is to be in a cluster", &self.configured),
+            ("cluster_configured", "1 if this node is to be in a cluster", &self.configured),
             ("cluster_joined", "1 while this node knows the seeds of its cluster", &self.joined),
             ("cluster_seeds", "Seeds that hold a place in the cluster, this node with them", &self.seeds),
             ("peers_connected", "Other nodes with a connection to this one", &self.nodes),
@@ -83,6 +87,8 @@ impl Cluster {
     pub(super) fn take_over(&self, cluster: &Shared) {
         let (seeds, totals, counted) = (cluster.seeds(), cluster.peers().totals(), cluster.counters().now());
         let knows_seeds = matches!(seeds.standing(), Standing::Alone | Standing::Joined);
+        self.configured.set(1);
+        self.configured.set(1);
         set(&self.joined, u64::from(knows_seeds));
         set(&self.seeds, seeds.live().len() as u64);
         set(&self.nodes, totals.nodes);

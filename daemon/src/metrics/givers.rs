@@ -1,23 +1,24 @@
 //! Who brought the blocks that came last: whose bytes a reader sends that it has waited for, although it reads them
 //! out of the store.
 //!
-//! A table of one word for each of so many blocks, in which a later block takes the place of an earlier one. Who has
-//! waited for a block asks for it moments later; what has been pushed out meanwhile counts as the origin's, so that
-//! other nodes are never praised for what they have not given.
+//! A table with a word for each of so many blocks, in which a later block takes the place of an earlier one; neighbours
+//! have places beside each other, so that one content does not push out its own. Who has waited for a block asks for it
+//! moments later; what has been pushed out meanwhile counts as the origin's, so that other nodes are never praised for
+//! what they have not given.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use darter_engine::BlockIndex;
 
 use crate::fetch::FetchKey;
 
-/// Places for blocks, a power of two: as many as 1 GiB has; 128 KiB.
-const PLACES: usize = 1 << 14;
+/// Places for blocks, a power of two: as many as 8 GiB has; 512 KiB.
+const PLACES: usize = 1 << 17;
 /// Of a word: it is taken.
-const TAKEN: u64 = 1;
+const TAKEN: u32 = 1;
 /// Of a word: other nodes gave the block.
-const BY_PEERS: u64 = 2;
+const BY_PEERS: u32 = 2;
 
 /// From where a block has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,14 +30,14 @@ pub(crate) enum Giver {
 /// Of one node.
 #[derive(Debug)]
 pub(crate) struct Givers {
-    places: Box<[AtomicU64]>,
+    places: Box<[AtomicU32]>,
     /// Not to be foreseen by who chooses names of contents.
     hashing: RandomState,
 }
 
 impl Default for Givers {
     fn default() -> Self {
-        Self { places: (0..PLACES).map(|_| AtomicU64::new(0)).collect(), hashing: RandomState::new() }
+        Self { places: (0..PLACES).map(|_| AtomicU32::new(0)).collect(), hashing: RandomState::new() }
     }
 }
 
@@ -59,11 +60,12 @@ impl Givers {
         }
     }
 
-    fn place(&self, key: &FetchKey, block: BlockIndex) -> (&AtomicU64, u64) {
-        let hash = self.hashing.hash_one((key, block.number()));
-        // The place by the upper bits, the mark by all that the word has room for.
-        let place = (hash >> (64 - PLACES.trailing_zeros())) as usize;
-        (&self.places[place], hash & !BY_PEERS | TAKEN)
+    fn place(&self, key: &FetchKey, block: BlockIndex) -> (&AtomicU32, u32) {
+        let hash = self.hashing.hash_one(key);
+        let place = (hash as usize).wrapping_add(block.number() as usize) % PLACES;
+        // Which of the blocks that have this place: by the content, and by how often the places have been gone round.
+        let mark = ((hash >> 32) as u32).wrapping_add((block.number() / PLACES as u32) << 2);
+        (&self.places[place], mark & !BY_PEERS | TAKEN)
     }
 }
 
@@ -103,7 +105,7 @@ mod tests {
         let whole = layout.whole().unwrap();
         whole.blocks().for_each(|block| givers.note(&key, block, Giver::Peers));
         let known = whole.blocks().filter(|block| givers.of(&key, *block).is_some()).count();
-        assert!(known > PLACES / 2 && known <= PLACES, "{known}");
+        assert_eq!(known, PLACES);
         assert_eq!(givers.of(&key, layout.block(layout.block_count() - 1).unwrap()), Some(Giver::Peers));
     }
 }
