@@ -213,6 +213,8 @@ impl EncodeMetric for Part {
             let (of, labels) = (source as usize, [("source", source.name())]);
             match self.what {
                 What::Requests => self.encode_requests(&mut encoder, source)?,
+                // Of the few words of a refusal nobody keeps count.
+                What::BodyBytes if source == Source::Own => {}
                 What::BodyBytes => {
                     let bytes = self.all.sum(|shard| &shard.by_source[of].body_bytes);
                     counter(&mut encoder, labels, bytes)?;
