@@ -19,7 +19,6 @@ type Labels<const N: usize> = [(&'static str, &'static str); N];
 #[derive(Debug, Default)]
 pub(super) struct Cluster {
     configured: Gauge,
-    configured: Gauge,
     joined: Gauge,
     seeds: Gauge,
     nodes: Gauge,
@@ -37,7 +36,6 @@ pub(super) struct Cluster {
 impl Cluster {
     pub(super) fn register(&self, registry: &mut Registry) {
         for (name, help, gauge) in [
-            ("cluster_configured", "1 if this node is to be in a cluster", &self.configured),
             ("cluster_configured", "1 if this node is to be in a cluster", &self.configured),
             ("cluster_joined", "1 while this node knows the seeds of its cluster", &self.joined),
             ("cluster_seeds", "Seeds that hold a place in the cluster, this node with them", &self.seeds),
@@ -87,7 +85,6 @@ impl Cluster {
     pub(super) fn take_over(&self, cluster: &Shared) {
         let (seeds, totals, counted) = (cluster.seeds(), cluster.peers().totals(), cluster.counters().now());
         let knows_seeds = matches!(seeds.standing(), Standing::Alone | Standing::Joined);
-        self.configured.set(1);
         self.configured.set(1);
         set(&self.joined, u64::from(knows_seeds));
         set(&self.seeds, seeds.live().len() as u64);
