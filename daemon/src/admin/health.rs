@@ -179,6 +179,7 @@ mod tests {
         );
     }
 
+    #[expect(clippy::disallowed_methods, reason = "that it blocks the shard is what is looked at")]
     #[test]
     fn a_task_that_keeps_the_shard_is_seen_and_its_end_too() {
         let pulse = Arc::new(Pulse::default());

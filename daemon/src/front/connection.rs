@@ -381,6 +381,11 @@ mod tests {
     const PATIENT: Allowance =
         Allowance { head: LONG, idle: LONG, untaken: LONG, pressed: SHORT, unmoved: LONG };
 
+    thread_local! {
+        /// Whether the last connection ended for want of room for its head.
+        static WAS_SHED: Cell<bool> = const { Cell::new(false) };
+    }
+
     /// A client of a connection with that allowance, whose answers are all `body`, and the heads of its node.
     fn with_client<F: Future<Output = ()>>(
         allowance: Allowance,
@@ -399,7 +404,9 @@ mod tests {
             let flow = Rc::new(Flow::new(allowance, heads.clone(), is_pressed));
             let answer = move |_| async move { (Response::new(body()), None) };
             let (_stop, stopping) = watch::channel(false);
-            tokio::task::spawn_local(converse(stream, flow, hit, answer, stopping));
+            tokio::task::spawn_local(async move {
+                WAS_SHED.set(converse(stream, flow, hit, answer, stopping).await);
+            });
             tokio::time::timeout(Duration::from_secs(60), test(client, heads)).await.expect("in time");
         });
     }
@@ -556,6 +563,9 @@ mod tests {
             let text = rest(client).await;
             assert!(text.contains("HTTP/1.1 503 "), "{text}");
             assert_eq!(heads.held_bytes.load(Ordering::Relaxed), HEADS_BYTES_MAX - 1000, "given back");
+            while !WAS_SHED.get() {
+                tokio::time::sleep(SHORT).await;
+            }
         });
     }
 
