@@ -389,6 +389,7 @@ impl Reader {
         let layout = self.content.layout();
         let Some(run) = layout.run(next.number(), layout.block_count()) else { return Ok(()) };
         let run = run.take(DEMAND_BLOCKS);
+        self.look(run);
         let target = self.target.clone();
         let reading = Reading { run, ahead: None, patience: None };
         let mut blocks = self.sources.fetches.bring(&self.content, self.key, target, reading)?;
