@@ -48,6 +48,9 @@ fn is_counted(io: Io) -> bool {
             return false;
         }
         (absent, here) = (absent + of_registry, here + of_store);
+        // A reader has the network's bytes a moment before the store does; until then the next one finds them absent.
+        let is_kept = || daemon.metrics().sum("darter_buffers_bytes") == 0.0;
+        wait_until(PATIENCE, is_kept, || "what was read is still on its way to the store".to_owned());
         let metrics = daemon.metrics();
         assert_eq!((body(&metrics, "origin"), body(&metrics, "cache")), (absent, here), "after {request:?}");
     }
