@@ -3,8 +3,11 @@
 //! Each shard has a policy of its own, since its clients of registries are its own, and finds it in a channel that no
 //! other shard reads. A policy is replaced as a whole; a request keeps the one that it has begun with.
 
+use std::sync::Arc;
+
 use crate::config::Settings;
 use crate::front::route::Routing;
+use crate::metrics::Registries;
 use crate::origin::{Origin, OriginOptions, innermost};
 
 /// Of one shard.
@@ -22,15 +25,19 @@ pub(crate) struct Policy {
 pub struct NoClient(String);
 
 impl Policy {
-    /// One for each of `count` shards. Reads the system's certificates: not for a shard's thread.
+    /// One for each of `count` shards; their requests are counted in `counts`. Reads the system's certificates: not for a shard's thread.
     ///
     /// # Errors
     /// There are no certificates, or they cannot be read.
-    pub(crate) fn for_shards(settings: &Settings, count: usize) -> Result<Vec<Self>, NoClient> {
+    pub(crate) fn for_shards(
+        settings: &Settings,
+        count: usize,
+        counts: &Arc<Registries>,
+    ) -> Result<Vec<Self>, NoClient> {
         let (routing, options) = (Routing::new(settings), OriginOptions::new(settings));
         let one = || {
             let origin = Origin::new(&options).map_err(|error| NoClient(innermost(&error)))?;
-            Ok(Self { routing: routing.clone(), origin })
+            Ok(Self { routing: routing.clone(), origin: origin.counted(counts.clone()) })
         };
         std::iter::repeat_with(one).take(count).collect()
     }

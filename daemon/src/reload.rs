@@ -11,6 +11,7 @@ use crate::access::Access;
 use crate::config::{Changes, ClusterLimits, ConfigError, Inputs, Resolved, Settings};
 use crate::fetch::Pace;
 use crate::logs::Verbosity;
+use crate::metrics::Registries;
 use crate::policy::{NoClient, Policy};
 
 /// The parts of a running daemon that can change.
@@ -26,6 +27,7 @@ pub(crate) struct Live {
     policies: Vec<watch::Sender<Policy>>,
     store: Store,
     verbosity: Verbosity,
+    counts: Arc<Registries>,
 }
 
 /// Reads the configuration again when it is asked to, one time after the other.
@@ -104,9 +106,10 @@ impl Reload {
 
     async fn take_up(&self) -> Result<Reloaded, ReloadError> {
         let mut running = self.running.lock().await;
-        let (inputs, before, shards) = (self.inputs.clone(), running.clone(), self.live.policies.len());
+        let (inputs, before) = (self.inputs.clone(), running.clone());
+        let (shards, counts) = (self.live.policies.len(), self.live.counts.clone());
         // Files may be slow, and making clients takes milliseconds.
-        let prepared = tokio::task::spawn_blocking(move || prepare(&inputs, &before, shards)).await;
+        let prepared = tokio::task::spawn_blocking(move || prepare(&inputs, &before, shards, &counts)).await;
         let Prepared { running: new, policies, mut reloaded } =
             prepared.map_err(|_| ReloadError::Ended)??;
         self.live.identity_asked.notify_one();
@@ -121,7 +124,12 @@ impl Reload {
     }
 }
 
-fn prepare(inputs: &Inputs, running: &Resolved, shards: usize) -> Result<Prepared, ReloadError> {
+fn prepare(
+    inputs: &Inputs,
+    running: &Resolved,
+    shards: usize,
+    counts: &Arc<Registries>,
+) -> Result<Prepared, ReloadError> {
     let read = inputs.load_again()?;
     let changes = read.changes(running);
     let warnings = read.warnings.iter().filter(|warning| !running.warnings.contains(warning));
@@ -129,13 +137,14 @@ fn prepare(inputs: &Inputs, running: &Resolved, shards: usize) -> Result<Prepare
     let new = read.taken_up_over(running);
     let policies = match changes.at_once.is_empty() {
         true => Vec::new(),
-        false => Policy::for_shards(&new.settings, shards)?,
+        false => Policy::for_shards(&new.settings, shards, counts)?,
     };
     Ok(Prepared { running: new, policies, reloaded: Reloaded { changes, warnings } })
 }
 
 impl Live {
-    /// As a daemon of so many shards on that store starts with them; and where each shard finds its policy.
+    /// As a daemon of so many shards on that store starts with them, whose requests to registries are counted in
+    /// `counts`; and where each shard finds its policy.
     ///
     /// # Errors
     /// There is no client of registries.
@@ -144,8 +153,9 @@ impl Live {
         shards: usize,
         store: &Store,
         verbosity: Verbosity,
+        counts: Arc<Registries>,
     ) -> Result<(Self, Vec<watch::Receiver<Policy>>), NoClient> {
-        let policies = Policy::for_shards(settings, shards)?;
+        let policies = Policy::for_shards(settings, shards, &counts)?;
         let (policies, followed) = policies.into_iter().map(watch::channel).unzip();
         let access = Access::new(settings.access);
         let prefetch_pace = Arc::new(Pace::new(settings.prefetch_bytes_per_s));
@@ -157,6 +167,7 @@ impl Live {
             policies,
             store: store.clone(),
             verbosity,
+            counts,
         };
         Ok((live, followed))
     }

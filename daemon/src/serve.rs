@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::access::Access;
 use crate::admin::Admin;
+use crate::admin::health::{Health, Pulse};
 use crate::admin::preheat::{Others, ThroughFront};
 use crate::cluster::{NoPart, NodePart};
 use crate::config::{Inputs, IoChoice, Resolved};
@@ -142,7 +143,9 @@ impl Daemon {
         let settings = &self.resolved.settings;
         let count = settings.shards.map_or_else(shard::default_count, std::num::NonZero::get);
         let metrics = Metrics::new(&self.store.backend().to_string());
-        let (live, policies) = Live::new(settings, count, &self.store, self.verbosity.clone())?;
+        metrics.registries.name(&settings.registry);
+        let counts = metrics.registries.clone();
+        let (live, policies) = Live::new(settings, count, &self.store, self.verbosity.clone(), counts)?;
         let access = live.access.clone();
         let access_file = settings.data_dir.join("access");
         access.recall(&access_file);
@@ -158,7 +161,7 @@ impl Daemon {
             fetches,
             bounds,
             front: Arc::default(),
-            stop: stopping,
+            stop: stopping.clone(),
         };
         let mut cluster = self.join(count)?;
         if cluster.is_some() {
@@ -168,11 +171,12 @@ impl Daemon {
         let reload = Rc::new(Reload::new(self.inputs.clone(), self.resolved.clone(), live));
         let processors = shard::processors_to_pin();
         let (policy, weak_fetches) = (policies.first().cloned(), common.fetches.downgrade());
+        let pulses: Vec<Arc<Pulse>> = std::iter::repeat_with(Arc::default).take(count).collect();
         let mut shards = Vec::with_capacity(count);
         for (number, (inbox, policy)) in inboxes.into_iter().zip(policies).enumerate() {
             let processor = processors.get(number % processors.len().max(1)).copied();
             let cluster = cluster.as_mut().and_then(NodePart::next_shard);
-            let own = Own { inbox, policy, cluster };
+            let own = Own { inbox, policy, pulse: pulses[number].clone(), cluster };
             shards.push(Shard::start(number, processor, common.clone(), own).await?);
         }
         // The shards hold what they need; their inboxes close when the last of them ends.
@@ -187,7 +191,9 @@ impl Daemon {
         if let (Some(part), Some(policy)) = (&cluster, policy) {
             bring = bring.in_cluster(Others { shared: part.shared.clone(), fetches: weak_fetches, policy });
         }
-        let mut answering = Admin::new(self.store.clone(), metrics_served, reload.clone(), Rc::new(bring));
+        let health = Health::new(pulses, stopping);
+        let mut answering =
+            Admin::new(self.store.clone(), metrics_served, health, reload.clone(), Rc::new(bring));
         if let Some(part) = &cluster {
             answering = answering.in_cluster(part.shared.clone());
         }
@@ -318,7 +324,7 @@ async fn accept(
         let Ok(stream) = stream.into_std() else { continue };
         let refused = if open < connections_max { least.hand_over(stream).err() } else { Some(stream) };
         let Some(refused) = refused else { continue };
-        metrics.connection_shed();
+        metrics.front.connection_shed();
         // Told beside the acceptor, which waits for nobody.
         if let Ok(place) = turned_away.clone().try_acquire_owned()
             && let Ok(refused) = tokio::net::TcpStream::from_std(refused)

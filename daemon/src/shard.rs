@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::access::Access;
+use crate::admin::health::Pulse;
 use crate::cluster::{OwnerSide, ShardPart};
 use crate::fetch::{Bounds, Fetches, Inbox, Owner};
 use crate::front::connection;
@@ -45,6 +46,8 @@ pub(crate) struct Common {
 pub(crate) struct Own {
     pub(crate) inbox: Inbox,
     pub(crate) policy: watch::Receiver<Policy>,
+    /// Whether it is stuck.
+    pub(crate) pulse: Arc<Pulse>,
     /// In a cluster.
     pub(crate) cluster: Option<ShardPart>,
 }
@@ -143,7 +146,8 @@ struct Serving {
 }
 
 impl Serving {
-    fn begin(common: Common, Own { inbox, policy, cluster }: Own) -> std::io::Result<Self> {
+    fn begin(common: Common, Own { inbox, policy, pulse, cluster }: Own) -> std::io::Result<Self> {
+        tokio::task::spawn_local(pulse.beat());
         let owner = Owner::new(
             common.store.clone(),
             common.access.clone(),
@@ -167,7 +171,7 @@ impl Serving {
     async fn run(self, mut incoming: mpsc::Receiver<std::net::TcpStream>, open: Arc<AtomicUsize>) {
         let Self { common, mut policy, owner, inbox, cluster } = self;
         let timer = common.metrics.clone();
-        let owning = polls::timed(owner.run(inbox), move |longest| timer.longest_poll(longest));
+        let owning = polls::timed(owner.run(inbox), move |longest| timer.front.longest_poll(longest));
         let mut owning = tokio::task::spawn_local(owning);
         let Policy { routing, origin } = policy.borrow_and_update().clone();
         let sources = Sources {
@@ -175,7 +179,7 @@ impl Serving {
             access: common.access,
             origin: origin.clone(),
             fetches: common.fetches,
-            metrics: common.metrics.clone(),
+            answers: common.metrics.of_a_shard(),
         };
         let front = Front { routing, sources, origin, shared: common.front };
         let fronts = Rc::new(Fronts::new(front, policy));
@@ -191,10 +195,10 @@ impl Serving {
                     };
                     let serving = connection::serve(fronts.clone(), connection, common.stop.clone());
                     let (metrics, open) = (common.metrics.clone(), open.clone());
-                    metrics.connection_opened();
+                    metrics.front.connection_opened();
                     connections.spawn_local(async move {
-                        polls::timed(serving, |longest| metrics.longest_poll(longest)).await;
-                        metrics.connection_closed();
+                        polls::timed(serving, |longest| metrics.front.longest_poll(longest)).await;
+                        metrics.front.connection_closed();
                         open.fetch_sub(1, Ordering::Relaxed);
                     });
                 }

@@ -84,6 +84,12 @@ fn a_node_shows_who_is_there_and_from_whom_its_bytes_came() {
     assert!(pulled == BLOB_BYTES && pulled + late <= received, "{pulled} and {late} late of {received}");
     assert_eq!((metrics.sum("darter_cluster_joined"), metrics.sum("darter_cluster_seeds")), (1.0, 1.0));
     assert!(metrics.sum("darter_peer_connections") >= metrics.sum("darter_peers_connected"));
+    let by = |source: &str| {
+        metrics.sum_where("darter_body_bytes_total", &[&format!("source=\"{source}\"")]) as u64
+    };
+    assert_eq!((by("peers"), by("origin"), by("cache")), (BLOB_BYTES, 0, 0), "whose bytes the client got");
+    let connected = metrics.sum_where("darter_peers", &["role=\"seed\"", "state=\"connected\""]);
+    assert_eq!((connected, metrics.sum("darter_cluster_configured")), (1.0, 1.0));
     let sent = |node: &Daemon| node.metrics().sum("darter_peer_sent_bytes_total") as u64;
     assert!(sent(&seed) + sent(&first) >= received);
 

@@ -79,6 +79,11 @@ fn each_block_is_given_once(io: Io, shards: u16, reads: fn(u64) -> Vec<Range<u64
     });
     origin.wait_until_quiet();
     assert_eq!(origin.bytes_by_block(&blob), once(&blob, (0..CLIENTS).flat_map(reads)));
+    let metrics = daemon.metrics();
+    let waited = metrics.sum("darter_coalesced_requests_total");
+    assert!(waited > 0.0, "nobody has waited for what another had asked for");
+    let network = metrics.sum_where("darter_body_bytes_total", &["source=\"origin\""]);
+    assert!(network > 0.0 && metrics.sum_where("darter_body_bytes_total", &["source=\"peers\""]) == 0.0);
 }
 
 /// The bill for each block: all of it if it was touched, or nothing.

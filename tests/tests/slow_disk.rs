@@ -68,6 +68,8 @@ fn cold_pulls_do_not_wait_for_the_disk(io: Io) {
         "the pulls waited until the disk had taken {written_bytes} bytes"
     );
     assert!(unkept_bytes() > 0.0, "what the disk did not take is counted");
+    let behind = daemon.metrics().sum_where("darter_limits_hit_total", &["limit=\"disk\""]);
+    assert!(behind > 0.0, "and that it was the disk");
     assert!(anonymous_kib << 10 < MEMORY_BYTES / 2, "{anonymous_kib} KiB");
     assert_eq!(cgroup.oom_kills(), 0);
 

@@ -119,7 +119,7 @@ impl Told {
     }
 }
 
-/// What pulls have brought since the start.
+/// What pulls have brought since the start, and what they are at.
 #[derive(Debug, Default)]
 pub struct Counters {
     from_owner_bytes: AtomicU64,
@@ -127,6 +127,17 @@ pub struct Counters {
     late_bytes: AtomicU64,
     wrong_blocks: AtomicU64,
     left_to_origin_blocks: AtomicU64,
+    requests_now: AtomicU64,
+}
+
+/// A request for blocks under way, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct UnderWay<'a>(&'a AtomicU64);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The [`Counters`] at one moment.
@@ -142,6 +153,8 @@ pub struct Counted {
     pub wrong_blocks: u64,
     /// Blocks that were wanted of the cluster and that this node was sent to the origin for; each time that one was.
     pub left_to_origin_blocks: u64,
+    /// Requests for blocks to other nodes that are under way.
+    pub requests_now: u64,
 }
 
 impl Counters {
@@ -155,7 +168,14 @@ impl Counters {
             late_bytes: of(&self.late_bytes),
             wrong_blocks: of(&self.wrong_blocks),
             left_to_origin_blocks: of(&self.left_to_origin_blocks),
+            requests_now: of(&self.requests_now),
         }
+    }
+
+    /// A request for blocks begins.
+    pub(crate) fn request_begins(&self) -> UnderWay<'_> {
+        self.requests_now.fetch_add(1, Ordering::Relaxed);
+        UnderWay(&self.requests_now)
     }
 
     pub(crate) fn received(&self, source: &Source, arrival: Arrival, bytes: usize) {

@@ -1,11 +1,12 @@
 //! The admin port: whether the daemon lives, what it counts, and what it holds.
 //!
-//! `/server/ping` and `/metrics` are for probes and scrapers, `/api/v1` is for the commands of `darter` ([`api`] has
+//! `/server/ping`, `/healthz`, `/readyz` ([`health`]) and `/metrics` are for probes and scrapers, `/api/v1` is for the commands of `darter` ([`api`] has
 //! its words). Calls that change something pass the [`guard`] first.
 
 pub(crate) mod api;
 mod contents;
 mod guard;
+pub(crate) mod health;
 pub(crate) mod peers;
 pub(crate) mod preheat;
 pub(crate) mod reach;
@@ -33,6 +34,7 @@ use url::form_urlencoded;
 
 use self::api::{Code, ConfigProblem, PAGE_DEFAULT, Problem, Refused, ReloadedInfo};
 use self::guard::Ends;
+use self::health::Health;
 use self::peers::PeersInfo;
 use self::preheat::{Bring, NotBrought, Wanted};
 use self::reference::ContentRef;
@@ -53,6 +55,7 @@ pub(crate) struct Admin {
     store: Store,
     /// Unless they are not to be served.
     metrics: Option<Arc<Metrics>>,
+    health: Health,
     reload: Rc<Reload>,
     bring: Rc<dyn Bring>,
     /// That this node is in, if it is in one.
@@ -70,12 +73,14 @@ impl Admin {
     pub(crate) fn new(
         store: Store,
         metrics: Option<Arc<Metrics>>,
+        health: Health,
         reload: Rc<Reload>,
         bring: Rc<dyn Bring>,
     ) -> Self {
         Self {
             store,
             metrics,
+            health,
             reload,
             bring,
             cluster: None,
@@ -143,13 +148,15 @@ impl Admin {
         }
         match (path, &self.metrics) {
             ("/server/ping", _) => text(StatusCode::OK, "text/plain", "pong\n".into()),
+            ("/healthz", _) => told(self.health.health()),
+            ("/readyz", _) => told(self.health.readiness(self.cluster.as_deref())),
             ("/metrics", Some(metrics)) => {
                 text(StatusCode::OK, OPENMETRICS, metrics.text(&self.store, self.cluster.as_deref()))
             }
             _ => text(
                 StatusCode::NOT_FOUND,
                 "text/plain",
-                "darter: there are /server/ping, /metrics (unless metrics.enable is false), /api/v1/store, \
+                "darter: there are /server/ping, /healthz, /readyz, /metrics (unless metrics.enable is false), /api/v1/store, \
                  /api/v1/contents, /api/v1/peers, /api/v1/preheat and /api/v1/reload\n"
                     .into(),
             ),
@@ -333,6 +340,10 @@ fn json<T: Serialize>(value: &T) -> Result<Answer, Refusal> {
         Ok(body) => Ok(text(StatusCode::OK, "application/json", body + "\n")),
         Err(error) => Err(Problem::new(Code::Failed, error.to_string()).into()),
     }
+}
+
+fn told((status, body): (StatusCode, String)) -> Answer {
+    text(status, "text/plain; charset=utf-8", body)
 }
 
 fn text(status: StatusCode, media_type: &'static str, body: String) -> Answer {

@@ -27,7 +27,7 @@ pub struct Settings {
     pub capacity_bytes: Option<u64>,
     /// Where nydusd and containerd connect.
     pub front: SocketAddr,
-    /// Where `/server/ping` and `/metrics` are.
+    /// Where `/server/ping`, `/healthz`, `/readyz` and `/metrics` are.
     pub admin: SocketAddr,
     /// The upstream of requests that name none.
     pub registry: Registry,

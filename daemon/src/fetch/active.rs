@@ -16,8 +16,9 @@ use super::Owner;
 use super::ahead::Ahead;
 use super::bulk::{self, Bulk};
 use super::demand::{Arrival, Demand, FetchError, FetchKey, Waiter};
-use super::plan::{NotWaiting, Plan, REQUEST_BLOCKS_MAX, TransferId};
+use super::plan::{NotWaiting, Plan, REQUEST_BLOCKS_MAX, TransferId, Waiting};
 use super::transfer::Transfer;
+use crate::metrics::{Coalesced, Limit};
 use crate::origin::{Ask, BlobAnswer, BlobStream, OriginError, Place, Target};
 
 /// Requests of one content at its origin at a time.
@@ -118,16 +119,23 @@ impl Active {
         let waiter = Waiter { arrivals: demand.arrivals.clone(), target: target.clone() };
         let hand_out = self.owner.has_buffers_to_spare();
         let mut plan = self.plan.borrow_mut();
+        let mut is_coalesced = false;
         for block in demand.reading.run.blocks() {
             if self.has(block) {
                 waiter.tell(Arrival::InStore(block));
                 continue;
             }
             match plan.want(block, waiter.clone(), hand_out, Waiter::is_there) {
-                Ok(()) => {}
+                Ok(waiting) => is_coalesced |= waiting == Waiting::WithOthers,
                 Err(NotWaiting::Here(bytes, waiter)) => waiter.tell(Arrival::Bytes(block, bytes)),
-                Err(NotWaiting::TooMany(waiter)) => waiter.tell(Arrival::Failed(block, FetchError::Busy)),
+                Err(NotWaiting::TooMany(waiter)) => {
+                    self.owner.metrics.limits.hit(Limit::Fetches);
+                    waiter.tell(Arrival::Failed(block, FetchError::Busy));
+                }
             }
+        }
+        if is_coalesced {
+            self.owner.metrics.fetches.coalesced(Coalesced::Blocks);
         }
         // Without room, what nobody waits for would be brought in vain.
         if !self.is_without_room() {

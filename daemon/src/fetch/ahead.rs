@@ -75,7 +75,7 @@ impl Active {
         };
         let missing =
             outcome.map_or(asked, |outcome| outcome.missing.iter().map(|run| run.len() as usize).sum());
-        self.owner.metrics.brought_ahead(asked - missing);
+        self.owner.metrics.fetches.brought_ahead(asked - missing);
         let mut plan = self.plan.borrow_mut();
         runs.into_iter().for_each(|run| plan.give_back(run, id));
         drop(plan);

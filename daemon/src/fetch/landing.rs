@@ -10,6 +10,7 @@ use darter_engine::{BLOCK_BYTES, BlockIndex, BlockRun, Reservation};
 
 use super::active::Active;
 use super::plan::REQUEST_BLOCKS_MAX;
+use crate::metrics::Giver;
 
 /// Blocks of one write: 1 MiB.
 const WRITE_BLOCKS: usize = 16;
@@ -17,6 +18,7 @@ const WRITE_BLOCKS: usize = 16;
 pub(super) struct Landing<'a> {
     active: &'a Rc<Active>,
     run: BlockRun,
+    giver: Giver,
     window: Option<Window>,
     kept_any: bool,
 }
@@ -37,8 +39,8 @@ impl Window {
 }
 
 impl<'a> Landing<'a> {
-    pub(super) fn of(active: &'a Rc<Active>, run: BlockRun) -> Self {
-        Self { active, run, window: None, kept_any: false }
+    pub(super) fn of(active: &'a Rc<Active>, run: BlockRun, giver: Giver) -> Self {
+        Self { active, run, giver, window: None, kept_any: false }
     }
 
     /// Its blocks are others from now on: an answer has more than was asked for, or nobody waits for the rest.
@@ -70,11 +72,12 @@ impl<'a> Landing<'a> {
         }
         let kept = has_slot && self.active.owner.disk_keeps_up().await;
         let Some(window) = &mut self.window else { return false };
+        self.active.owner.metrics.givers().note(&self.active.key, block, self.giver);
         let handed = self.active.deliver(block, &bytes, kept);
         if !kept {
             // What is gathered is written as one run of neighbours, and this block would be missing in it.
             self.flush();
-            self.active.owner.metrics.unkept(bytes.len());
+            self.active.owner.metrics.fetches.unkept(bytes.len());
             if let Some(bytes) = handed {
                 self.active.owner.store.feed(self.active.content(), block, bytes);
             }
@@ -119,7 +122,7 @@ impl Active {
         match written {
             Ok(()) => run.into_iter().for_each(|run| self.owner.tell_cluster(self, run)),
             Err(error) => {
-                self.owner.metrics.unkept(count as usize * BLOCK_BYTES as usize);
+                self.owner.metrics.fetches.unkept(count as usize * BLOCK_BYTES as usize);
                 tracing::warn!(content = %self.key.id, %error, "blocks were served and not kept");
             }
         }

@@ -27,7 +27,7 @@ use super::remembered::Remembered;
 use super::{Bounds, Inbox};
 use crate::access::Access;
 use crate::front::range::{Resolved, Wanted};
-use crate::metrics::Metrics;
+use crate::metrics::{Coalesced, Limit, Metrics};
 use crate::origin::{Ask, BlobAnswer, Origin, OriginError, Place, Target};
 use crate::policy::Policy;
 use crate::polls;
@@ -216,6 +216,7 @@ impl Owner {
             return Some(active.clone());
         }
         if fetches.len() >= FETCHES_PER_SHARD_MAX {
+            self.metrics.limits.hit(Limit::Fetches);
             return None;
         }
         let active = Active::new(self.clone(), key, content.clone(), target.clone());
@@ -235,7 +236,7 @@ impl Owner {
         let Some(cluster) = self.cluster.get() else { return boots.give_up(&key) };
         let list = cluster.recall(key.id).await;
         if let Some(ahead) = boots.recalled(&key, &list) {
-            self.metrics.boot_followed();
+            self.metrics.fetches.boot_followed();
             self.bring_ahead(&content, key, &Rc::new(target), ahead);
         }
         let list = loop {
@@ -246,7 +247,7 @@ impl Owner {
         };
         if let Some(list) = list {
             cluster.booted(key.id, list).await;
-            self.metrics.boot_recorded();
+            self.metrics.fetches.boot_recorded();
         }
     }
 
@@ -303,7 +304,7 @@ impl Owner {
     /// Starts a part of a fetch's work beside what the shard does.
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + 'static) {
         let metrics = self.metrics.clone();
-        tokio::task::spawn_local(polls::timed(work, move |longest| metrics.longest_poll(longest)));
+        tokio::task::spawn_local(polls::timed(work, move |longest| metrics.front.longest_poll(longest)));
     }
 
     /// Whether the disk takes more, if it must in a moment. Where it does not, what comes is served and not kept.
@@ -321,6 +322,7 @@ impl Owner {
         };
         let caught_up = tokio::time::timeout(CATCHES_UP_WITHIN, catches_up).await.is_ok();
         if !caught_up {
+            self.metrics.limits.hit(Limit::Disk);
             self.disk_lagged_at.set(Some(Instant::now()));
         }
         caught_up
@@ -355,12 +357,17 @@ impl Owner {
             if askers.len() >= ASKERS_MAX {
                 askers.retain(|asker| !asker.reply.is_closed());
             }
-            if askers.len() < ASKERS_MAX {
-                askers.push(asker);
+            if askers.iter().any(|asker| !asker.reply.is_closed()) {
+                self.metrics.fetches.coalesced(Coalesced::Description);
+            }
+            match askers.len() < ASKERS_MAX {
+                true => askers.push(asker),
+                false => self.metrics.limits.hit(Limit::Fetches),
             }
             return;
         }
         if describing.len() >= FETCHES_PER_SHARD_MAX {
+            self.metrics.limits.hit(Limit::Fetches);
             let _ = asker.reply.send(Err(FetchError::Busy));
             return;
         }
@@ -503,12 +510,15 @@ impl Owner {
             // There is nobody in whose name a registry could be asked.
             return Err(FetchError::Busy);
         }
+        if self.bounds.turns.are_taken() {
+            self.metrics.limits.hit(Limit::OriginBodies);
+        }
         let asking = async { self.origin().blob(target, ask, place).await };
         let (answer, place) = match self.bounds.turns.ask(asking, is_wanted).await? {
             Ok((answer, place)) => (Ok(answer), place),
             Err(error) => (Err(error), None),
         };
-        self.metrics.origin_answered(target.registry(), &answer);
+        self.metrics.registries.blob_asked(target.registry(), &answer);
         Ok((answer?, place))
     }
 }

@@ -29,6 +29,15 @@ pub(crate) const WAITERS_MAX: usize = 1024;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TransferId(pub(crate) u64);
 
+/// A waiter that was taken up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Waiting {
+    /// The first one, as far as is known: what is read ahead is nobody's.
+    First,
+    /// Beside one who is still there.
+    WithOthers,
+}
+
 /// A waiter that was not taken up.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum NotWaiting<W> {
@@ -70,7 +79,7 @@ impl<W> Plan<W> {
         waiter: W,
         hand_out: bool,
         alive: impl Fn(&W) -> bool,
-    ) -> Result<(), NotWaiting<W>> {
+    ) -> Result<Waiting, NotWaiting<W>> {
         let waiters = match self.blocks.get_mut(&block.number()) {
             Some(State::Arrived(bytes, _)) if hand_out => {
                 return Err(NotWaiting::Here(bytes.clone(), waiter));
@@ -78,17 +87,18 @@ impl<W> Plan<W> {
             Some(State::Wanted(waiters) | State::Coming(_, waiters) | State::Arrived(_, waiters)) => waiters,
             None => {
                 self.enqueue(block, vec![waiter]);
-                return Ok(());
+                return Ok(Waiting::First);
             }
         };
         if waiters.len() >= WAITERS_MAX {
-            waiters.retain(alive);
+            waiters.retain(&alive);
         }
         if waiters.len() >= WAITERS_MAX {
             return Err(NotWaiting::TooMany(waiter));
         }
+        let waiting = if waiters.iter().any(alive) { Waiting::WithOthers } else { Waiting::First };
         waiters.push(waiter);
-        Ok(())
+        Ok(waiting)
     }
 
     /// A block that is not in the store will be wanted soon.
@@ -260,7 +270,7 @@ mod tests {
     const FIRST: TransferId = TransferId(1);
     const SECOND: TransferId = TransferId(2);
 
-    fn want(plan: &mut Plan<u32>, block: BlockIndex, waiter: u32) -> Result<(), NotWaiting<u32>> {
+    fn want(plan: &mut Plan<u32>, block: BlockIndex, waiter: u32) -> Result<Waiting, NotWaiting<u32>> {
         plan.want(block, waiter, true, |_| true)
     }
 
@@ -282,6 +292,18 @@ mod tests {
         assert_eq!(plan.next_request(FIRST, |_| true), None);
         assert_eq!(plan.arrived(layout.block(6).unwrap(), Bytes::new(), true), [1, 2]);
         assert_eq!(plan.arrived(layout.block(7).unwrap(), Bytes::new(), true), [1, 3]);
+    }
+
+    #[test]
+    fn who_waits_beside_others_is_told_apart() {
+        let (mut plan, layout) = plan(10);
+        let block = layout.block(3).unwrap();
+        plan.want_ahead(block);
+        assert_eq!(want(&mut plan, block, 1), Ok(Waiting::First), "read ahead, perhaps by the same reader");
+        assert_eq!(want(&mut plan, block, 2), Ok(Waiting::WithOthers));
+        plan.next_request(FIRST, |_| true);
+        assert_eq!(want(&mut plan, block, 3), Ok(Waiting::WithOthers));
+        assert_eq!(plan.want(block, 4, true, |_| false), Ok(Waiting::First), "the others have left");
     }
 
     #[test]
@@ -322,7 +344,7 @@ mod tests {
     fn a_failed_request_tells_its_waiters_and_can_be_tried_again() {
         let (mut plan, layout) = plan(10);
         let run = layout.run(2, 5).unwrap();
-        run.blocks().for_each(|block| want(&mut plan, block, block.number()).unwrap());
+        run.blocks().for_each(|block| _ = want(&mut plan, block, block.number()).unwrap());
         plan.next_request(FIRST, |_| true);
         plan.arrived(layout.block(2).unwrap(), Bytes::new(), true);
         let told: Vec<u32> = plan.failed(run, FIRST).into_iter().map(|(_, waiter)| waiter).collect();
@@ -360,9 +382,9 @@ mod tests {
     fn waiters_that_left_make_place_and_then_there_are_too_many() {
         let (mut plan, layout) = plan(10);
         let block = layout.block(0).unwrap();
-        (0..WAITERS_MAX as u32).for_each(|waiter| want(&mut plan, block, waiter).unwrap());
+        (0..WAITERS_MAX as u32).for_each(|waiter| _ = want(&mut plan, block, waiter).unwrap());
         assert_eq!(want(&mut plan, block, 5000), Err(NotWaiting::TooMany(5000)));
-        assert_eq!(plan.want(block, 5000, true, |waiter| *waiter != 3), Ok(()));
+        assert_eq!(plan.want(block, 5000, true, |waiter| *waiter != 3), Ok(Waiting::WithOthers));
     }
 
     #[test]
@@ -391,7 +413,7 @@ mod tests {
                 for block in layout.run(first, (first + length).min(200)).unwrap().blocks() {
                     if asked[block.number() as usize] == 2 { continue; }
                     match want(&mut plan, block, step as u32) {
-                        Ok(()) => waiting += 1,
+                        Ok(_) => waiting += 1,
                         Err(_) => prop_assert!(false, "nothing stays arrived here"),
                     }
                 }

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::active::Active;
 use super::landing::Landing;
 use super::plan::REQUEST_BLOCKS_MAX;
+use crate::metrics::Giver;
 
 /// Blocks that one turn away from the store leaves on their way: with more, what finds no room would be asked for in vain.
 const UNKEPT_MAX: u32 = REQUEST_BLOCKS_MAX;
@@ -49,8 +50,8 @@ pub(super) async fn take_all(
         let (Ok(at), Some(window)) = (missing.binary_search(&block), window(active, number)) else {
             continue;
         };
-        let landing =
-            landings.entry(number).or_insert_with(|| Landing::of(active, hull(active, &missing, window)));
+        let begin = || Landing::of(active, hull(active, &missing, window), Giver::Peers);
+        let landing = landings.entry(number).or_insert_with(begin);
         missing.remove(at);
         if landing.take(block, bytes).await {
             unkept = 0

@@ -16,6 +16,7 @@ use super::gather::Gather;
 use super::landing::Landing;
 use super::patience::Patience;
 use super::plan::TransferId;
+use crate::metrics::Giver;
 use crate::origin::{Ask, BlobAnswer, BlobStream, OriginError, Target, Verdict};
 
 /// Tries of a request that makes no progress.
@@ -36,7 +37,7 @@ pub(super) struct Transfer<'a> {
 impl<'a> Transfer<'a> {
     /// Of blocks that the plan knows as this transfer's.
     pub(super) fn new(active: &'a Rc<Active>, run: BlockRun, id: TransferId, target: Rc<Target>) -> Self {
-        Self { active, id, target, run, landing: Landing::of(active, run) }
+        Self { active, id, target, run, landing: Landing::of(active, run, Giver::Origin) }
     }
 
     /// Brings the blocks, or says why those that are left do not come.
@@ -147,6 +148,7 @@ impl<'a> Transfer<'a> {
     /// Reads a body to its promised end or to the end of the run.
     async fn consume(&mut self, mut stream: BlobStream, gather: &mut Gather) -> Result<(), OriginError> {
         let pool = self.active.owner.store.pool().clone();
+        let coming = self.active.owner.metrics.registries.coming(self.target.registry(), &stream);
         let mut position = stream.bytes.start;
         let mut mark = (position, Instant::now());
         while !gather.left().is_empty() {
@@ -155,7 +157,7 @@ impl<'a> Transfer<'a> {
             }
             let next = tokio::time::timeout_at(mark.1 + BLOCK_WITHIN, stream.next());
             let Some(mut chunk) = next.await.map_err(|_| self.cut())?? else { return Err(self.cut()) };
-            self.active.owner.metrics.origin_body(chunk.len());
+            coming.came(chunk.len());
             let promised = stream.bytes.end - position;
             chunk.truncate(promised.min(chunk.len() as u64) as usize);
             // What comes before the run, or was there before the body broke, is passed over.

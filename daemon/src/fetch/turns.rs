@@ -39,6 +39,11 @@ impl Turns {
         Self(Arc::new(Semaphore::new(turns_max(memory_max))))
     }
 
+    /// Whether who asks now has to wait.
+    pub(super) fn are_taken(&self) -> bool {
+        self.0.available_permits() == 0
+    }
+
     /// Asks when it is its turn. A body keeps the turn until it is dropped.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::{Request, Response, Version, header};
+use http::{Method, Request, Response, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -36,9 +36,11 @@ use tokio::time::{Instant, Sleep};
 
 use super::Fronts;
 use super::body::{AnswerBody, Batch, BodyError};
+use super::ending::Ending;
 use super::flow::{Allowance, Answering, End, Flow};
 use super::hit::{Answer, Hits};
 use super::line::{Heard, Line};
+use crate::metrics::Shed;
 
 /// The longest head of a request. Tokens of registries have up to 8 KiB, and some clients send two.
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -65,24 +67,34 @@ pub(crate) async fn serve(fronts: Rc<Fronts>, stream: TcpStream, stop: watch::Re
     let store = front.sources.store.clone();
     let is_pressed = Box::new(move || store.is_lent_out());
     let flow = Rc::new(Flow::new(Allowance::OF_CLIENTS, front.shared.heads.clone(), is_pressed));
+    let answers = front.sources.answers.clone();
     drop(front);
     let mut hits = Hits::new(fronts.clone());
     let hit = move |bytes: &[u8], answer: &mut Answer| hits.answer(bytes, answer);
     let answer = move |request| {
         let front = fronts.now();
-        async move { front.answer(request).await }
+        async move {
+            let (answer, ending) = front.answer(request).await;
+            (answer, Some(ending))
+        }
     };
-    converse(stream, flow, hit, answer, stop).await;
+    if converse(stream, flow, hit, answer, stop).await {
+        answers.shed(Shed::Heads);
+    }
 }
 
-/// `hit` answers at once what it can; `answer` answers everything.
-async fn converse<A: Future<Output = Response<AnswerBody>>>(
+/// An answer, and what is told when all of it has gone out.
+type Answered = (Response<AnswerBody>, Option<Ending>);
+
+/// `hit` answers at once what it can; `answer` answers everything. True if the connection was refused for want of room
+/// for its head.
+async fn converse<A: Future<Output = Answered>>(
     stream: TcpStream,
     flow: Rc<Flow>,
     hit: impl FnMut(&[u8], &mut Answer) -> Option<usize>,
     answer: impl Fn(Request<Incoming>) -> A,
     mut stop: watch::Receiver<bool>,
-) {
+) -> bool {
     // Whatever ends the talk, the stream is left.
     let stream = Rc::new(RefCell::new(stream));
     let end = {
@@ -98,7 +110,8 @@ async fn converse<A: Future<Output = Response<AnswerBody>>>(
         }
     };
     // The talk is over, so nobody else has it.
-    let Some(stream) = Rc::into_inner(stream) else { return };
+    let Some(stream) = Rc::into_inner(stream) else { return false };
+    let is_shed = matches!(end, End::NoHeadRoom);
     let mut stream = stream.into_inner();
     match end {
         End::Http(Ok(())) | End::Idle => {}
@@ -123,9 +136,10 @@ async fn converse<A: Future<Output = Response<AnswerBody>>>(
         () = tokio::time::sleep(LINGER) => {}
         () = stopping => {}
     }
+    is_shed
 }
 
-async fn talk<A: Future<Output = Response<AnswerBody>>>(
+async fn talk<A: Future<Output = Answered>>(
     mut line: Line,
     mut hit: impl FnMut(&[u8], &mut Answer) -> Option<usize>,
     answer: impl Fn(Request<Incoming>) -> A,
@@ -161,6 +175,9 @@ async fn send(line: &mut Line, answer: &mut Answer) -> io::Result<()> {
             Some(Err(_)) | None => break,
         }
     }
+    if let Some(ending) = answer.ending.take() {
+        ending.all_sent();
+    }
     answer.clear();
     drop(under_way);
     Ok(())
@@ -183,7 +200,7 @@ async fn write_all(line: &mut Line, unsent: &mut impl Buf) -> io::Result<()> {
 
 /// hyper's turn: with what was heard, until it has answered and waits for a head, which gives the line back, or to the
 /// end.
-async fn with_hyper<A: Future<Output = Response<AnswerBody>>>(
+async fn with_hyper<A: Future<Output = Answered>>(
     line: Line,
     answer: &impl Fn(Request<Incoming>) -> A,
 ) -> io::Result<Option<Line>> {
@@ -198,11 +215,11 @@ async fn with_hyper<A: Future<Output = Response<AnswerBody>>>(
             && !request.headers().contains_key(header::CONNECTION);
         flow.asked_hyper.set(true);
         flow.hypers.set(flow.hypers.get() || !is_plain);
-        let answer = answer(request);
+        let (is_head, answer) = (request.method() == Method::HEAD, answer(request));
         // In a box, so that a connection that is only kept has no room for an answer's state.
         Box::pin(async move {
-            let answer = answer.await;
-            Ok::<_, Infallible>(answer.map(|body| Told { body, _under_way: under_way }))
+            let (answer, ending) = answer.await;
+            Ok::<_, Infallible>(answer.map(|body| Told { body, is_head, ending, _under_way: under_way }))
         })
     });
     let mut server = http1::Builder::new();
@@ -308,6 +325,9 @@ fn poll_sleep(mut sleep: Pin<&mut Sleep>, due: Instant, context: &mut Context<'_
 /// A body that tells when hyper is done with it.
 struct Told {
     body: AnswerBody,
+    /// Its body stays here.
+    is_head: bool,
+    ending: Option<Ending>,
     _under_way: Answering,
 }
 
@@ -331,6 +351,16 @@ impl Body for Told {
     }
 }
 
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let Some(ending) = self.ending.take()
+            && (self.is_head || self.body.is_end_stream())
+        {
+            ending.all_sent();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -351,6 +381,11 @@ mod tests {
     const PATIENT: Allowance =
         Allowance { head: LONG, idle: LONG, untaken: LONG, pressed: SHORT, unmoved: LONG };
 
+    thread_local! {
+        /// Whether the last connection ended for want of room for its head.
+        static WAS_SHED: Cell<bool> = const { Cell::new(false) };
+    }
+
     /// A client of a connection with that allowance, whose answers are all `body`, and the heads of its node.
     fn with_client<F: Future<Output = ()>>(
         allowance: Allowance,
@@ -367,9 +402,11 @@ mod tests {
             let pressing = heads.clone();
             let is_pressed = Box::new(move || pressing.held_bytes.load(Ordering::Relaxed) > 0);
             let flow = Rc::new(Flow::new(allowance, heads.clone(), is_pressed));
-            let answer = move |_| async move { Response::new(body()) };
+            let answer = move |_| async move { (Response::new(body()), None) };
             let (_stop, stopping) = watch::channel(false);
-            tokio::task::spawn_local(converse(stream, flow, hit, answer, stopping));
+            tokio::task::spawn_local(async move {
+                WAS_SHED.set(converse(stream, flow, hit, answer, stopping).await);
+            });
             tokio::time::timeout(Duration::from_secs(60), test(client, heads)).await.expect("in time");
         });
     }
@@ -526,6 +563,9 @@ mod tests {
             let text = rest(client).await;
             assert!(text.contains("HTTP/1.1 503 "), "{text}");
             assert_eq!(heads.held_bytes.load(Ordering::Relaxed), HEADS_BYTES_MAX - 1000, "given back");
+            while !WAS_SHED.get() {
+                tokio::time::sleep(SHORT).await;
+            }
         });
     }
 

@@ -129,6 +129,9 @@ pub(super) async fn answer(sources: &Sources, request: &ContentRequest) -> Resul
         bytes.clone().unwrap_or(0..length_bytes),
     );
     let all = bytes.as_ref().is_none_or(|bytes| *bytes == (0..length_bytes));
+    if described {
+        reader = reader.of_new();
+    }
     if all && content.verification() != Verification::Passed {
         reader = reader.gated();
     }
@@ -148,7 +151,7 @@ pub(super) async fn answer(sources: &Sources, request: &ContentRequest) -> Resul
         let first = tokio::time::timeout_at(started + LONG_FAIL_AFTER, reader.next());
         first.await.map_err(|_| Trouble::Late)??.map(|part| part.bytes).into_iter().collect()
     };
-    let source = if described { Source::Origin } else { reader.source() };
+    let source = reader.source();
     let body = if reader.left_bytes() == 0 { AnswerBody::Parts(parts) } else { streamed(parts, reader) };
     Ok(Outcome::Answer(head.map(|()| body), source))
 }
@@ -172,7 +175,7 @@ pub(super) fn at_hand(
     wanted: Wanted,
     lent: &mut Vec<Lent>,
 ) -> Option<AtHand> {
-    let Sources { store, access, origin, metrics, .. } = sources;
+    let Sources { store, access, origin, answers, .. } = sources;
     let (id, target) = (&request.id, &request.target);
     let content = store.find(id, target.scope())?;
     let length_bytes = content.layout().length_bytes();
@@ -201,7 +204,7 @@ pub(super) fn at_hand(
     if !store.lend(&content, target.scope(), first.clone(), lent) {
         return None;
     }
-    metrics.body(Source::Cache, (first.end - first.start) as usize);
+    answers.body(Source::Cache, (first.end - first.start) as usize);
     if let Some(run) = content.layout().covering(&span).filter(|_| is_short) {
         let fetching = || access.to_fetch_with(target);
         sources.fetches.read_lazily(&content, request.key(), run, fetching);

@@ -16,6 +16,7 @@ use http::{Method, StatusCode};
 use super::Fronts;
 use super::body::AnswerBody;
 use super::content::{self, AtHand, ContentRequest};
+use super::ending::Ending;
 use super::head::PlainGet;
 use super::range::Wanted;
 use crate::metrics::Source;
@@ -54,6 +55,7 @@ pub(super) struct Answer {
     pub(super) head: Vec<u8>,
     pub(super) lent: Vec<Lent>,
     pub(super) rest: Option<AnswerBody>,
+    pub(super) ending: Option<Ending>,
 }
 
 impl Hits {
@@ -86,6 +88,7 @@ impl Hits {
             answer.rest = found.rest;
             let path = asked.content.target.url().path();
             front.note_answered(Source::Cache, status, started, Some((&Method::GET, path)));
+            answer.ending = Some(front.ending(Source::Cache, started));
             self.remember(asked, head_bytes);
             return Some(head_bytes);
         }
@@ -126,6 +129,7 @@ impl Answer {
         self.head.clear();
         self.lent.clear();
         self.rest = None;
+        self.ending = None;
     }
 
     /// What is to be sent before the rest.

@@ -9,6 +9,7 @@
 pub mod body;
 pub(crate) mod connection;
 pub mod content;
+mod ending;
 mod flow;
 pub mod head;
 mod hit;
@@ -21,6 +22,8 @@ pub mod range;
 pub mod reader;
 mod realms;
 pub mod route;
+#[cfg(test)]
+mod tests;
 pub mod trouble;
 mod welcome;
 
@@ -36,6 +39,7 @@ use tokio::sync::watch;
 
 use self::body::AnswerBody;
 use self::content::{ContentRequest, Outcome};
+use self::ending::Ending;
 use self::flow::Heads;
 use self::head::PlainGet;
 use self::manifest::Named;
@@ -46,7 +50,7 @@ use self::route::{Errand, Kind, Route, Routing, What};
 use self::trouble::Trouble;
 use self::welcome::Welcomes;
 use crate::fetch::FetchError;
-use crate::metrics::Source;
+use crate::metrics::{Shed, Source};
 use crate::origin::via::NodeId;
 use crate::origin::{Origin, Target};
 use crate::policy::Policy;
@@ -109,7 +113,8 @@ impl Front {
         Self { routing, sources, origin, shared: self.shared.clone() }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+    /// The answer, and what is to be told when all of it has gone out.
+    async fn answer(&self, request: Request<Incoming>) -> (Response<AnswerBody>, Ending) {
         let started = Instant::now();
         let shown = tracing::enabled!(tracing::Level::DEBUG)
             .then(|| (request.method().clone(), request.uri().path().to_owned()));
@@ -117,6 +122,9 @@ impl Front {
             Ok(answered) => answered,
             Err(trouble) => {
                 let (answer, source) = trouble.answer();
+                if trouble.is_of_load() {
+                    self.sources.answers.shed(Shed::Busy);
+                }
                 if source == Source::Own {
                     tracing::warn!(%trouble, "a request was refused");
                 }
@@ -125,7 +133,11 @@ impl Front {
         };
         let shown = shown.as_ref().map(|(method, path)| (method, &path[..]));
         self.note_answered(source, answer.status(), started, shown);
-        answer
+        (answer, self.ending(source, started))
+    }
+
+    fn ending(&self, source: Source, started: Instant) -> Ending {
+        Ending::new(self.sources.answers.clone(), source, started)
     }
 
     fn note_answered(
@@ -136,7 +148,7 @@ impl Front {
         shown: Option<(&Method, &str)>,
     ) {
         let (status, elapsed) = (status.as_u16(), started.elapsed());
-        self.sources.metrics.answered(source, status, elapsed);
+        self.sources.answers.answered(source, status, elapsed);
         if let Some((method, path)) = shown {
             tracing::debug!(%method, path, status, ?source, elapsed_ms = elapsed.as_secs_f64() * 1e3, "answered");
         }
@@ -210,7 +222,7 @@ impl Front {
             Outcome::Answer(answer, source) => Ok((answer, source)),
             Outcome::PassThrough if kind == Kind::Url => self.pass(target, what, request).await,
             Outcome::PassThrough => {
-                let answer = pass::pass_by_digest(&self.origin, &self.sources.metrics, at, id).await?;
+                let answer = pass::pass_by_digest(&self.origin, &self.sources.answers, at, id).await?;
                 Ok((answer, Source::Pass))
             }
         }
@@ -218,14 +230,14 @@ impl Front {
 
     /// The registry itself answers; what its answer says of who may read is noted.
     async fn pass(&self, target: Target, what: What, request: Request<Incoming>) -> Answered {
-        let (origin, metrics) = (&self.origin, &self.sources.metrics);
+        let (origin, answers) = (&self.origin, &self.sources.answers);
         let target = match self.realm_of(&target, &request)? {
             Some(realm) => target.to_realm(realm, request.uri().query()),
             None => target,
         };
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         let is_head = *request.method() == Method::HEAD;
-        let passed = pass::pass(origin, metrics, &target, request).await;
+        let passed = pass::pass(origin, answers, &target, request).await;
         let is_down = passed.as_ref().map_or(true, |answer| manifest::is_down(answer.status()));
         if is_read
             && is_down

@@ -14,13 +14,13 @@ use super::body::{AnswerBody, BodyError};
 use super::trouble::Trouble;
 use crate::digest::OffShardSha256;
 use crate::fetch::FetchError;
-use crate::metrics::{Metrics, Source};
+use crate::metrics::{Answers, Source};
 use crate::origin::{Origin, Target};
 
 /// Sends a request on and its answer back.
 pub(super) async fn pass(
     origin: &Origin,
-    metrics: &Arc<Metrics>,
+    answers: &Arc<Answers>,
     target: &Target,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Trouble> {
@@ -30,14 +30,14 @@ pub(super) async fn pass(
     } else {
         origin.pass_with_body(target, method, reqwest::Body::wrap(request.into_body())).await
     };
-    Ok(relay(metrics, answer.map_err(FetchError::from)?, None))
+    Ok(relay(answers, answer.map_err(FetchError::from)?, None))
 }
 
 /// A content named by its digest that the store cannot hold, streamed. A whole one keeps its last bytes back until
 /// the digest is right.
 pub(super) async fn pass_by_digest(
     origin: &Origin,
-    metrics: &Arc<Metrics>,
+    answers: &Arc<Answers>,
     target: &Target,
     id: ContentId,
 ) -> Result<Response<AnswerBody>, Trouble> {
@@ -51,7 +51,7 @@ pub(super) async fn pass_by_digest(
         }
         _ => None,
     };
-    Ok(relay(metrics, answer, gate))
+    Ok(relay(answers, answer, gate))
 }
 
 /// What must hold before the last bytes of a body go out.
@@ -60,7 +60,7 @@ struct Gate {
     digest: OffShardSha256,
 }
 
-fn relay(metrics: &Arc<Metrics>, answer: reqwest::Response, gate: Option<Gate>) -> Response<AnswerBody> {
+fn relay(answers: &Arc<Answers>, answer: reqwest::Response, gate: Option<Gate>) -> Response<AnswerBody> {
     let mut relayed = Response::new(());
     *relayed.status_mut() = answer.status();
     *relayed.headers_mut() = crate::origin::end_to_end(answer.headers());
@@ -70,10 +70,10 @@ fn relay(metrics: &Arc<Metrics>, answer: reqwest::Response, gate: Option<Gate>) 
         relayed.headers_mut().insert(header::CONTENT_LENGTH, length);
     }
     relayed.headers_mut().insert(header::VIA, HeaderValue::from_static("1.1 darter"));
-    let metrics = metrics.clone();
+    let answers = answers.clone();
     let counted = answer.bytes_stream().map(move |part| {
         let part = part.map_err(|error| BodyError(error.to_string()))?;
-        metrics.body(Source::Pass, part.len());
+        answers.body(Source::Pass, part.len());
         Ok(part)
     });
     let parts = match gate {

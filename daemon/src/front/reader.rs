@@ -1,6 +1,6 @@
 //! The bytes of one range of a content, in order: from the store where they are there, from the fetch where not.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::trouble::Trouble;
 use crate::access::Access;
 use crate::fetch::{Arrival, FetchKey, Fetches, ORIGIN_REQUEST_BLOCKS, Reading, Subscription};
-use crate::metrics::{Metrics, Source};
+use crate::metrics::{Answers, Source};
 use crate::origin::{Origin, Target};
 
 /// Blocks of one read from the store: 1 MiB.
@@ -43,8 +43,8 @@ pub struct Sources {
     pub origin: Origin,
     /// Who fetches what is absent.
     pub fetches: Fetches,
-    /// Where bytes are counted.
-    pub metrics: Arc<Metrics>,
+    /// Where this shard counts what it answers.
+    pub answers: Arc<Answers>,
 }
 
 /// Bytes of the range, and where they lie.
@@ -78,6 +78,21 @@ pub struct Reader {
     arrived_at: Option<Instant>,
     fetched: bool,
     lost_races: u32,
+    seen: Seen,
+}
+
+/// What of the range had to be brought for this reader, and who gave it.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Numbers of blocks that were absent when the reader first looked for them, to wait for them or to have them
+    /// brought ahead, and that it has not sent yet.
+    absent: BTreeSet<u32>,
+    /// Blocks before this one were looked for.
+    end: u32,
+    /// Nothing was here when the reader came: the content was not even known.
+    all_absent: bool,
+    from_peers: bool,
+    from_origin: bool,
 }
 
 impl Reader {
@@ -104,6 +119,7 @@ impl Reader {
             arrived_at: None,
             fetched: false,
             lost_races: 0,
+            seen: Seen::default(),
         }
     }
 
@@ -114,9 +130,23 @@ impl Reader {
         self
     }
 
-    /// Whether anything had to be waited for.
+    /// The content was described for this reader: what is there of it has come just now.
+    #[must_use]
+    pub fn of_new(mut self) -> Self {
+        self.seen.all_absent = true;
+        self
+    }
+
+    /// Where what has gone out so far came from.
     pub fn source(&self) -> Source {
-        if self.fetched { Source::Origin } else { Source::Cache }
+        match &self.seen {
+            Seen { from_origin: true, .. } => Source::Origin,
+            Seen { from_peers: true, .. } => Source::Peers,
+            // Of nothing, or for the digest alone.
+            Seen { all_absent: true, .. } => Source::Origin,
+            Seen { .. } if self.fetched => Source::Origin,
+            Seen { .. } => Source::Cache,
+        }
     }
 
     /// Bytes that are still to come.
@@ -137,8 +167,7 @@ impl Reader {
         loop {
             if let Some(part) = self.ready.pop_front() {
                 self.left.start += part.bytes.len() as u64;
-                let source = if part.from_network { Source::Origin } else { Source::Cache };
-                self.sources.metrics.body(source, part.bytes.len());
+                self.count(&part);
                 return Ok(Some(part));
             }
             let Some(run) = self.content.layout().covering(&self.left) else { return Ok(None) };
@@ -158,6 +187,40 @@ impl Reader {
         }
     }
 
+    /// Counts the bytes of a part by where they came from.
+    fn count(&mut self, part: &Part) {
+        let bytes = part.offset..part.offset + part.bytes.len() as u64;
+        let Some(run) = self.content.layout().covering(&bytes) else { return };
+        let is_all_cached = !part.from_network && !self.seen.all_absent && self.seen.absent.is_empty();
+        if is_all_cached {
+            return self.sources.answers.body(Source::Cache, part.bytes.len());
+        }
+        for block in run.blocks() {
+            let was_absent = self.seen.absent.remove(&block.number());
+            let source = if was_absent || part.from_network || self.seen.all_absent {
+                let giver = self.sources.answers.givers.of(&self.key, block);
+                giver.map_or(Source::Origin, Source::from)
+            } else {
+                Source::Cache
+            };
+            self.seen.from_peers |= source == Source::Peers;
+            self.seen.from_origin |= source == Source::Origin;
+            let first = bytes.start.max(block.byte_offset());
+            let end = bytes.end.min(block.byte_offset() + u64::from(BLOCK_BYTES));
+            self.sources.answers.body(source, (end - first) as usize);
+        }
+    }
+
+    /// Notes which blocks of the run are absent; each is looked at once.
+    fn look(&mut self, run: BlockRun) {
+        for block in run.blocks().filter(|block| block.number() >= self.seen.end) {
+            if !self.sources.store.has(&self.content, self.key.scope, block) {
+                self.seen.absent.insert(block.number());
+            }
+        }
+        self.seen.end = self.seen.end.max(run.last().number() + 1);
+    }
+
     fn is_last(&self, block: BlockIndex) -> bool {
         block.number() + 1 == self.content.layout().block_count()
     }
@@ -169,6 +232,7 @@ impl Reader {
         let wanted = run.take(READ_BLOCKS);
         if let Some(present) = self.sources.store.present_prefix(&self.content, self.key.scope, wanted) {
             self.let_go(present);
+            self.seen.end = self.seen.end.max(present.last().number() + 1);
             return self.read(present).await;
         }
         self.fetched = true;
@@ -231,6 +295,8 @@ impl Reader {
         let begun = self.arrived_at.is_some();
         let patience = (!self.short).then_some(if begun { LATER_BLOCKS_WITHIN } else { FIRST_BLOCKS_WITHIN });
         let reading = Reading { run: wanted, ahead, patience };
+        self.look(wanted);
+        ahead.into_iter().for_each(|ahead| self.look(ahead));
         let (content, target) = (&self.content, self.target.clone());
         self.subscription = Some(self.sources.fetches.bring(content, self.key, target, reading)?);
         Ok(())
@@ -323,6 +389,7 @@ impl Reader {
         let layout = self.content.layout();
         let Some(run) = layout.run(next.number(), layout.block_count()) else { return Ok(()) };
         let run = run.take(DEMAND_BLOCKS);
+        self.look(run);
         let target = self.target.clone();
         let reading = Reading { run, ahead: None, patience: None };
         let mut blocks = self.sources.fetches.bring(&self.content, self.key, target, reading)?;

@@ -28,6 +28,7 @@ const BLOB_BYTES: u64 = (2 << 20) + 999;
 
 struct Node {
     sources: Sources,
+    metrics: Arc<Metrics>,
     registry: Registry,
     _directory: TempDir,
 }
@@ -53,9 +54,9 @@ fn with_node(buffers: usize, test: impl AsyncFnOnce(&Node)) {
         access: access.clone(),
         origin: origin.clone(),
         fetches,
-        metrics: metrics.clone(),
+        answers: metrics.of_a_shard(),
     };
-    let node = Node { sources, registry, _directory: directory };
+    let node = Node { sources, metrics: metrics.clone(), registry, _directory: directory };
     run_shard(Backend::Pool, async {
         let pace = Arc::new(Pace::new(u64::MAX));
         let bounds = Bounds { prefetch_pace: pace, turns: Turns::within(None), copies: Copies::within(None) };
@@ -86,6 +87,7 @@ impl Node {
             kind: Kind::Blob,
             target: self.target(id),
             wanted: Wanted::parse(Some(range)),
+            of_version: None,
             prefetch: false,
         };
         let Outcome::Answer(answer, _) = content::answer(&self.sources, &request).await? else {
@@ -131,7 +133,7 @@ fn body_bytes_are_counted_as_they_are_sent() {
         let (blob, id) = node.blob(2);
         let (status, body) = node.get(id, "bytes=65530-65539").await.unwrap();
         assert_eq!((status, &body[..]), (StatusCode::PARTIAL_CONTENT, &bytes_of(&blob)[65_530..65_540]));
-        let text = node.sources.metrics.text(&node.sources.store, None);
+        let text = node.metrics.text(&node.sources.store, None);
         let counted = |line: &&str| line.starts_with("darter_body_bytes_total");
         let counts: Vec<&str> =
             text.lines().filter(counted).filter_map(|line| line.split(' ').next_back()).collect();

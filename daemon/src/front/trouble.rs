@@ -60,6 +60,11 @@ impl Trouble {
         }
     }
 
+    /// Whether limits of this node are reached: another time it might have been answered.
+    pub(super) fn is_of_load(&self) -> bool {
+        matches!(self, Self::Busy | Self::Fetch(FetchError::Busy))
+    }
+
     /// The answer, and whose it is. A verdict of the origin is passed on; everything else is marked as the proxy's.
     pub fn answer(&self) -> (Response<AnswerBody>, Source) {
         let status = match self {

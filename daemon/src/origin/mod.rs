@@ -25,6 +25,7 @@ use url::Url;
 use self::clients::Clients;
 use self::guard::Refusal;
 use self::resolver::NotPublic;
+use crate::metrics::Registries;
 
 pub use answer::{BlobAnswer, BlobStream, Verdict};
 pub use clients::OriginOptions;
@@ -96,6 +97,7 @@ pub struct Place(Url);
 #[derive(Clone, Debug)]
 pub struct Origin {
     clients: Arc<Clients>,
+    counts: Arc<Registries>,
 }
 
 impl Origin {
@@ -104,7 +106,13 @@ impl Origin {
     /// # Errors
     /// The system's certificates cannot be read.
     pub fn new(options: &OriginOptions) -> Result<Self, reqwest::Error> {
-        Ok(Self { clients: Arc::new(Clients::new(options)?) })
+        Ok(Self { clients: Arc::new(Clients::new(options)?), counts: Arc::default() })
+    }
+
+    /// The same, whose requests are counted there.
+    #[must_use]
+    pub(crate) fn counted(self, counts: Arc<Registries>) -> Self {
+        Self { counts, ..self }
     }
 
     /// Holds nothing back: for tests whose every registry is on loopback.
@@ -158,7 +166,8 @@ impl Origin {
     ) -> Result<reqwest::Response, OriginError> {
         let registry = target.registry().to_string();
         let request = self.request(&registry, method, target.url())?.headers(target.headers().clone());
-        request.body(body).send().await.map_err(|error| failed(registry, target.url(), &error))
+        let answer = self.dispatch(&registry, request.body(body)).await;
+        answer.map_err(|error| failed(registry, target.url(), &error))
     }
 
     async fn follow(
@@ -195,7 +204,21 @@ impl Origin {
     ) -> Result<reqwest::Response, OriginError> {
         let registry = target.registry().to_string();
         let request = self.request(&registry, method, url)?.headers(headers);
-        request.send().await.map_err(|error| failed(registry, url, &error))
+        self.dispatch(&registry, request).await.map_err(|error| failed(registry, url, &error))
+    }
+
+    /// Sends it, and counts it. Every request goes by here.
+    async fn dispatch(
+        &self,
+        registry: &str,
+        request: reqwest::RequestBuilder,
+    ) -> reqwest::Result<reqwest::Response> {
+        let (client, request) = request.build_split();
+        let request = request?;
+        let method = request.method().clone();
+        let answer = client.execute(request).await;
+        self.counts.sent(registry, &method, answer.as_ref().ok().map(reqwest::Response::status));
+        answer
     }
 
     /// A request by the client that may speak to a URL, for the registry that stands in messages. Every one comes by

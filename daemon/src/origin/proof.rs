@@ -75,7 +75,7 @@ impl Origin {
         let unusable =
             |reason: &str| OriginError::Unusable { registry: realm.to_owned(), reason: reason.into() };
         let url = challenge.token_url(Some(&format!("repository:{repository}:pull")));
-        let answer = self.request(realm, Method::GET, &url)?.send().await;
+        let answer = self.dispatch(realm, self.request(realm, Method::GET, &url)?).await;
         let response = answer.map_err(|error| super::failed(realm.to_owned(), &url, &error))?;
         match response.status() {
             StatusCode::OK => {}

@@ -8,6 +8,7 @@
 mod bucket;
 mod places;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -44,6 +45,19 @@ pub struct Limits {
     upload: Paced,
     download: Paced,
     places: Mutex<Places>,
+    /// How often there was none.
+    places_hit: AtomicU64,
+}
+
+/// How often limits held somebody up or back since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Hits {
+    /// Sending waited for bandwidth.
+    pub upload_bandwidth: u64,
+    /// Taking waited for bandwidth.
+    pub download_bandwidth: u64,
+    /// A request for blocks found no place: it waited for one or was refused.
+    pub upload_places: u64,
 }
 
 /// A place for an upload. Given back when it is dropped.
@@ -58,6 +72,8 @@ pub struct UploadPermit {
 struct Paced {
     bucket: Mutex<Bucket>,
     changed: Notify,
+    /// How often somebody had to wait.
+    hit: AtomicU64,
 }
 
 impl Limits {
@@ -68,6 +84,7 @@ impl Limits {
             upload: Paced::new(allowed.upload_bytes_per_s),
             download: Paced::new(allowed.download_bytes_per_s),
             places: Mutex::new(Places::new(allowed.uploads)),
+            places_hit: AtomicU64::new(0),
         })
     }
 
@@ -101,6 +118,28 @@ impl Limits {
         self.download.pace(bytes).await;
     }
 
+    /// How often the limits were hit.
+    #[must_use]
+    pub fn hits(&self) -> Hits {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Hits {
+            upload_bandwidth: of(&self.upload.hit),
+            download_bandwidth: of(&self.download.hit),
+            upload_places: of(&self.places_hit),
+        }
+    }
+
+    /// Somebody who asked for blocks has found no place.
+    pub(crate) fn note_no_place(&self) {
+        self.places_hit.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many are sent to now.
+    #[must_use]
+    pub fn uploads_now(&self) -> u32 {
+        lock(&self.places).taken()
+    }
+
     /// How busy the places are, as other nodes are told.
     #[must_use]
     pub fn load(&self) -> Load {
@@ -126,7 +165,8 @@ impl Drop for UploadPermit {
 
 impl Paced {
     fn new(bytes_per_s: u64) -> Self {
-        Self { bucket: Mutex::new(Bucket::new(bytes_per_s, Instant::now())), changed: Notify::new() }
+        let bucket = Mutex::new(Bucket::new(bytes_per_s, Instant::now()));
+        Self { bucket, changed: Notify::new(), hit: AtomicU64::new(0) }
     }
 
     fn set(&self, bytes_per_s: u64) {
@@ -136,10 +176,15 @@ impl Paced {
 
     async fn pace(&self, bytes: u64) {
         let turn = lock(&self.bucket).take(bytes, Instant::now());
+        let mut is_held_up = false;
         loop {
             // Before the look: a change after it is heard.
             let changed = self.changed.notified();
             let Some(wait) = lock(&self.bucket).wait(turn, Instant::now()) else { return };
+            if !is_held_up {
+                is_held_up = true;
+                self.hit.fetch_add(1, Ordering::Relaxed);
+            }
             tokio::select! {
                 () = sleep(wait) => {}
                 () = changed => {}
@@ -172,7 +217,7 @@ mod tests {
         assert!(limits.upload(node(1)).is_none(), "one is for others");
         let _second = limits.upload(node(2)).expect("a place");
         assert!(limits.upload(node(3)).is_none());
-        assert_eq!(limits.load(), Load { busy: 255 });
+        assert_eq!((limits.load(), limits.uploads_now()), (Load { busy: 255 }, 2));
         drop(first);
         assert_eq!(limits.load(), Load { busy: 127 });
         assert!(limits.upload(node(3)).is_some());
@@ -194,6 +239,8 @@ mod tests {
             std::thread::spawn(move || other.set(all)).join().expect("no panic");
             both.await;
             assert_eq!(limits.allowed(), all);
+            let hits = Hits { upload_bandwidth: 1, download_bandwidth: 1, upload_places: 0 };
+            assert_eq!(limits.hits(), hits, "each has waited once, however often it looked");
         });
     }
 

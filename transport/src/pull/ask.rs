@@ -22,6 +22,7 @@ const FOUND_WITHIN: Duration = Duration::from_secs(3);
 impl PlotPull {
     /// Makes a request and reads its answer to the end.
     pub(super) async fn ask(self: Rc<Self>, node: Node, message: Message, mut request: Request) {
+        let _under_way = self.context.shared.counters().request_begins();
         let exchange = tokio::select! {
             exchange = self.open(&node, message) => exchange,
             _ = &mut request.cancelled => return self.end(&request, Ended::Cancelled),

@@ -46,18 +46,27 @@ impl Default for Uploads {
 impl Uploads {
     /// At once or not at all, for what nobody waits for.
     pub(super) fn try_bulk(self: &Arc<Self>, to: NodeId) -> Option<Upload> {
-        (self.load() < BULK_UP_TO).then(|| self.begin(to))?
+        let upload = (self.load() < BULK_UP_TO).then(|| self.begin(to)).flatten();
+        if upload.is_none() {
+            self.limits.note_no_place();
+        }
+        upload
     }
 
     /// When it is its turn, for what somebody waits for; `None` if that takes too long.
     pub(super) async fn turn(self: &Arc<Self>, to: NodeId) -> Option<Upload> {
         let wait = async {
+            let mut is_held_up = false;
             loop {
                 let freed = self.freed.notified();
                 tokio::pin!(freed);
                 freed.as_mut().enable();
                 if let Some(upload) = self.begin(to) {
                     return upload;
+                }
+                if !is_held_up {
+                    is_held_up = true;
+                    self.limits.note_no_place();
                 }
                 freed.await;
             }
@@ -126,6 +135,8 @@ mod tests {
         assert!(timeout(Duration::from_millis(1), &mut late).await.is_err());
         drop(readers.pop());
         assert!(late.await.is_some());
+        let bulk_refused = u64::from(2 * all) - bulk.len() as u64;
+        assert_eq!(uploads.limits.hits().upload_places, bulk_refused + 2, "each that had to wait, once");
         drop((bulk, readers));
         assert_eq!(uploads.load().busy, 0);
     }
