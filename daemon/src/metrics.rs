@@ -103,6 +103,25 @@ impl EncodeLabelValue for Outcome {
     }
 }
 
+/// Some of what is counted; bytes are those of bodies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Moved {
+    /// To clients, from the store.
+    pub(crate) hit_bytes: u64,
+    /// To clients, just come from the network.
+    pub(crate) fetched_bytes: u64,
+    /// To clients, past the store.
+    pub(crate) passed_bytes: u64,
+    /// From registries, of contents.
+    pub(crate) origin_bytes: u64,
+    /// Served, and not kept.
+    pub(crate) unkept_bytes: u64,
+    /// Open at the front now.
+    pub(crate) connections: u64,
+    /// Closed because too many were open.
+    pub(crate) connections_shed: u64,
+}
+
 /// All counters of a daemon; shared by its shards.
 #[derive(Debug)]
 pub struct Metrics {
@@ -365,6 +384,20 @@ impl Metrics {
     /// A window of a shard's work has ended.
     pub(crate) fn longest_poll(&self, longest: Duration) {
         self.longest_poll_seconds.observe(longest.as_secs_f64());
+    }
+
+    /// What has moved since the start, for people to look at.
+    pub(crate) fn moved(&self) -> Moved {
+        let body = |source| self.body_bytes.get(&BySource { source }).map_or(0, |counter| counter.get());
+        Moved {
+            hit_bytes: body(Source::Cache),
+            fetched_bytes: body(Source::Origin),
+            passed_bytes: body(Source::Pass),
+            origin_bytes: self.origin_bytes.get(),
+            unkept_bytes: self.unkept_bytes.get(),
+            connections: u64::try_from(self.connections.get()).unwrap_or(0),
+            connections_shed: self.shed.get(),
+        }
     }
 
     /// The OpenMetrics text, with the numbers of this moment of the store, and of the cluster that the node is in.

@@ -14,8 +14,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
 use crate::access::Access;
-use crate::admin::Admin;
 use crate::admin::preheat::{Others, ThroughFront};
+use crate::admin::{Admin, Watched};
 use crate::cluster::{NoPart, NodePart};
 use crate::config::{Inputs, IoChoice, Resolved};
 use crate::fetch::{Bounds, Copies, Fetches, Turns};
@@ -160,6 +160,12 @@ impl Daemon {
             front: Arc::default(),
             stop: stopping,
         };
+        let watched = Watched {
+            metrics: metrics.clone(),
+            front: common.front.clone(),
+            fetches: common.fetches.downgrade(),
+            connections_max: self.connections_max,
+        };
         let mut cluster = self.join(count)?;
         if cluster.is_some() {
             access.ask_owners(common.fetches.downgrade());
@@ -187,7 +193,8 @@ impl Daemon {
         if let (Some(part), Some(policy)) = (&cluster, policy) {
             bring = bring.in_cluster(Others { shared: part.shared.clone(), fetches: weak_fetches, policy });
         }
-        let mut answering = Admin::new(self.store.clone(), metrics_served, reload.clone(), Rc::new(bring));
+        let bring = Rc::new(bring);
+        let mut answering = Admin::new(self.store.clone(), metrics_served, reload.clone(), bring, watched);
         if let Some(part) = &cluster {
             answering = answering.in_cluster(part.shared.clone());
         }

@@ -246,6 +246,11 @@ impl<W> Plan<W> {
         matches!(self.blocks.get(&block.number()), None | Some(State::Wanted(_)))
     }
 
+    /// The blocks that are not at rest, in their order.
+    pub(crate) fn moving(&self) -> impl Iterator<Item = u32> {
+        self.blocks.keys().copied()
+    }
+
     /// Whether every block is at rest.
     pub(crate) fn is_idle(&self) -> bool {
         self.blocks.is_empty()
