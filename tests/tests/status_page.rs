@@ -1,0 +1,277 @@
+//! The status page, in a real browser, at a node of a running cluster of three: what it shows is what is so.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use darter::demo::registry::RegistryOptions;
+use darter_tests::browser::{BROWSER, Browser, Screen};
+use darter_tests::need::need;
+use darter_tests::{Blob, Daemon, Origin, Request, Secrets, SetAtEnd, pause, wait_until};
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes that must come before the page is painted, heads of answers left out.
+const FIRST_PAINT_BYTES_MAX: u64 = 100 << 10;
+/// A name from outside that would be a picture with a script if it were taken for markup.
+const ZONE: &str = "<img/src=x/onerror=alert(1)>";
+
+const TAB: char = '\u{E004}';
+const LEFT: char = '\u{E012}';
+const SPACE: char = ' ';
+const SCREENS: [(&str, Screen); 4] = [
+    ("status-page-wide-light", Screen { width: 1440, height: 900, is_dark: false }),
+    ("status-page-wide-dark", Screen { width: 1440, height: 900, is_dark: true }),
+    ("status-page-phone-light", Screen { width: 390, height: 844, is_dark: false }),
+    ("status-page-phone-dark", Screen { width: 390, height: 844, is_dark: true }),
+];
+
+/// A seed and two peers, and a registry that is not the quickest.
+struct Scene {
+    origin: Origin,
+    peers: Vec<Daemon>,
+    seed: Daemon,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let slow = RegistryOptions { bandwidth_bytes_per_s: Some(24 << 20), ..RegistryOptions::default() };
+        let (origin, secrets) = (Origin::with(slow), Secrets::init());
+        let seed = secrets.seed().origin(&origin).flag("--zone", "rack-1").shards(1).prefetch(false).start();
+        let at = standing(&seed, "alone")["node"]["address"].as_str().expect("an address").to_owned();
+        let peer = |zone: &str| {
+            let peer = secrets.peer(&at).origin(&origin).flag("--zone", zone).shards(1).start();
+            standing(&peer, "joined");
+            peer
+        };
+        let peers = vec![peer("rack-1"), peer(ZONE)];
+        Scene { origin, peers, seed }
+    }
+
+    /// The peer that is looked at.
+    fn shown(&self) -> &Daemon {
+        &self.peers[0]
+    }
+}
+
+fn standing(daemon: &Daemon, standing: &str) -> Value {
+    let mut last = Value::Null;
+    let stands = || {
+        last = daemon.peers();
+        last["standing"] == standing
+    };
+    wait_until(PATIENCE, stands, || format!("the node is not {standing}"));
+    last
+}
+
+fn page_of(daemon: &Daemon) -> String {
+    format!("http://{}/", daemon.admin())
+}
+
+fn status_of(daemon: &Daemon) -> Value {
+    let answer = daemon.admin_client().fetch(&Request::get("/api/v1/status")).expect("the node answers");
+    assert_eq!(answer.status(), 200);
+    serde_json::from_slice(&answer.body).expect("JSON")
+}
+
+fn read(daemon: &Daemon, blob: &Blob) {
+    blob.read(&mut daemon.client(), blob.whole())
+        .unwrap_or_else(|error| panic!("{}: {error}", blob.digest()));
+}
+
+#[test]
+fn what_flows_is_seen_on_every_screen() {
+    if !need("what_flows_is_seen_on_every_screen", &BROWSER) {
+        return;
+    }
+    let scene = Scene::new();
+    let [shown, other] = &scene.peers[..] else { unreachable!("there are two") };
+    // Held by others before it is asked for here; held here; and a part of one.
+    let held: Vec<Blob> = (0..4).map(|seed| scene.origin.blob(seed, (2 + 5 * seed) * MIB + 4321)).collect();
+    held.iter().for_each(|blob| read(other, blob));
+    held.iter().take(3).for_each(|blob| read(shown, blob));
+    let part = scene.origin.blob(90, 20 * MIB);
+    for at in [0, 3, 4, 11, 17] {
+        part.read(&mut shown.client(), at * MIB..at * MIB + 300_000).expect("a part can be read");
+    }
+    let missing = Blob::synthetic(1234, 10);
+    let refused = shown.client().fetch(&missing.get()).expect("the front answers");
+    assert_eq!(refused.status(), 404, "the registry has no such blob");
+
+    let browser = Browser::start();
+    browser.screen(SCREENS[0].1);
+    browser.go_to(&page_of(shown));
+    browser.wait_until("document.body.dataset.verdict !== 'unknown'");
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = SetAtEnd(&stop);
+        // Something always comes in, from the registry and from the other peer, and something is always hit.
+        scope.spawn(|| {
+            for number in (1000..).take_while(|_| !stop.load(Ordering::SeqCst)) {
+                let blob = scene.origin.blob(number, 24 * MIB);
+                if number % 2 == 0 {
+                    read(other, &blob);
+                }
+                read(shown, &blob);
+            }
+        });
+        scope.spawn(|| {
+            while !stop.load(Ordering::SeqCst) {
+                read(shown, &held[0]);
+                pause(Duration::from_millis(40));
+            }
+        });
+        browser.wait_until("document.querySelector('.contents .is-coming .bar .coming') !== null");
+        browser.wait_until("document.querySelector('#cluster .link.peers.flows') !== null");
+        browser.wait_until("document.querySelector('#cluster .link.origin.flows') !== null");
+        // The plot has something to show.
+        browser
+            .wait_until("document.querySelectorAll('#plot .area.cache')[0].getAttribute('d').length > 200");
+        pause(Duration::from_secs(12));
+        for (name, screen) in SCREENS {
+            browser.screen(screen);
+            pause(Duration::from_millis(1500));
+            println!("{}", browser.keep_picture(name).display());
+            let overflow = browser.run("return document.documentElement.scrollWidth - innerWidth");
+            assert_eq!(overflow, 0, "{name}: something is wider than the screen");
+        }
+    });
+    browser.screen(SCREENS[0].1);
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+/// What the page has loaded, but for its data: names and bytes.
+const LOADED: &str = "return performance.getEntries()
+    .filter((entry) => ['navigation', 'resource'].includes(entry.entryType) && !entry.name.includes('/api/'))
+    .map((entry) => [entry.name, entry.encodedBodySize])";
+
+#[test]
+fn it_is_small_complete_and_loads_nothing_from_elsewhere() {
+    if !need("it_is_small_complete_and_loads_nothing_from_elsewhere", &BROWSER) {
+        return;
+    }
+    let scene = Scene::new();
+    let [shown, other] = &scene.peers[..] else { unreachable!("there are two") };
+    let blob = scene.origin.blob(7, 3 * MIB);
+    read(shown, &blob);
+    // The other peer's name comes from outside; this node meets it by taking something of it.
+    let from_other = scene.origin.blob(8, 3 * MIB);
+    read(other, &from_other);
+    read(shown, &from_other);
+
+    let browser = Browser::start();
+    browser.screen(SCREENS[0].1);
+    browser.go_to(&page_of(shown));
+    browser.wait_until("document.body.dataset.verdict === 'well'");
+    let loaded = browser.run(LOADED);
+    let loaded = loaded.as_array().expect("a list");
+    let bytes: u64 = loaded.iter().map(|entry| entry[1].as_u64().expect("bytes")).sum();
+    println!("first paint: {bytes} bytes in {} files", loaded.len());
+    assert!((10_000..=FIRST_PAINT_BYTES_MAX).contains(&bytes), "{loaded:?}");
+    for entry in loaded {
+        assert!(entry[0].as_str().is_some_and(|name| name.starts_with(&page_of(shown))), "{entry}");
+    }
+    assert_eq!(browser.text("h1"), "All is well");
+    let status = status_of(shown);
+    assert!(browser.text("#node").contains(&status["node"]["id"].as_str().expect("an id")[..12]));
+    assert_eq!(browser.run("return document.querySelectorAll('#content-list > li').length"), 2);
+    assert!(browser.text("#content-list").contains("verified"));
+    assert!(browser.text("#request-list").contains(&blob.digest()["sha256:".len()..][..12]));
+
+    // A name from outside is a text and nothing else.
+    browser.run("document.querySelector('#cluster-details').open = true");
+    browser.wait_until("document.querySelectorAll('#nodes tr').length >= 1");
+    let has_zone = format!("document.querySelector('#nodes').textContent.includes({:?})", ZONE);
+    browser.wait_until(&has_zone);
+    assert_eq!(browser.run("return document.querySelectorAll('img, script:not([src])').length"), 0);
+
+    // What a page of somebody else's could try from within: the policy forbids it.
+    let forbidden = browser.run(
+        "const made = document.createElement('script'); made.textContent = 'window.ran = true'; document.body.append(made);
+         return window.ran === undefined",
+    );
+    assert_eq!(forbidden, true);
+    let complaints = browser.complaints();
+    assert!(complaints.len() == 1 && complaints[0].contains("Content Security Policy"), "{complaints:?}");
+}
+
+#[test]
+fn a_keyboard_is_enough() {
+    if !need("a_keyboard_is_enough", &BROWSER) {
+        return;
+    }
+    let scene = Scene::new();
+    let shown = scene.shown();
+    let (known, missing) = (scene.origin.blob(5, MIB), Blob::synthetic(6, 10));
+    read(shown, &known);
+    shown.client().fetch(&missing.get()).expect("the front answers");
+    let browser = Browser::start();
+    browser.screen(SCREENS[0].1);
+    browser.go_to(&page_of(shown));
+    // Two rounds, so that the plot has points.
+    browser.wait_until("Number(document.body.dataset.rounds) >= 3");
+    let focused = || browser.run("return document.activeElement.id || document.activeElement.className");
+    let mut order = Vec::new();
+    for _ in 0..5 {
+        browser.press(TAB);
+        order.push(focused().as_str().expect("a name").to_owned());
+    }
+    assert_eq!(order[..2], ["skip", "plot"], "{order:?}");
+    assert!(order.iter().any(|name| name == "only-trouble"), "{order:?}");
+    browser.run("document.getElementById('plot').focus()");
+    let before = browser.text("#plot-reading");
+    browser.press(LEFT);
+    assert_ne!(browser.text("#plot-reading"), before, "an arrow key reads a second of the plot");
+    let outlined = browser.run("return getComputedStyle(document.activeElement).outlineStyle");
+    assert_eq!(outlined, "solid", "where the focus is must be seen");
+
+    let shown_requests = || browser.run("return document.querySelectorAll('#request-list > li').length");
+    assert_eq!(shown_requests(), 2);
+    browser.run("document.getElementById('only-trouble').focus()");
+    browser.press(SPACE);
+    assert_eq!(shown_requests(), 1, "only what was refused");
+    assert!(browser.text("#request-list").contains("404"));
+    // What a picture shows is said, too.
+    let unnamed = browser.run(
+        "return [...document.querySelectorAll('[role=img]')].filter((picture) => !picture.ariaLabel?.length).length",
+    );
+    assert_eq!(unnamed, 0);
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+/// Answers of the daemon's API since the page was loaded.
+const ASKED: &str = "return performance.getEntriesByType('resource').filter((entry) => entry.name.includes('/api/')).length";
+const HIDE: &str = "Object.defineProperty(document, 'hidden', { get: () => window.isHidden, configurable: true });
+    window.isHidden = arguments[0] ?? true; document.dispatchEvent(new Event('visibilitychange'));";
+const SHOW: &str = "window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'));";
+
+#[test]
+fn nobody_is_asked_while_nobody_looks_and_a_lost_node_is_said() {
+    if !need("nobody_is_asked_while_nobody_looks_and_a_lost_node_is_said", &BROWSER) {
+        return;
+    }
+    let origin = Origin::start();
+    let mut daemon = Daemon::builder().origin(&origin).capacity("64MiB").start();
+    let browser = Browser::start();
+    browser.screen(SCREENS[2].1);
+    browser.go_to(&page_of(&daemon));
+    browser.wait_until("Number(document.body.dataset.rounds) >= 3");
+    assert!(browser.text("#cluster-note").contains("in no cluster"));
+    browser.run(HIDE);
+    // What was asked before may still be answered.
+    pause(Duration::from_millis(1500));
+    let asked = browser.run(ASKED);
+    pause(Duration::from_secs(3));
+    assert_eq!(browser.run(ASKED), asked, "somebody asks though nobody looks");
+    browser.run(SHOW);
+    let more = format!("performance.getEntriesByType('resource').length > {} + 3", asked.as_u64().expect("a number"));
+    browser.wait_until(&more);
+
+    daemon.stop();
+    browser.wait_until("document.body.dataset.verdict === 'lost'");
+    assert_eq!(browser.text("h1"), "The node does not answer");
+    browser.keep_picture("status-page-lost");
+    daemon.restart();
+    browser.wait_until("document.body.dataset.verdict === 'well'");
+}
