@@ -5,12 +5,13 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
 use crate::connection::{Connection, connect};
-use crate::server::{Server, free_address};
+use crate::server::{Server, free_address, pause};
 use crate::workload::Request;
 
 /// The rate has no flag.
@@ -85,6 +86,20 @@ impl Darter {
     /// `kill -9`.
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
         self.server.kill()
+    }
+
+    /// What an open status page asks of a node at which nothing moves, for so many seconds: a status each second, and all
+    /// that it shows when the first of them begins, and each ten after it.
+    pub(crate) fn be_looked_at(&self, seconds: u64) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        for second in 0..seconds {
+            self.ask_admin("GET", "/api/v1/status")?;
+            if second % 10 == 0 {
+                self.ask_admin("GET", "/api/v1/contents?order=use&limit=40&cells=120")?;
+            }
+            pause(Duration::from_secs(second + 1).saturating_sub(begun.elapsed()));
+        }
+        Ok(())
     }
 
     /// Its metrics, as text.

@@ -75,7 +75,7 @@ impl Browser {
             "--disable-dev-shm-usage",
             "--hide-scrollbars",
             // Names that are not this machine's own lead nowhere.
-            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.0/8",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.*",
         ];
         let arguments: Vec<String> =
             arguments.map(str::to_owned).into_iter().chain([format!("--user-data-dir={profile}")]).collect();

@@ -31,22 +31,22 @@ const SCREENS: [(&str, Screen); 4] = [
 struct Scene {
     origin: Origin,
     peers: Vec<Daemon>,
-    seed: Daemon,
+    _seed: Daemon,
 }
 
 impl Scene {
     fn new() -> Scene {
         let slow = RegistryOptions { bandwidth_bytes_per_s: Some(24 << 20), ..RegistryOptions::default() };
         let (origin, secrets) = (Origin::with(slow), Secrets::init());
-        let seed = secrets.seed().origin(&origin).flag("--zone", "rack-1").shards(1).prefetch(false).start();
+        let seed = secrets.seed().origin(&origin).flag("--zone", ZONE).shards(1).prefetch(false).start();
         let at = standing(&seed, "alone")["node"]["address"].as_str().expect("an address").to_owned();
         let peer = |zone: &str| {
             let peer = secrets.peer(&at).origin(&origin).flag("--zone", zone).shards(1).start();
             standing(&peer, "joined");
             peer
         };
-        let peers = vec![peer("rack-1"), peer(ZONE)];
-        Scene { origin, peers, seed }
+        let peers = vec![peer("rack-1"), peer("rack-2")];
+        Scene { origin, peers, _seed: seed }
     }
 
     /// The peer that is looked at.
@@ -152,13 +152,10 @@ fn it_is_small_complete_and_loads_nothing_from_elsewhere() {
         return;
     }
     let scene = Scene::new();
-    let [shown, other] = &scene.peers[..] else { unreachable!("there are two") };
-    let blob = scene.origin.blob(7, 3 * MIB);
+    let shown = scene.shown();
+    let (blob, another) = (scene.origin.blob(7, 3 * MIB), scene.origin.blob(8, 3 * MIB));
     read(shown, &blob);
-    // The other peer's name comes from outside; this node meets it by taking something of it.
-    let from_other = scene.origin.blob(8, 3 * MIB);
-    read(other, &from_other);
-    read(shown, &from_other);
+    read(shown, &another);
 
     let browser = Browser::start();
     browser.screen(SCREENS[0].1);
@@ -241,8 +238,10 @@ fn a_keyboard_is_enough() {
 }
 
 /// Answers of the daemon's API since the page was loaded.
-const ASKED: &str = "return performance.getEntriesByType('resource').filter((entry) => entry.name.includes('/api/')).length";
-const HIDE: &str = "Object.defineProperty(document, 'hidden', { get: () => window.isHidden, configurable: true });
+const ASKED: &str =
+    "return performance.getEntriesByType('resource').filter((entry) => entry.name.includes('/api/')).length";
+const HIDE: &str =
+    "Object.defineProperty(document, 'hidden', { get: () => window.isHidden, configurable: true });
     window.isHidden = arguments[0] ?? true; document.dispatchEvent(new Event('visibilitychange'));";
 const SHOW: &str = "window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'));";
 
@@ -265,7 +264,10 @@ fn nobody_is_asked_while_nobody_looks_and_a_lost_node_is_said() {
     pause(Duration::from_secs(3));
     assert_eq!(browser.run(ASKED), asked, "somebody asks though nobody looks");
     browser.run(SHOW);
-    let more = format!("performance.getEntriesByType('resource').length > {} + 3", asked.as_u64().expect("a number"));
+    let more = format!(
+        "performance.getEntriesByType('resource').length > {} + 3",
+        asked.as_u64().expect("a number")
+    );
     browser.wait_until(&more);
 
     daemon.stop();

@@ -35,6 +35,8 @@ pub(crate) struct HistoryInfo {
     pub(crate) at_ms: Vec<u64>,
     /// To clients, from the store.
     pub(crate) cache_bytes: Vec<u64>,
+    /// To clients, just come from the network.
+    pub(crate) fetched_bytes: Vec<u64>,
     /// From other nodes.
     pub(crate) peers_bytes: Vec<u64>,
     /// From registries.
@@ -74,6 +76,7 @@ impl History {
             let (bytes, requests) = ((before.bytes, now.bytes), (before.requests, now.requests));
             info.at_ms.push(now.at_ms);
             info.cache_bytes.push(per_s(bytes.0.cache, bytes.1.cache));
+            info.fetched_bytes.push(per_s(bytes.0.fetched, bytes.1.fetched));
             info.peers_bytes.push(per_s(bytes.0.peers, bytes.1.peers));
             info.origin_bytes.push(per_s(bytes.0.origin, bytes.1.origin));
             info.given_bytes.push(per_s(bytes.0.given, bytes.1.given));

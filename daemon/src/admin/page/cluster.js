@@ -42,7 +42,7 @@ export class Cluster {
     if (!node) return say('cluster-note', 'this node is in no cluster');
     const known = Math.max(node.connected, others.length) + 1;
     const words = {
-      joined: `${counted(known, 'node')} known here, ${counted(node.seeds, 'seed')}`,
+      joined: `${counted(known, 'node')} known here, ${counted(node.seeds, 'seed')}${known > SHOWN + 1 ? `; the ${SHOWN} that moved most` : ''}`,
       alone: 'the only seed so far',
       joining: 'no seed reached yet',
       leaving: 'leaving',

@@ -97,9 +97,11 @@ function show(status, flows) {
 
   const lately = plot.sums();
   const { hit, fetched } = status.requests;
-  const served = { hit: status.bytes.cache, all: status.bytes.cache + status.bytes.fetched };
-  say('hit-ratio', percent(served.hit, served.all));
-  say('hit-note', hit + fetched > 0 ? `of bytes since the start; ${percent(hit, hit + fetched)} of ${counted(hit + fetched, 'request')}` : 'nothing was read yet');
+  const ever = status.bytes.cache + status.bytes.fetched;
+  const now = lately.cache + lately.fetched;
+  const [share, when] = now > 0 ? [percent(lately.cache, now), 'in 5 min'] : [percent(status.bytes.cache, ever), 'in all'];
+  say('hit-ratio', share);
+  say('hit-note', ever > 0 ? `of bytes ${when}; ${percent(hit, hit + fetched)} of ${counted(hit + fetched, 'request')} in all` : 'nothing was read yet');
   for (const name of ['cache', 'peers', 'origin', 'given']) {
     say(`now-${name}`, rate(flows[name]));
     say(`sum-${name}`, `${bytes(lately[name])} in 5 min, ${bytes(status.bytes[name])} in all`);

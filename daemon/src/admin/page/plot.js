@@ -10,7 +10,7 @@ const SCALE_MIN = 1 << 20;
 const MARGIN = { left: 8, right: 8, top: 14, bottom: 22 };
 
 export class Plot {
-  // Of points {at_ms, cache, peers, origin, given} in bytes a second, the newest last.
+  // Of points {at_ms, cache, fetched, peers, origin, given} in bytes a second, the newest last.
   #points = [];
   #root = document.getElementById('plot');
   #grid = svg('g', { class: 'grid' });
@@ -40,6 +40,7 @@ export class Plot {
     this.#points = history.at_ms.map((at_ms, index) => ({
       at_ms,
       cache: history.cache_bytes[index],
+      fetched: history.fetched_bytes[index],
       peers: history.peers_bytes[index],
       origin: history.origin_bytes[index],
       given: history.given_bytes[index],
@@ -59,7 +60,7 @@ export class Plot {
 
   // Sums of bytes over what is shown.
   sums() {
-    const sums = { cache: 0, peers: 0, origin: 0, given: 0 };
+    const sums = { cache: 0, fetched: 0, peers: 0, origin: 0, given: 0 };
     for (const point of this.#points) for (const name of Object.keys(sums)) sums[name] += point[name];
     return sums;
   }
