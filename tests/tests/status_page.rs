@@ -7,7 +7,7 @@ use std::time::Duration;
 use darter::demo::registry::RegistryOptions;
 use darter_tests::browser::{BROWSER, Browser, Screen};
 use darter_tests::need::need;
-use darter_tests::{Blob, Daemon, Origin, Request, Secrets, SetAtEnd, pause, wait_until};
+use darter_tests::{Blob, Builder, Daemon, Origin, Request, Secrets, SetAtEnd, pause, wait_until};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -27,31 +27,30 @@ const SCREENS: [(&str, Screen); 4] = [
     ("status-page-phone-dark", Screen { width: 390, height: 844, is_dark: true }),
 ];
 
-/// A seed and two peers, and a registry that is not the quickest.
+/// Two seeds, so that the one that is looked at gets some contents from a registry and others from the second one; a
+/// peer; and a registry that is not the quickest.
 struct Scene {
     origin: Origin,
-    peers: Vec<Daemon>,
-    _seed: Daemon,
+    shown: Daemon,
+    seed: Daemon,
+    peer: Daemon,
 }
 
 impl Scene {
     fn new() -> Scene {
         let slow = RegistryOptions { bandwidth_bytes_per_s: Some(24 << 20), ..RegistryOptions::default() };
         let (origin, secrets) = (Origin::with(slow), Secrets::init());
-        let seed = secrets.seed().origin(&origin).flag("--zone", ZONE).shards(1).prefetch(false).start();
-        let at = standing(&seed, "alone")["node"]["address"].as_str().expect("an address").to_owned();
-        let peer = |zone: &str| {
-            let peer = secrets.peer(&at).origin(&origin).flag("--zone", zone).shards(1).start();
-            standing(&peer, "joined");
-            peer
+        let start = |node: Builder, zone: &str, stands: &str| {
+            let node = node.origin(&origin).flag("--zone", zone).shards(1).prefetch(false).start();
+            standing(&node, stands);
+            node
         };
-        let peers = vec![peer("rack-1"), peer("rack-2")];
-        Scene { origin, peers, _seed: seed }
-    }
-
-    /// The peer that is looked at.
-    fn shown(&self) -> &Daemon {
-        &self.peers[0]
+        let shown = start(secrets.seed(), "rack-1", "alone");
+        let at = shown.peers()["node"]["address"].as_str().expect("an address").to_owned();
+        let seed = start(secrets.seed().flag("--join", &at), ZONE, "joined");
+        let peer = start(secrets.peer(&at), "rack-2", "joined");
+        standing(&shown, "joined");
+        Scene { origin, shown, seed, peer }
     }
 }
 
@@ -86,12 +85,12 @@ fn what_flows_is_seen_on_every_screen() {
         return;
     }
     let scene = Scene::new();
-    let [shown, other] = &scene.peers[..] else { unreachable!("there are two") };
+    let Scene { origin, shown, seed, peer } = &scene;
     // Held by others before it is asked for here; held here; and a part of one.
-    let held: Vec<Blob> = (0..4).map(|seed| scene.origin.blob(seed, (2 + 5 * seed) * MIB + 4321)).collect();
-    held.iter().for_each(|blob| read(other, blob));
+    let held: Vec<Blob> = (0..4).map(|number| origin.blob(number, (2 + 5 * number) * MIB + 4321)).collect();
+    held.iter().for_each(|blob| read(peer, blob));
     held.iter().take(3).for_each(|blob| read(shown, blob));
-    let part = scene.origin.blob(90, 20 * MIB);
+    let part = origin.blob(90, 20 * MIB);
     for at in [0, 3, 4, 11, 17] {
         part.read(&mut shown.client(), at * MIB..at * MIB + 300_000).expect("a part can be read");
     }
@@ -106,14 +105,12 @@ fn what_flows_is_seen_on_every_screen() {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let _stop = SetAtEnd(&stop);
-        // Something always comes in, from the registry and from the other peer, and something is always hit.
+        // Something always comes in, from the registry and from the other seed, and something is always hit.
         scope.spawn(|| {
             for number in (1000..).take_while(|_| !stop.load(Ordering::SeqCst)) {
-                let blob = scene.origin.blob(number, 24 * MIB);
-                if number % 2 == 0 {
-                    read(other, &blob);
-                }
+                let blob = origin.blob(number, 24 * MIB);
                 read(shown, &blob);
+                read(if number % 2 == 0 { peer } else { seed }, &blob);
             }
         });
         scope.spawn(|| {
@@ -125,6 +122,7 @@ fn what_flows_is_seen_on_every_screen() {
         browser.wait_until("document.querySelector('.contents .is-coming .bar .coming') !== null");
         browser.wait_until("document.querySelector('#cluster .link.peers.flows') !== null");
         browser.wait_until("document.querySelector('#cluster .link.origin.flows') !== null");
+        browser.wait_until("document.querySelector('#cluster .link.given.flows') !== null");
         // The plot has something to show.
         browser
             .wait_until("document.querySelectorAll('#plot .area.cache')[0].getAttribute('d').length > 200");
@@ -152,7 +150,7 @@ fn it_is_small_complete_and_loads_nothing_from_elsewhere() {
         return;
     }
     let scene = Scene::new();
-    let shown = scene.shown();
+    let shown = &scene.shown;
     let (blob, another) = (scene.origin.blob(7, 3 * MIB), scene.origin.blob(8, 3 * MIB));
     read(shown, &blob);
     read(shown, &another);
@@ -199,7 +197,7 @@ fn a_keyboard_is_enough() {
         return;
     }
     let scene = Scene::new();
-    let shown = scene.shown();
+    let shown = &scene.shown;
     let (known, missing) = (scene.origin.blob(5, MIB), Blob::synthetic(6, 10));
     read(shown, &known);
     shown.client().fetch(&missing.get()).expect("the front answers");

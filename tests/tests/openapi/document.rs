@@ -12,10 +12,10 @@ use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Value};
 
 /// The document.
-pub struct Document(Value);
+pub(crate) struct Document(Value);
 
 impl Document {
-    pub fn read() -> Document {
+    pub(crate) fn read() -> Document {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.yaml");
         let text = fs::read_to_string(file).expect("the document is there");
         let mut events = Parser::new_from_str(&text)
@@ -26,7 +26,7 @@ impl Document {
     }
 
     /// Every `METHOD /path`.
-    pub fn calls(&self) -> Vec<(String, String)> {
+    pub(crate) fn calls(&self) -> Vec<(String, String)> {
         let mut calls = Vec::new();
         for (path, methods) in object(&self.0["paths"]) {
             let methods = object(methods).keys().filter(|name| *name != "parameters");
@@ -36,7 +36,7 @@ impl Document {
     }
 
     /// What is wrong with an answer to a call.
-    pub fn check(&self, method: &str, path: &str, status: u16, body: &Value) -> Vec<String> {
+    pub(crate) fn check(&self, method: &str, path: &str, status: u16, body: &Value) -> Vec<String> {
         let call = &self.0["paths"][path][method.to_lowercase()];
         let answer = self.followed(&call["responses"][status.to_string()]);
         let content = object(&answer["content"]).values().next();

@@ -52,7 +52,7 @@ fn every_call_is_as_documented() {
     let (origin, secrets) = (Origin::start(), Secrets::init());
     let seed = secrets.seed().origin(&origin).prefetch(false).start();
     let at = seed.peers()["node"]["address"].as_str().expect("an address").to_owned();
-    let daemon = secrets.peer(&at).origin(&origin).config("log:\n  level: info\n").start();
+    let daemon = secrets.peer(&at).origin(&origin).config("verbose: false\n").start();
     wait_until(PATIENCE, || daemon.peers()["standing"] == "joined", || "the peer has not joined".into());
     let blob = origin.blob(1, 3 * MIB + 77);
     blob.read(&mut daemon.client(), blob.whole()).expect("the blob can be read");
@@ -109,10 +109,10 @@ fn every_call_is_as_documented() {
     let preheat = Request::post(format!("/api/v1/preheat?url={url}&to=all"));
     assert_eq!(held.call(preheat, "/api/v1/preheat", 200)["done"]["come_bytes"], blob.len());
     let (file, reload) = (held.daemon.config_path(), "/api/v1/reload");
-    fs::write(&file, "log:\n  level: debug\n").expect("the configuration can be written");
-    assert_eq!(held.call(Request::post(reload), reload, 200)["taken_up"][0]["key"], "log.level");
-    fs::write(&file, "log:\n  level: loud\n").expect("the configuration can be written");
-    assert_eq!(held.call(Request::post(reload), reload, 400)["error"]["problems"][0]["key"], "log.level");
+    fs::write(&file, "verbose: true\n").expect("the configuration can be written");
+    assert_eq!(held.call(Request::post(reload), reload, 200)["taken_up"][0]["key"], "verbose");
+    fs::write(&file, "verbose: loud\n").expect("the configuration can be written");
+    assert_eq!(held.call(Request::post(reload), reload, 400)["error"]["problems"][0]["key"], "verbose");
 
     // What is refused is documented too.
     held.call(Request::get("/api/v1/requests?after=x"), "/api/v1/requests", 400);

@@ -104,7 +104,8 @@ function show(status, flows) {
   say('hit-note', ever > 0 ? `of bytes ${when}; ${percent(hit, hit + fetched)} of ${counted(hit + fetched, 'request')} in all` : 'nothing was read yet');
   for (const name of ['cache', 'peers', 'origin', 'given']) {
     say(`now-${name}`, rate(flows[name]));
-    say(`sum-${name}`, `${bytes(lately[name])} in 5 min, ${bytes(status.bytes[name])} in all`);
+    const ever = status.bytes[name];
+    say(`sum-${name}`, ever === 0 ? 'nothing yet' : `${bytes(lately[name])} in 5 min, ${bytes(ever)} in all`);
   }
   say('store-share', percent(store.used_bytes, store.capacity_bytes));
   say('store-note', `${bytes(store.used_bytes)} of ${bytes(store.capacity_bytes)}, ${counted(store.contents, 'content')}`);

@@ -21,6 +21,7 @@ export class Requests {
       this.#button.setAttribute('aria-pressed', String(!this.#onlyTrouble));
       this.#draw();
     });
+    this.#draw();
   }
 
   get #onlyTrouble() {
