@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use darter::demo::registry::RegistryOptions;
+use darter::demo::registry::{Faults, RegistryOptions};
 use darter_tests::browser::{BROWSER, Browser, Screen};
 use darter_tests::need::need;
 use darter_tests::{Blob, Builder, Daemon, Origin, Request, Secrets, SetAtEnd, pause, wait_until};
@@ -41,13 +41,13 @@ impl Scene {
         let slow = RegistryOptions { bandwidth_bytes_per_s: Some(24 << 20), ..RegistryOptions::default() };
         let (origin, secrets) = (Origin::with(slow), Secrets::init());
         let start = |node: Builder, zone: &str, stands: &str| {
-            let node = node.origin(&origin).flag("--zone", zone).shards(1).prefetch(false).start();
+            let node = node.origin(&origin).capacity("640MiB").flag("--zone", zone).shards(1).start();
             standing(&node, stands);
             node
         };
-        let shown = start(secrets.seed(), "rack-1", "alone");
+        let shown = start(secrets.seed().prefetch(false), "rack-1", "alone");
         let at = shown.peers()["node"]["address"].as_str().expect("an address").to_owned();
-        let seed = start(secrets.seed().flag("--join", &at), ZONE, "joined");
+        let seed = start(secrets.seed().prefetch(false).flag("--join", &at), ZONE, "joined");
         let peer = start(secrets.peer(&at), "rack-2", "joined");
         standing(&shown, "joined");
         Scene { origin, shown, seed, peer }
@@ -136,6 +136,33 @@ fn what_flows_is_seen_on_every_screen() {
         }
     });
     browser.screen(SCREENS[0].1);
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[test]
+fn what_fails_is_said_in_plain_words() {
+    if !need("what_fails_is_said_in_plain_words", &BROWSER) {
+        return;
+    }
+    let origin = Origin::start();
+    let daemon = Daemon::builder().origin(&origin).capacity("64MiB").start();
+    let (held, lost) = (origin.blob(1, 2 * MIB), origin.blob(2, MIB));
+    read(&daemon, &held);
+    let browser = Browser::start();
+    browser.screen(SCREENS[0].1);
+    browser.go_to(&page_of(&daemon));
+    browser.wait_until("document.body.dataset.verdict === 'well'");
+    origin.faults(Faults { status: Some(500), ..Faults::default() });
+    let answer = daemon.client().fetch(&lost.get()).expect("the front answers");
+    assert_eq!(answer.status(), 502);
+    browser.wait_until("document.body.dataset.verdict === 'error'");
+    assert_eq!(browser.text("h1"), "Needs attention");
+    let concern = browser.text("#concerns li.error");
+    assert!(concern.contains("1 of 2 requests of the last minute failed"), "{concern}");
+    browser.wait_until("document.querySelector('#request-list .failed .trouble') !== null");
+    let trouble = browser.text("#request-list .failed .trouble");
+    assert!(trouble.contains("500"), "{trouble}");
+    browser.keep_picture("status-page-trouble");
     assert_eq!(browser.complaints(), [""; 0]);
 }
 

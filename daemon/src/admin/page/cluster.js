@@ -56,7 +56,7 @@ export class Cluster {
     const width = this.#root.clientWidth;
     if (width === 0) return;
     const isNarrow = width < 480;
-    const height = others.length === 0 ? 150 : isNarrow ? 330 : 340;
+    const height = others.length === 0 ? 190 : isNarrow ? 330 : 340;
     this.#root.setAttribute('viewBox', `0 0 ${width} ${height}`);
     this.#root.style.height = `${height}px`;
     const middle = { x: width / 2, y: height / 2, r: 34 };
@@ -77,45 +77,46 @@ export class Cluster {
     this.#link(lines);
     const { store } = status;
     const nodes = [
-      place(registries, 'registries', 'Registries', ''),
-      place(clients, 'clients', 'Clients', counted(status.connections.open, 'connection')),
-      ...shown.map((peer, index) => this.#peer(peer, places[index])),
+      place(registries, 'registries', 'Registries', [moving(flows.origin + flows.passed)]),
+      place(clients, 'clients', 'Clients', [moving(flows.cache + flows.fetched + flows.passed), counted(status.connections.open, 'connection')]),
+      ...shown.map((peer, index) => this.#peer(peer, places[index], shown.length > 6)),
       own(middle, status, store),
     ];
     this.#nodes.replaceChildren(...nodes);
     this.#describe(status, flows, others);
   }
 
-  #peer(peer, at) {
+  #peer(peer, at, isCrowded) {
     const title = `${peer.role} ${peer.id}, ${peer.address}${peer.zone ? `, zone ${peer.zone}` : ''}: ${STATES[peer.state] ?? peer.state}`;
     const shape = peer.role === 'seed'
       ? svg('rect', { x: at.x - 13, y: at.y - 13, width: 26, height: 26, rx: 7 })
       : svg('circle', { cx: at.x, cy: at.y, r: 14 });
-    const flows = peer.receives + peer.sends;
-    const below = at.y >= this.#root.viewBox.baseVal.height / 2;
-    const label = svg('text', { x: at.x, y: at.y + (below ? 30 : -22) }, flows >= 1 ? rate(flows) : short(peer.id).slice(0, 6));
+    const isBelow = at.y >= this.#root.viewBox.baseVal.height / 2;
+    const flows = [];
+    if (peer.receives >= 1) flows.push(isCrowded ? rate(peer.receives) : `gives ${rate(peer.receives)}`);
+    if (peer.sends >= 1) flows.push(isCrowded ? rate(peer.sends) : `takes ${rate(peer.sends)}`);
+    const said = isCrowded && flows.length > 0 ? flows.slice(0, 1) : [short(peer.id).slice(0, 6), flows.join(', ')].filter(Boolean);
+    const labels = said.map((text, index) => {
+      const y = isBelow ? at.y + 30 + 14 * index : at.y - 22 - 14 * (said.length - 1 - index);
+      return svg('text', { x: at.x, y, class: index > 0 ? 'flow' : '' }, text);
+    });
     const letter = svg('text', { x: at.x, y: at.y + 4, class: 'letter' }, peer.role === 'seed' ? 'S' : 'P');
-    return svg('g', { class: `node ${peer.role} ${peer.state}` }, svg('title', {}, title), shape, letter, label);
+    return svg('g', { class: `node ${peer.role} ${peer.state}` }, svg('title', {}, title), shape, letter, ...labels);
   }
 
   #link(lines) {
     const kept = new Map();
-    for (const [key, from, to, flow, name, isLabelled] of lines) {
-      const line = this.#lines.get(key) ?? svg('g', {}, svg('path'), svg('text'));
-      const [path, text] = line.children;
+    for (const [key, from, to, flow, name, isMain] of lines) {
+      const line = this.#lines.get(key) ?? svg('g', {}, svg('path'));
+      const path = line.firstChild;
       const isOther = flow < 0;
-      const offset = isOther || isLabelled ? 0 : 4;
+      const offset = isOther || isMain ? 0 : 4;
       const [start, end] = ends(from, to, offset);
       path.setAttribute('d', `M${start.x} ${start.y}L${end.x} ${end.y}`);
       const flowing = flow >= 1;
-      line.setAttribute('class', isOther ? `link base ${name}` : `link ${name}${flowing ? ' flows' : ''}${isLabelled ? ' main' : ''}`);
+      line.setAttribute('class', isOther ? `link base ${name}` : `link ${name}${flowing ? ' flows' : ''}${isMain ? ' main' : ''}`);
       path.style.strokeWidth = flowing ? thickness(flow) : 1.5;
       path.style.animationDuration = flowing ? `${speed(flow)}s` : '0s';
-      if (isLabelled) {
-        text.textContent = flowing ? rate(flow) : '';
-        text.setAttribute('x', (start.x + end.x) / 2);
-        text.setAttribute('y', (start.y + end.y) / 2 - 10);
-      }
       kept.set(key, line);
     }
     for (const [key, line] of this.#lines) if (!kept.has(key)) line.remove();
@@ -151,7 +152,7 @@ function around(number, middle, width, height) {
     const share = count === 1 ? 0.5 : index / (count - 1);
     const reach = Math.min(width / 2 - 40, 60 + count * 34);
     const across = (share - 0.5) * 2;
-    const lift = (height / 2 - 42) * (1 - 0.24 * across * across);
+    const lift = (height / 2 - 56) * (1 - 0.24 * across * across);
     return { x: middle.x + across * (count === 1 ? 0 : reach), y: middle.y + sign * lift };
   });
   const [up, down] = [row(above, -1), row(number - above, 1)];
@@ -187,7 +188,9 @@ function own(at, status, store) {
     svg('text', { x: at.x, y: at.y + 14, class: 'small' }, percent(store.used_bytes, store.capacity_bytes)));
 }
 
-function place(at, name, label, note) {
+const moving = (flow) => (flow >= 1 ? rate(flow) : 'nothing now');
+
+function place(at, name, label, notes) {
   const shape = name === 'registries'
     ? [
         svg('path', { d: `M${at.x - 15} ${at.y - 13}v26c0 9 30 9 30 0v-26` }),
@@ -197,5 +200,5 @@ function place(at, name, label, note) {
     : [-7, 5].map((dy) => svg('rect', { x: at.x - 17, y: at.y + dy - 8, width: 34, height: 11, rx: 3 }));
   return svg('g', { class: `node ${name}` }, ...shape,
     svg('text', { x: at.x, y: at.y + 40 }, label),
-    svg('text', { x: at.x, y: at.y + 54, class: 'small' }, note));
+    ...notes.map((note, index) => svg('text', { x: at.x, y: at.y + 55 + 14 * index, class: index > 0 ? 'small' : 'flow' }, note)));
 }

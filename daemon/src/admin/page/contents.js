@@ -42,7 +42,7 @@ class Row {
   #tags = element('span', { class: 'tags' });
   #bar = element('div', { class: 'bar', role: 'img' });
   #drawn = '';
-  item = element('li', {}, element('div', { class: 'line' }, this.#name, this.#from, this.#share), this.#bar, this.#tags);
+  item = element('li', {}, element('div', { class: 'line' }, this.#name, this.#from, this.#tags, this.#share), this.#bar);
 
   show(content) {
     const { held_bytes: held, length_bytes: length } = content;

@@ -101,24 +101,26 @@ function show(status, flows) {
   const now = lately.cache + lately.fetched;
   const [share, when] = now > 0 ? [percent(lately.cache, now), 'in 5 min'] : [percent(status.bytes.cache, ever), 'in all'];
   say('hit-ratio', share);
-  say('hit-note', ever > 0 ? `of bytes ${when}; ${percent(hit, hit + fetched)} of ${counted(hit + fetched, 'request')} in all` : 'nothing was read yet');
+  say('hit-note', ever > 0 ? `of bytes ${when}; ${percent(hit, hit + fetched)} of requests` : 'nothing was read yet');
   for (const name of ['cache', 'peers', 'origin', 'given']) {
     say(`now-${name}`, rate(flows[name]));
     const ever = status.bytes[name];
-    say(`sum-${name}`, ever === 0 ? 'nothing yet' : `${bytes(lately[name])} in 5 min, ${bytes(ever)} in all`);
+    say(`sum-${name}`, ever === 0 ? 'nothing yet' : `${bytes(ever)} since the start`);
   }
   say('store-share', percent(store.used_bytes, store.capacity_bytes));
-  say('store-note', `${bytes(store.used_bytes)} of ${bytes(store.capacity_bytes)}, ${counted(store.contents, 'content')}`);
+  say('store-note', `${counted(store.contents, 'content')} in ${bytes(store.capacity_bytes)}`);
   document.getElementById('store-gauge').style.width = `${(100 * store.used_bytes) / Math.max(1, store.capacity_bytes)}%`;
   say('seen', scrubbed(status.scrub));
 }
 
 function summary({ fetches, connections }, flows) {
   const parts = [];
+  const incoming = [['from other nodes', flows.peers], ['from registries', flows.origin]].filter(([, flow]) => flow >= 1);
+  const speed = incoming.map(([words, flow]) => `${rate(flow)} ${words}`).join(', ');
   if (fetches.contents > 0) {
-    parts.push(`${counted(fetches.contents, 'content is', 'contents are')} coming in, ${bytes(fetches.coming_bytes)} on the way.`);
+    parts.push(`${counted(fetches.contents, 'content is', 'contents are')} coming in${speed ? `: ${speed}` : ''}; ${bytes(fetches.coming_bytes)} still on the way.`);
   } else {
-    parts.push('Nothing is coming in.');
+    parts.push(speed ? `Coming in: ${speed}.` : 'Nothing is coming in.');
   }
   const taken = flows.cache + flows.fetched + flows.passed;
   parts.push(taken >= 1 ? `Clients take ${rate(taken)}.` : `No client takes anything now; ${counted(connections.open, 'connection')} open.`);

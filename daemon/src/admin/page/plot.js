@@ -2,6 +2,8 @@
 
 import { clock, rate, say, svg } from './words.js';
 
+// Of the windows, the shortest that has room for all that is known.
+const WINDOWS_S = [60, 120, 300];
 const SECONDS = 300;
 const STEP_MS = 1000;
 const ABOVE = ['cache', 'peers', 'origin'];
@@ -18,6 +20,7 @@ export class Plot {
   #cursor = svg('g', { class: 'cursor' });
   #paths = {};
   #at = null;
+  #window = SECONDS;
   #size = { width: 0, height: 0 };
   // By how much the clock of this machine is ahead of the daemon's, which begins with its start.
   #unixOffset = 0;
@@ -82,7 +85,9 @@ export class Plot {
     const perByte = usable / (up + down);
     const zero = MARGIN.top + up * perByte;
     const newest = this.#points.at(-1)?.at_ms ?? 0;
-    const x = (at_ms) => width - MARGIN.right - ((newest - at_ms) / STEP_MS / SECONDS) * (width - MARGIN.left - MARGIN.right);
+    const known = (newest - (this.#points[0]?.at_ms ?? 0)) / STEP_MS;
+    this.#window = WINDOWS_S.find((window) => window >= known) ?? SECONDS;
+    const x = (at_ms) => width - MARGIN.right - ((newest - at_ms) / STEP_MS / this.#window) * (width - MARGIN.left - MARGIN.right);
     this.#drawGrid({ unit, up, down, perByte, zero });
     const floor = this.#points.map(() => 0);
     for (const name of ABOVE) {
@@ -107,11 +112,12 @@ export class Plot {
       lines.push(svg('line', { x1: 0, x2: width, y1: y, y2: y, class: value === 0 ? 'zero' : '' }));
       if (value !== 0) lines.push(svg('text', { x: 4, y: y - 4 }, rate(Math.abs(value))));
     }
-    const minutes = width < 500 ? [5, 3, 1] : [5, 4, 3, 2, 1];
-    for (const minute of minutes) {
-      const share = 1 - (minute * 60) / SECONDS;
-      const at = MARGIN.left + share * (width - MARGIN.left - MARGIN.right);
-      lines.push(svg('text', { x: at, y: height - 5, class: minute === 5 ? 'start' : 'middle' }, `${minute} min ago`));
+    const parts = width < 500 && this.#window === SECONDS ? [5, 3, 1] : [5, 4, 3, 2, 1];
+    for (const part of parts) {
+      const seconds = (this.#window * part) / 5;
+      const at = MARGIN.left + (1 - part / 5) * (width - MARGIN.left - MARGIN.right);
+      const text = seconds % 60 === 0 ? `${seconds / 60} min` : `${seconds} s`;
+      lines.push(svg('text', { x: at, y: height - 5, class: part === 5 ? 'start' : 'middle' }, part === 5 ? `${text} ago` : text));
     }
     lines.push(svg('text', { x: width - MARGIN.right, y: height - 5, class: 'end' }, 'now'));
     this.#grid.replaceChildren(...lines);
@@ -127,7 +133,7 @@ export class Plot {
 
   // Slides by one second until the next point comes.
   #move() {
-    const slide = (this.#size.width - MARGIN.left - MARGIN.right) / SECONDS;
+    const slide = (this.#size.width - MARGIN.left - MARGIN.right) / this.#window;
     this.#moving.classList.remove('slides');
     this.#moving.style.transform = `translateX(${slide}px)`;
     this.#moving.getBoundingClientRect();
@@ -141,7 +147,11 @@ export class Plot {
     const seconds = Math.max(1, this.#points.length);
     const sums = this.sums();
     const words = Object.entries(NAMES).map(([name, words]) => `${words} ${rate(last[name])}, on average ${rate(sums[name] / seconds)}`);
-    this.#root.setAttribute('aria-label', `Throughput by source in the last five minutes. Now ${words.join('; ')}. Arrow keys read earlier seconds.`);
+    this.#root.setAttribute('aria-label', `Throughput by source in ${this.#span()}. Now ${words.join('; ')}. Arrow keys read earlier seconds.`);
+  }
+
+  #span() {
+    return this.#window === 60 ? 'the last minute' : `the last ${this.#window / 60} minutes`;
   }
 
   #point(event) {
@@ -179,7 +189,7 @@ export class Plot {
   #drawCursor() {
     if (this.#at === null || this.#points.length === 0) {
       this.#cursor.replaceChildren();
-      say('plot-reading', 'the last five minutes');
+      say('plot-reading', this.#span());
       return;
     }
     const point = this.#points[this.#index()];

@@ -64,7 +64,7 @@ export function clock(unixMs) {
   return [date.getHours(), date.getMinutes(), date.getSeconds()].map((part) => String(part).padStart(2, '0')).join(':');
 }
 
-// "https://ghcr.io" → "ghcr.io".
+// The name of a registry without its scheme.
 export function host(registry) {
   return (registry ?? '').replace(/^[a-z]+:\/\//, '');
 }
