@@ -158,7 +158,12 @@ fn what_fails_is_said_in_plain_words() {
     browser.wait_until("document.body.dataset.verdict === 'error'");
     assert_eq!(browser.text("h1"), "Needs attention");
     let concern = browser.text("#concerns li.error");
-    assert!(concern.contains("1 of 2 requests of the last minute failed"), "{concern}");
+    assert!(
+        concern.contains(
+            "1 of 2 requests of the last minute failed, the last one because the registry answered 500"
+        ),
+        "{concern}"
+    );
     browser.wait_until("document.querySelector('#request-list .failed .trouble') !== null");
     let trouble = browser.text("#request-list .failed .trouble");
     assert!(trouble.contains("500"), "{trouble}");

@@ -32,8 +32,18 @@ pub(crate) enum SeverityInfo {
     Other,
 }
 
-/// Of a node that is otherwise as `status` says. `now` and `before` are samples of its past minute.
-pub(super) fn concerns(status: &StatusInfo, before: &Sample, now: &Sample) -> Vec<ConcernInfo> {
+/// What was in the last minute.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lately {
+    pub(super) before: Sample,
+    pub(super) now: Sample,
+    /// Why the last request that failed did.
+    pub(super) last_failure: Option<Box<str>>,
+}
+
+/// Of a node that is otherwise as `status` says.
+pub(super) fn concerns(status: &StatusInfo, lately: &Lately) -> Vec<ConcernInfo> {
+    let Lately { before, now, last_failure } = lately;
     let mut found = Vec::new();
     let mut concern = |severity, text: String| found.push(ConcernInfo { severity, text });
     let store = &status.store;
@@ -60,8 +70,9 @@ pub(super) fn concerns(status: &StatusInfo, before: &Sample, now: &Sample) -> Ve
         concern(
             if is_much { SeverityInfo::Error } else { SeverityInfo::Warning },
             format!(
-                "{failed} of {} requests of the last minute failed. The list of recent requests says why.",
-                answered.saturating_add(failed)
+                "{failed} of {} requests of the last minute failed, the last one because {}.",
+                answered.saturating_add(failed),
+                last_failure.as_deref().unwrap_or("the registry answered with an error of its own")
             ),
         );
     }
@@ -138,7 +149,8 @@ mod tests {
 
     /// Severities, and a word that each text has.
     fn check(status: &StatusInfo, now: &Sample, expected: &[(SeverityInfo, &str)]) {
-        let found = concerns(status, &Sample::default(), now);
+        let lately = Lately { now: *now, last_failure: Some("it is down".into()), ..Lately::default() };
+        let found = concerns(status, &lately);
         assert_eq!(found.len(), expected.len(), "{found:?}");
         for (concern, (severity, word)) in found.iter().zip(expected) {
             assert_eq!(concern.severity, *severity, "{concern:?}");
@@ -155,7 +167,14 @@ mod tests {
     #[test]
     fn few_failures_are_a_warning_and_many_an_error() {
         let requests = |hit, failed| after(RequestsInfo { hit, failed, ..RequestsInfo::default() });
-        check(&well(), &requests(100, 1), &[(SeverityInfo::Warning, "1 of 101 requests")]);
+        check(
+            &well(),
+            &requests(100, 1),
+            &[(
+                SeverityInfo::Warning,
+                "1 of 101 requests of the last minute failed, the last one because it is down.",
+            )],
+        );
         check(&well(), &requests(19, 1), &[(SeverityInfo::Error, "1 of 20 requests")]);
     }
 
@@ -187,6 +206,7 @@ mod tests {
     #[test]
     fn what_is_long_past_is_not_told() {
         let long_ago = after(RequestsInfo { failed: 7, ..RequestsInfo::default() });
-        assert_eq!(concerns(&well(), &long_ago, &long_ago), []);
+        let lately = Lately { before: long_ago, now: long_ago, last_failure: None };
+        assert_eq!(concerns(&well(), &lately), []);
     }
 }

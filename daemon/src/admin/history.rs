@@ -99,7 +99,9 @@ mod tests {
     #[test]
     fn steps_are_by_their_own_length() {
         let mut history = History::default();
-        [sample(0, 5), sample(1000, 15), sample(3000, 35)].map(|sample| history.note(sample));
+        [sample(0, 5), sample(1000, 15), sample(3000, 35)]
+            .into_iter()
+            .for_each(|sample| history.note(sample));
         let info = history.info();
         assert_eq!((info.at_ms, info.cache_bytes), (vec![1000, 3000], vec![10, 10]));
         assert_eq!(info.failed_requests, [0, 0]);

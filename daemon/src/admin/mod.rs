@@ -294,7 +294,8 @@ impl Admin {
             fetches: FetchesInfo::from(&under_way),
         };
         let before = self.history.borrow().before(now.at_ms, concerns::LATELY_MS);
-        status.concerns = concerns::concerns(&status, &before, &now);
+        let last_failure = self.watched.recent().last_failure();
+        status.concerns = concerns::concerns(&status, &concerns::Lately { before, now, last_failure });
         status
     }
 

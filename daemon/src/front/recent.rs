@@ -158,6 +158,12 @@ impl Recent {
         }
     }
 
+    /// What went wrong with the last one that failed, if that is remembered.
+    pub(crate) fn last_failure(&self) -> Option<Box<str>> {
+        let notes = self.notes();
+        notes.latest.iter().rev().find(|note| note.fate == Fate::Failed)?.trouble.clone()
+    }
+
     /// The number of the latest that is remembered; 0 if none is.
     pub(crate) fn last_number(&self) -> u64 {
         self.notes().last_number
@@ -208,7 +214,11 @@ mod tests {
         let expected = ["/fetched", "/token", "/secret", "/beyond", "/late"];
         assert_eq!(seen, (1..).zip(expected.map(Box::from)).collect::<Vec<_>>());
         assert_eq!(recent.after(4).len(), 1);
-        assert_eq!(recent.last_number(), 5);
+        assert_eq!((recent.last_number(), recent.last_failure()), (5, None));
+        let trouble = Some("the registry is down".to_owned());
+        recent.note(Asked::new("GET", "/down"), Told { trouble, ..told(Source::Own, 502) });
+        note(&recent, Source::Origin, 404, "/none");
+        assert_eq!(recent.last_failure().as_deref(), Some("the registry is down"));
     }
 
     #[test]

@@ -78,7 +78,7 @@ export class Cluster {
     const { store } = status;
     const nodes = [
       place(registries, 'registries', 'Registries', [moving(flows.origin + flows.passed)]),
-      place(clients, 'clients', 'Clients', [moving(flows.cache + flows.fetched + flows.passed), counted(status.connections.open, 'connection')]),
+      place(clients, 'clients', 'Clients', [moving(flows.cache + flows.fetched + flows.passed), [counted(status.connections.open, 'connection'), 'small']]),
       ...shown.map((peer, index) => this.#peer(peer, places[index], shown.length > 6)),
       own(middle, status, store),
     ];
@@ -188,7 +188,8 @@ function own(at, status, store) {
     svg('text', { x: at.x, y: at.y + 14, class: 'small' }, percent(store.used_bytes, store.capacity_bytes)));
 }
 
-const moving = (flow) => (flow >= 1 ? rate(flow) : 'nothing now');
+// What moves there, and with which weight it is written.
+const moving = (flow) => (flow >= 1 ? [rate(flow), 'flow'] : ['nothing now', 'small']);
 
 function place(at, name, label, notes) {
   const shape = name === 'registries'
@@ -200,5 +201,5 @@ function place(at, name, label, notes) {
     : [-7, 5].map((dy) => svg('rect', { x: at.x - 17, y: at.y + dy - 8, width: 34, height: 11, rx: 3 }));
   return svg('g', { class: `node ${name}` }, ...shape,
     svg('text', { x: at.x, y: at.y + 40 }, label),
-    ...notes.map((note, index) => svg('text', { x: at.x, y: at.y + 55 + 14 * index, class: index > 0 ? 'small' : 'flow' }, note)));
+    ...notes.map(([note, weight], index) => svg('text', { x: at.x, y: at.y + 55 + 14 * index, class: weight }, note)));
 }

@@ -112,7 +112,7 @@ export class Plot {
       lines.push(svg('line', { x1: 0, x2: width, y1: y, y2: y, class: value === 0 ? 'zero' : '' }));
       if (value !== 0) lines.push(svg('text', { x: 4, y: y - 4 }, rate(Math.abs(value))));
     }
-    const parts = width < 500 && this.#window === SECONDS ? [5, 3, 1] : [5, 4, 3, 2, 1];
+    const parts = width < 500 ? [5, 3, 1] : [5, 4, 3, 2, 1];
     for (const part of parts) {
       const seconds = (this.#window * part) / 5;
       const at = MARGIN.left + (1 - part / 5) * (width - MARGIN.left - MARGIN.right);
