@@ -120,11 +120,16 @@ pub(super) fn cells_of(
 
 fn by_use(mut contents: Vec<Arc<Content>>, limit: usize, under_way: &UnderWay) -> Vec<Arc<Content>> {
     let coming: HashSet<_> = under_way.shown.iter().map(|coming| Arc::as_ptr(&coming.content)).collect();
-    contents.sort_by_cached_key(|content| {
+    let rank = |content: &Arc<Content>| {
         let is_coming = coming.contains(&Arc::as_ptr(content));
         (Reverse((is_coming, content.used_at_s(), content.created_at_s())), content.id())
-    });
-    contents.truncate(limit);
+    };
+    // Of very many only the first are put in order.
+    if limit < contents.len() {
+        contents.select_nth_unstable_by_key(limit, rank);
+        contents.truncate(limit);
+    }
+    contents.sort_by_cached_key(rank);
     contents
 }
 

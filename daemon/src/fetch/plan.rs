@@ -290,6 +290,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_at_rest_is_told_in_order() {
+        let (mut plan, layout) = plan(100);
+        let block = |number| layout.block(number).unwrap();
+        [9, 4, 70].into_iter().for_each(|number| want(&mut plan, block(number), 1).unwrap());
+        plan.next_request(FIRST, |_| true);
+        plan.arrived(block(9), Bytes::new(), true);
+        assert_eq!(plan.moving().collect::<Vec<_>>(), [4, 9, 70], "wanted, arrived, wanted");
+        plan.settled(block(9));
+        assert_eq!(plan.moving().collect::<Vec<_>>(), [4, 70]);
+    }
+
+    #[test]
     fn bytes_on_their_way_to_the_store_are_handed_out() {
         let (mut plan, layout) = plan(10);
         let block = layout.block(3).unwrap();

@@ -56,6 +56,8 @@ fn every_call_is_as_documented() {
     wait_until(PATIENCE, || daemon.peers()["standing"] == "joined", || "the peer has not joined".into());
     let blob = origin.blob(1, 3 * MIB + 77);
     blob.read(&mut daemon.client(), blob.whole()).expect("the blob can be read");
+    // The time of a use is kept in seconds.
+    pause(Duration::from_millis(1100));
     let part = origin.blob(2, 9 * MIB);
     part.read(&mut daemon.client(), 5 * MIB..5 * MIB + 100).expect("a part can be read");
     let missing = Blob::synthetic(77, 5);
@@ -83,6 +85,7 @@ fn every_call_is_as_documented() {
 
     let page = held.get("/api/v1/contents?order=use&cells=8");
     let contents = page["contents"].as_array().expect("a list");
+    assert_eq!(contents[0]["id"], part.digest(), "what was used last stands first");
     let of = |digest: &str| contents.iter().find(|content| content["id"] == digest).expect("it is held");
     assert_eq!(of(&blob.digest())["cells"]["held"], "99999999");
     assert_eq!(
