@@ -74,6 +74,12 @@ fn status_of(daemon: &Daemon) -> Value {
     serde_json::from_slice(&answer.body).expect("JSON")
 }
 
+/// On a machine that stands still, a request may fail that should not; after a minute that is past.
+fn wait_until_well(browser: &Browser) {
+    let is_well = || browser.run("return document.body.dataset.verdict") == "well";
+    wait_until(3 * PATIENCE, is_well, || format!("not all is well: {}", browser.text("#concerns")));
+}
+
 fn read(daemon: &Daemon, blob: &Blob) {
     blob.read(&mut daemon.client(), blob.whole())
         .unwrap_or_else(|error| panic!("{}: {error}", blob.digest()));
@@ -151,7 +157,7 @@ fn what_fails_is_said_in_plain_words() {
     let browser = Browser::start();
     browser.screen(SCREENS[0].1);
     browser.go_to(&page_of(&daemon));
-    browser.wait_until("document.body.dataset.verdict === 'well'");
+    wait_until_well(&browser);
     origin.faults(Faults { status: Some(500), ..Faults::default() });
     let answer = daemon.client().fetch(&lost.get()).expect("the front answers");
     assert_eq!(answer.status(), 502);
@@ -190,7 +196,7 @@ fn it_is_small_complete_and_loads_nothing_from_elsewhere() {
     let browser = Browser::start();
     browser.screen(SCREENS[0].1);
     browser.go_to(&page_of(shown));
-    browser.wait_until("document.body.dataset.verdict === 'well'");
+    wait_until_well(&browser);
     let loaded = browser.run(LOADED);
     let loaded = loaded.as_array().expect("a list");
     let bytes: u64 = loaded.iter().map(|entry| entry[1].as_u64().expect("bytes")).sum();
@@ -253,11 +259,19 @@ fn a_keyboard_is_enough() {
     let outlined = browser.run("return getComputedStyle(document.activeElement).outlineStyle");
     assert_eq!(outlined, "solid", "where the focus is must be seen");
 
-    let shown_requests = || browser.run("return document.querySelectorAll('#request-list > li').length");
-    assert_eq!(shown_requests(), 2);
+    let fates = || {
+        browser
+            .run("return [...document.querySelectorAll('#request-list > li')].map((item) => item.className)")
+    };
+    let fates = || -> Vec<String> { serde_json::from_value(fates()).expect("classes") };
+    assert!(fates().iter().any(|fate| fate == "fetched"), "{:?}", fates());
     browser.run("document.getElementById('only-trouble').focus()");
     browser.press(SPACE);
-    assert_eq!(shown_requests(), 1, "only what was refused");
+    assert!(
+        !fates().is_empty() && fates().iter().all(|fate| fate == "refused" || fate == "failed"),
+        "{:?}",
+        fates()
+    );
     assert!(browser.text("#request-list").contains("404"));
     // What a picture shows is said, too.
     let unnamed = browser.run(
@@ -272,7 +286,7 @@ const ASKED: &str =
     "return performance.getEntriesByType('resource').filter((entry) => entry.name.includes('/api/')).length";
 const HIDE: &str =
     "Object.defineProperty(document, 'hidden', { get: () => window.isHidden, configurable: true });
-    window.isHidden = arguments[0] ?? true; document.dispatchEvent(new Event('visibilitychange'));";
+    window.isHidden = true; document.dispatchEvent(new Event('visibilitychange'));";
 const SHOW: &str = "window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'));";
 
 #[test]
@@ -288,22 +302,22 @@ fn nobody_is_asked_while_nobody_looks_and_a_lost_node_is_said() {
     browser.wait_until("Number(document.body.dataset.rounds) >= 3");
     assert!(browser.text("#cluster-note").contains("in no cluster"));
     browser.run(HIDE);
-    // What was asked before may still be answered.
-    pause(Duration::from_millis(1500));
-    let asked = browser.run(ASKED);
-    pause(Duration::from_secs(3));
-    assert_eq!(browser.run(ASKED), asked, "somebody asks though nobody looks");
+    // What was asked before may still be answered; then nothing more is.
+    let asked = || browser.run(ASKED).as_u64();
+    let is_still = || {
+        let before = asked();
+        pause(Duration::from_secs(3));
+        asked() == before
+    };
+    wait_until(PATIENCE, is_still, || "somebody asks though nobody looks".into());
+    let before = asked();
     browser.run(SHOW);
-    let more = format!(
-        "performance.getEntriesByType('resource').length > {} + 3",
-        asked.as_u64().expect("a number")
-    );
-    browser.wait_until(&more);
+    wait_until(PATIENCE, || asked() > before, || "nobody asks again".into());
 
     daemon.stop();
     browser.wait_until("document.body.dataset.verdict === 'lost'");
     assert_eq!(browser.text("h1"), "The node does not answer");
     browser.keep_picture("status-page-lost");
     daemon.restart();
-    browser.wait_until("document.body.dataset.verdict === 'well'");
+    wait_until_well(&browser);
 }
