@@ -16,6 +16,7 @@ use crate::workload::Request;
 
 /// The rate has no flag.
 const PREFETCH_AT_ANY_RATE: &str = "download: {prefetchRateLimit: 1TiB}\n";
+const NO_SCRUB: &str = "storage: {scrub: {rate: 0}}\n";
 
 /// How to start it.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub(crate) struct DarterOptions<'a> {
     pub(crate) allowed: Vec<String>,
     /// Each ranged request brings in the rest of its blob, as fast as that comes.
     pub(crate) prefetch: bool,
+    /// What is on the disk is read in the background.
+    pub(crate) scrub: bool,
     /// `None`: as many as there are cores.
     pub(crate) shards: Option<u32>,
     pub(crate) capacity_bytes: u64,
@@ -47,8 +50,8 @@ impl<'a> DarterOptions<'a> {
     /// One shard, with room for contents of so many bytes.
     pub(crate) fn one_shard(binary: &'a Path, registry: String, capacity_bytes: u64) -> Self {
         let allowed = Vec::new();
-        let (prefetch, shards) = (false, Some(1));
-        Self { binary, registry, allowed, prefetch, shards, capacity_bytes, data_dir: None }
+        let (prefetch, scrub, shards) = (false, true, Some(1));
+        Self { binary, registry, allowed, prefetch, scrub, shards, capacity_bytes, data_dir: None }
     }
 }
 
@@ -65,10 +68,16 @@ impl Darter {
         command.args(options.allowed.iter().flat_map(|host| ["--allow-registry", host]));
         command.args(options.shards.iter().flat_map(|shards| ["--shards".into(), shards.to_string()]));
         command.args(["--capacity", &format!("{}MiB", (options.capacity_bytes >> 20).max(64))]);
-        if options.prefetch {
+        let prefetch = if options.prefetch { PREFETCH_AT_ANY_RATE } else { "" };
+        let scrub = if options.scrub { "" } else { NO_SCRUB };
+        let text = [prefetch, scrub].concat();
+        if !text.is_empty() {
             let configuration = home.path().join("config.yaml");
-            fs::write(&configuration, PREFETCH_AT_ANY_RATE)?;
-            command.arg("--config").arg(&configuration).args(["--prefetch", "true"]);
+            fs::write(&configuration, text)?;
+            command.arg("--config").arg(&configuration);
+        }
+        if options.prefetch {
+            command.args(["--prefetch", "true"]);
         }
         // No configuration, proxy or state of the person who measures.
         command.env("HOME", home.path()).env_remove("XDG_STATE_HOME").env("NO_PROXY", "*");
