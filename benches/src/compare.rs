@@ -64,7 +64,7 @@ enum Suite {
     Cold,
     /// Hits beside a cold pull, and the longest poll of a shard
     Beside,
-    /// A start with the records of a full cache of 100 GiB, and memory; as root
+    /// A start with the records of a full cache of 100 GiB, memory, and an open status page; as root
     Start,
     /// Hit ratios of the eviction beside LRU and the best choice
     Eviction,

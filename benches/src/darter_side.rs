@@ -5,16 +5,18 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
 use crate::connection::{Connection, connect};
-use crate::server::{Server, free_address};
+use crate::server::{Server, free_address, pause};
 use crate::workload::Request;
 
 /// The rate has no flag.
 const PREFETCH_AT_ANY_RATE: &str = "download: {prefetchRateLimit: 1TiB}\n";
+const NO_SCRUB: &str = "storage: {scrub: {rate: 0}}\n";
 
 /// How to start it.
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub(crate) struct DarterOptions<'a> {
     pub(crate) allowed: Vec<String>,
     /// Each ranged request brings in the rest of its blob, as fast as that comes.
     pub(crate) prefetch: bool,
+    /// What is on the disk is read in the background.
+    pub(crate) scrub: bool,
     /// `None`: as many as there are cores.
     pub(crate) shards: Option<u32>,
     pub(crate) capacity_bytes: u64,
@@ -46,8 +50,8 @@ impl<'a> DarterOptions<'a> {
     /// One shard, with room for contents of so many bytes.
     pub(crate) fn one_shard(binary: &'a Path, registry: String, capacity_bytes: u64) -> Self {
         let allowed = Vec::new();
-        let (prefetch, shards) = (false, Some(1));
-        Self { binary, registry, allowed, prefetch, shards, capacity_bytes, data_dir: None }
+        let (prefetch, scrub, shards) = (false, true, Some(1));
+        Self { binary, registry, allowed, prefetch, scrub, shards, capacity_bytes, data_dir: None }
     }
 }
 
@@ -64,10 +68,16 @@ impl Darter {
         command.args(options.allowed.iter().flat_map(|host| ["--allow-registry", host]));
         command.args(options.shards.iter().flat_map(|shards| ["--shards".into(), shards.to_string()]));
         command.args(["--capacity", &format!("{}MiB", (options.capacity_bytes >> 20).max(64))]);
-        if options.prefetch {
+        let prefetch = if options.prefetch { PREFETCH_AT_ANY_RATE } else { "" };
+        let scrub = if options.scrub { "" } else { NO_SCRUB };
+        let text = [prefetch, scrub].concat();
+        if !text.is_empty() {
             let configuration = home.path().join("config.yaml");
-            fs::write(&configuration, PREFETCH_AT_ANY_RATE)?;
-            command.arg("--config").arg(&configuration).args(["--prefetch", "true"]);
+            fs::write(&configuration, text)?;
+            command.arg("--config").arg(&configuration);
+        }
+        if options.prefetch {
+            command.args(["--prefetch", "true"]);
         }
         // No configuration, proxy or state of the person who measures.
         command.env("HOME", home.path()).env_remove("XDG_STATE_HOME").env("NO_PROXY", "*");
@@ -85,6 +95,20 @@ impl Darter {
     /// `kill -9`.
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
         self.server.kill()
+    }
+
+    /// What an open status page asks of a node at which nothing moves, for so many seconds: a status each second, and all
+    /// that it shows when the first of them begins, and each ten after it.
+    pub(crate) fn be_looked_at(&self, seconds: u64) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        for second in 0..seconds {
+            self.ask_admin("GET", "/api/v1/status")?;
+            if second % 10 == 0 {
+                self.ask_admin("GET", "/api/v1/contents?order=use&limit=40&cells=120")?;
+            }
+            pause(Duration::from_secs(second + 1).saturating_sub(begun.elapsed()));
+        }
+        Ok(())
     }
 
     /// Its metrics, as text.

@@ -76,6 +76,7 @@ impl Measure {
             Self::AnswersPerS | Self::OriginRequests => digits(value),
             Self::BytesPerS => digits(value / 1e9),
             Self::LatencyP50S | Self::LatencyP99S | Self::LongestPollP99S => digits(value * 1e3),
+            Self::CpuPart if value < 0.1 => format!("{:.1} %", value * 1e2),
             Self::CpuPart => format!("{:.0} %", value * 1e2),
             Self::HitPart => format!("{:.2}", value * 1e2),
             Self::ElapsedS

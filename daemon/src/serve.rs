@@ -14,9 +14,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
 use crate::access::Access;
-use crate::admin::Admin;
 use crate::admin::health::{Health, Pulse};
 use crate::admin::preheat::{Others, ThroughFront};
+use crate::admin::{Admin, Watched};
 use crate::cluster::{NoPart, NodePart};
 use crate::config::{Inputs, IoChoice, Resolved};
 use crate::fetch::{Bounds, Copies, Fetches, Turns};
@@ -163,6 +163,14 @@ impl Daemon {
             front: Arc::default(),
             stop: stopping.clone(),
         };
+        let pulses: Vec<Arc<Pulse>> = std::iter::repeat_with(Arc::default).take(count).collect();
+        let watched = Watched {
+            metrics: metrics.clone(),
+            front: common.front.clone(),
+            fetches: common.fetches.downgrade(),
+            health: Health::new(pulses.clone(), stopping),
+            connections_max: self.connections_max,
+        };
         let mut cluster = self.join(count)?;
         if cluster.is_some() {
             access.ask_owners(common.fetches.downgrade());
@@ -171,7 +179,6 @@ impl Daemon {
         let reload = Rc::new(Reload::new(self.inputs.clone(), self.resolved.clone(), live));
         let processors = shard::processors_to_pin();
         let (policy, weak_fetches) = (policies.first().cloned(), common.fetches.downgrade());
-        let pulses: Vec<Arc<Pulse>> = std::iter::repeat_with(Arc::default).take(count).collect();
         let mut shards = Vec::with_capacity(count);
         for (number, (inbox, policy)) in inboxes.into_iter().zip(policies).enumerate() {
             let processor = processors.get(number % processors.len().max(1)).copied();
@@ -191,9 +198,8 @@ impl Daemon {
         if let (Some(part), Some(policy)) = (&cluster, policy) {
             bring = bring.in_cluster(Others { shared: part.shared.clone(), fetches: weak_fetches, policy });
         }
-        let health = Health::new(pulses, stopping);
-        let mut answering =
-            Admin::new(self.store.clone(), metrics_served, health, reload.clone(), Rc::new(bring));
+        let bring = Rc::new(bring);
+        let mut answering = Admin::new(self.store.clone(), metrics_served, reload.clone(), bring, watched);
         if let Some(part) = &cluster {
             answering = answering.in_cluster(part.shared.clone());
         }

@@ -82,6 +82,11 @@ impl Request {
         Request { method: "GET", target: target.into(), headers: Vec::new(), body: Vec::new() }
     }
 
+    /// `GET` and the like.
+    pub fn method(&self) -> &'static str {
+        self.method
+    }
+
     /// `HEAD target`.
     pub fn head(target: impl Into<String>) -> Request {
         Request { method: "HEAD", ..Request::get(target) }
@@ -109,6 +114,14 @@ impl Request {
         self.body = fields.as_bytes().to_vec();
         self.header("Content-Length", fields.len().to_string())
             .header("Content-Type", "application/x-www-form-urlencoded")
+    }
+
+    /// With this value as its body.
+    pub fn json(mut self, value: &serde_json::Value) -> Request {
+        self.headers.retain(|(name, _)| name != "Content-Length");
+        self.body = value.to_string().into_bytes();
+        let length = self.body.len().to_string();
+        self.header("Content-Length", length).header("Content-Type", "application/json")
     }
 
     /// With one more header.

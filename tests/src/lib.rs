@@ -5,6 +5,7 @@
 //! registry what a read has cost. Nothing here reaches into the daemon.
 #![forbid(unsafe_code)]
 
+pub mod browser;
 mod cgroup;
 pub mod cli;
 mod client;

@@ -1,4 +1,4 @@
-//! A start with the records of a full cache of 100 GiB, and memory: idle, and with many who read.
+//! A start with the records of a full cache of 100 GiB; memory, idle and with many who read; and what it costs to look at it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -33,9 +33,14 @@ const NEW: &str = "new cache of 1 GiB";
 const KILLED: &str = "full cache, after kill -9";
 const UNREAD: &str = "full cache, records not in memory";
 const IDLE: &str = "full cache, idle";
+const LOOKED_AT: &str = "full cache, idle, its status page open";
+/// How long the page is open in each turn: ticks of the CPU's clock are hundredths of a second.
+const LOOKED_AT_S: u64 = 20;
+/// In a quick run.
+const SHORTLY_LOOKED_AT_S: u64 = 5;
 const BUSY: &str = "full cache, 256 connections reading";
 
-/// Two tables.
+/// Three tables.
 pub(crate) fn run(setting: &Setting) -> anyhow::Result<Vec<Table>> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: start: a disk is mounted for it, which needs root");
@@ -109,15 +114,40 @@ pub(crate) fn run(setting: &Setting) -> anyhow::Result<Vec<Table>> {
             }
         }
     }
+    eprintln!("  {LOOKED_AT}");
+    let looked_at_s = if setting.quick { SHORTLY_LOOKED_AT_S } else { LOOKED_AT_S };
+    let mut looked_at = Table::new(
+        "Looked at",
+        format!(
+            "CPU time of an idle node, over elapsed time, while its status page is open for {looked_at_s} s and the scrub \
+             is off. The cache of {} GiB is full of contents of {} MiB.",
+            capacity_bytes >> 30,
+            CONTENT_BYTES >> 20
+        ),
+        &[Measure::CpuPart],
+    );
+    // After a kill the scrub has much to do, and its time is not that of the page.
+    drop(darter);
+    darter = Darter::start(&DarterOptions { scrub: false, ..options.clone() })?;
+    pause(IDLE_AFTER);
+    for _ in 0..setting.rounds {
+        let before = darter.server().cpu()?;
+        darter.be_looked_at(looked_at_s)?;
+        let part = (darter.server().cpu()? - before).as_secs_f64() / looked_at_s as f64;
+        looked_at.add(LOOKED_AT, Side::Darter, Round::default().with(Measure::CpuPart, part));
+    }
+    drop(darter);
+    let darter = Darter::start(&options)?;
     eprintln!("  {BUSY}");
     memory.add(BUSY, Side::Darter, highest_while_read(setting, darter.server(), &subjects)?.round());
     drop(darter);
 
     times.want(Goal::value(KILLED, Side::Darter, Measure::ElapsedS, Bound::AtMost(0.5)));
+    looked_at.want(Goal::value(LOOKED_AT, Side::Darter, Measure::CpuPart, Bound::AtMost(0.01)));
     let mib = |mib: u32| Bound::AtMost(f64::from(mib << 20));
     memory.want(Goal::value(IDLE, Side::Darter, Measure::OwnAndPageTablesBytes, mib(96)));
     memory.want(Goal::value(BUSY, Side::Darter, Measure::OwnAndPageTablesBytes, mib(256)));
-    Ok(vec![times, memory])
+    Ok(vec![times, memory, looked_at])
 }
 
 fn elapsed(since: Instant) -> Round {

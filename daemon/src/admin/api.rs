@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cells::CellsInfo;
 use crate::config::{self, Change, Changes};
 use crate::reload::Reloaded;
 
@@ -113,6 +114,9 @@ pub(crate) struct ContentInfo {
     pub(crate) created_at: u64,
     /// To within some minutes.
     pub(crate) used_at: u64,
+    /// If asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cells: Option<CellsInfo>,
 }
 
 /// How far the bytes are proved to be those of the digest.

@@ -2,6 +2,8 @@
 //!
 //! Nothing here runs on a shard. A look through all contents lets others of this thread in between.
 
+use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,7 +15,9 @@ use super::api::{
     Code, ContentInfo, DigestInfo, PAGE_MAX, Page, Problem, Removed, ScrubEndInfo, ScrubInfo, ScrubRoundInfo,
     StoreInfo, VerificationInfo, VerifiedInfo,
 };
+use super::cells::{CellsInfo, cells};
 use super::reference::{ContentRef, full};
+use crate::fetch::UnderWay;
 
 /// Registries that an answer names when one id is held under several.
 const NAMED_MAX: usize = 5;
@@ -50,7 +54,7 @@ pub(super) fn store_info(store: &Store) -> StoreInfo {
     }
 }
 
-fn scrub_info(status: &ScrubStatus) -> ScrubInfo {
+pub(super) fn scrub_info(status: &ScrubStatus) -> ScrubInfo {
     let round = status.round.map(|round| ScrubRoundInfo {
         begun_at: round.begun_at_s,
         after_unclean_stop: round.urgent,
@@ -67,11 +71,75 @@ fn scrub_info(status: &ScrubStatus) -> ScrubInfo {
     ScrubInfo { on: status.on, round, last }
 }
 
-/// The contents behind `after` in the order of their ids, about `limit` of them: the copies of one id, held under
-/// several registries, are in one page.
-pub(super) async fn page(store: &Store, after: Option<ContentId>, limit: usize) -> Page {
-    let limit = limit.clamp(1, PAGE_MAX);
-    let mut contents = store.contents();
+/// Which contents are asked for, and what of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PageAsked {
+    /// Behind that one, if they are in the order of their ids.
+    pub(super) after: Option<ContentId>,
+    pub(super) limit: usize,
+    pub(super) order: Order,
+    /// Cells of each at most; none if not asked for.
+    pub(super) cells: Option<u32>,
+}
+
+/// In which order contents are told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Order {
+    Id,
+    /// Those that are coming, then those that were used last. There is one page of it.
+    Use,
+}
+
+/// The contents that are asked for, as they are and with what is `under_way`. A part of them is told of with each turn
+/// of the thread.
+pub(super) async fn page(store: &Store, asked: PageAsked, under_way: &UnderWay) -> Page {
+    let limit = asked.limit.clamp(1, PAGE_MAX);
+    let (contents, next) = match asked.order {
+        Order::Id => by_id(store.contents(), asked.after, limit),
+        Order::Use => (by_use(store.contents(), limit, under_way), None),
+    };
+    let mut infos = Vec::with_capacity(contents.len());
+    for content in contents {
+        let cells = asked.cells.map(|cells| cells_of(store, &content, cells, under_way));
+        infos.push(ContentInfo { cells, ..info(&store.stat(&content)) });
+        tokio::task::yield_now().await;
+    }
+    Page { contents: infos, next }
+}
+
+pub(super) fn cells_of(
+    store: &Store,
+    content: &Arc<Content>,
+    cells_max: u32,
+    under_way: &UnderWay,
+) -> CellsInfo {
+    let coming = under_way.shown.iter().find(|coming| Arc::ptr_eq(&coming.content, content));
+    let coming = coming.map_or(&[][..], |coming| &coming.blocks);
+    cells(content.layout(), cells_max, store.held_blocks(content), coming)
+}
+
+fn by_use(mut contents: Vec<Arc<Content>>, limit: usize, under_way: &UnderWay) -> Vec<Arc<Content>> {
+    let coming: HashSet<_> = under_way.shown.iter().map(|coming| Arc::as_ptr(&coming.content)).collect();
+    let rank = |content: &Arc<Content>| {
+        let is_coming = coming.contains(&Arc::as_ptr(content));
+        (Reverse((is_coming, content.used_at_s(), content.created_at_s())), content.id())
+    };
+    // Of very many only the first are put in order.
+    if limit < contents.len() {
+        contents.select_nth_unstable_by_key(limit, rank);
+        contents.truncate(limit);
+    }
+    contents.sort_by_cached_key(rank);
+    contents
+}
+
+/// The contents behind `after` in the order of their ids, about `limit` of them, and where the next page begins: the
+/// copies of one id, held under several registries, are in one page.
+fn by_id(
+    mut contents: Vec<Arc<Content>>,
+    after: Option<ContentId>,
+    limit: usize,
+) -> (Vec<Arc<Content>>, Option<String>) {
     contents.retain(|content| after.is_none_or(|after| content.id() > after));
     contents.sort_by_cached_key(|content| (content.id(), content.registry()));
     let mut end = limit.min(contents.len());
@@ -80,12 +148,7 @@ pub(super) async fn page(store: &Store, after: Option<ContentId>, limit: usize) 
     }
     let next = (end < contents.len()).then(|| contents[end - 1].id().to_string());
     contents.truncate(end);
-    let mut infos = Vec::with_capacity(contents.len());
-    for content in contents {
-        infos.push(info(&store.stat(&content)));
-        tokio::task::yield_now().await;
-    }
-    Page { contents: infos, next }
+    (contents, next)
 }
 
 /// The one content that is meant; `registry` chooses among copies of one id.
@@ -143,6 +206,7 @@ pub(super) fn info(stat: &ContentStat) -> ContentInfo {
         pinned: stat.pinned,
         created_at: stat.created_at_s,
         used_at: stat.used_at_s,
+        cells: None,
     }
 }
 

@@ -1,25 +1,34 @@
 //! The admin port: whether the daemon lives, what it counts, and what it holds.
 //!
-//! `/server/ping`, `/healthz`, `/readyz` ([`health`]) and `/metrics` are for probes and scrapers, `/api/v1` is for the commands of `darter` ([`api`] has
-//! its words). Calls that change something pass the [`guard`] first.
+//! `/server/ping`, `/healthz`, `/readyz` ([`health`]) and `/metrics` are for probes and scrapers, `/api/v1` is for the commands of
+//! `darter` and the status [`page`] at `/` ([`api`] has its words, `docs/openapi.yaml` all of it). Calls that change something
+//! pass the [`guard`] first.
 
 pub(crate) mod api;
+mod cells;
+mod concerns;
 mod contents;
 mod guard;
 pub(crate) mod health;
+mod history;
+mod page;
 pub(crate) mod peers;
 pub(crate) mod preheat;
 pub(crate) mod reach;
 pub(crate) mod reference;
+mod requests;
+mod status;
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use darter_engine::{Content, ContentId, Store};
+use darter_engine::{Content, Store};
 use darter_transport::cluster::Shared;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{Either, Full, StreamBody};
@@ -30,15 +39,21 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 use url::form_urlencoded;
 
-use self::api::{Code, ConfigProblem, PAGE_DEFAULT, Problem, Refused, ReloadedInfo};
+use self::api::{Code, ConfigProblem, ContentInfo, PAGE_DEFAULT, Problem, Refused, ReloadedInfo};
+use self::contents::{Order, PageAsked};
 use self::guard::Ends;
-use self::health::Health;
+use self::history::{History, Sample};
 use self::peers::PeersInfo;
 use self::preheat::{Bring, NotBrought, Wanted};
 use self::reference::ContentRef;
+use self::requests::LatestInfo;
+pub(crate) use self::status::Watched;
+use self::status::{FetchesInfo, HeldInfo, OwnInfo, StatusInfo};
 use crate::config::Registry;
+use crate::fetch::UnderWay;
 use crate::metrics::Metrics;
 use crate::reload::{Reload, ReloadError};
 
@@ -55,12 +70,13 @@ pub(crate) struct Admin {
     store: Store,
     /// Unless they are not to be served.
     metrics: Option<Arc<Metrics>>,
-    health: Health,
     reload: Rc<Reload>,
     bring: Rc<dyn Bring>,
     /// That this node is in, if it is in one.
     cluster: Option<Arc<Shared>>,
     since: Instant,
+    watched: Watched,
+    history: RefCell<History>,
     verifications: Semaphore,
     preheats: Arc<Semaphore>,
 }
@@ -69,22 +85,23 @@ pub(crate) struct Admin {
 type Answer = Response<Either<Full<Bytes>, StreamBody<preheat::Lines>>>;
 
 impl Admin {
-    /// Of a node that is in no cluster yet, and whose contents `bring` brings.
+    /// Of a node that is in no cluster yet, whose contents `bring` brings, and whose shards are `watched`.
     pub(crate) fn new(
         store: Store,
         metrics: Option<Arc<Metrics>>,
-        health: Health,
         reload: Rc<Reload>,
         bring: Rc<dyn Bring>,
+        watched: Watched,
     ) -> Self {
         Self {
             store,
             metrics,
-            health,
             reload,
             bring,
             cluster: None,
             since: Instant::now(),
+            watched,
+            history: RefCell::default(),
             verifications: Semaphore::new(VERIFICATIONS_MAX),
             preheats: Arc::new(Semaphore::new(preheat::PREHEATS_MAX)),
         }
@@ -95,8 +112,30 @@ impl Admin {
         Self { cluster: Some(cluster), ..self }
     }
 
-    /// Serves connections for as long as the future lives.
+    /// Serves connections, and notes each second what has moved, for as long as the future lives.
     pub(crate) async fn serve(self: Rc<Self>, listener: TcpListener) {
+        let (serving, noting) = (self.clone().accept(listener), self.note_what_moves());
+        tokio::select! {
+            () = serving => {}
+            () = noting => {}
+        }
+    }
+
+    async fn note_what_moves(&self) {
+        let mut each = tokio::time::interval(Duration::from_millis(history::EVERY_MS));
+        each.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            each.tick().await;
+            let sample = self.sample();
+            self.history.borrow_mut().note(sample);
+        }
+    }
+
+    fn sample(&self) -> Sample {
+        self.watched.sample(self.cluster.as_deref(), self.since.elapsed())
+    }
+
+    async fn accept(self: Rc<Self>, listener: TcpListener) {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(room) = room.clone().acquire_owned().await else { return };
@@ -146,18 +185,22 @@ impl Admin {
             answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return answer;
         }
+        if let Some(answer) = page::answer(path, request.headers()) {
+            return answer;
+        }
         match (path, &self.metrics) {
             ("/server/ping", _) => text(StatusCode::OK, "text/plain", "pong\n".into()),
-            ("/healthz", _) => told(self.health.health()),
-            ("/readyz", _) => told(self.health.readiness(self.cluster.as_deref())),
+            ("/healthz", _) => told(self.watched.health.health()),
+            ("/readyz", _) => told(self.watched.health.readiness(self.cluster.as_deref())),
             ("/metrics", Some(metrics)) => {
                 text(StatusCode::OK, OPENMETRICS, metrics.text(&self.store, self.cluster.as_deref()))
             }
             _ => text(
                 StatusCode::NOT_FOUND,
                 "text/plain",
-                "darter: there are /server/ping, /healthz, /readyz, /metrics (unless metrics.enable is false), /api/v1/store, \
-                 /api/v1/contents, /api/v1/peers, /api/v1/preheat and /api/v1/reload\n"
+                "darter: there are / (the status page), /server/ping, /healthz, /readyz, /metrics (unless metrics.enable is \
+                 false), /api/v1/status, /api/v1/history, /api/v1/requests, /api/v1/store, /api/v1/contents, /api/v1/peers, \
+                 /api/v1/preheat and /api/v1/reload\n"
                     .into(),
             ),
         }
@@ -169,7 +212,7 @@ impl Admin {
         let uri = request.uri();
         // What the path is decides which methods there are; what changes something is guarded before it is looked at.
         let (allowed, change) = match segments[..] {
-            ["store" | "contents" | "peers"] => ("GET, HEAD", false),
+            ["status" | "history" | "requests" | "store" | "contents" | "peers"] => ("GET, HEAD", false),
             ["reload" | "preheat"] => ("POST", true),
             ["contents", _] => ("GET, HEAD, DELETE", request.method() == Method::DELETE),
             ["contents", _, "pin" | "unpin" | "verify"] => ("POST", true),
@@ -185,24 +228,42 @@ impl Admin {
         }
         let store = &self.store;
         match segments[..] {
+            ["status"] => json(&self.status().await),
+            ["history"] => json(&self.history.borrow().info()),
+            ["requests"] => {
+                let after = number(uri, "after")?.unwrap_or(0);
+                json(&LatestInfo::of(self.watched.recent(), after))
+            }
             ["store"] => json(&contents::store_info(store)),
             ["peers"] => {
                 let cluster =
                     self.cluster.as_ref().ok_or_else(|| Problem::new(Code::NotFound, NO_CLUSTER))?;
-                json(&PeersInfo::of(cluster, self.since.elapsed()))
+                let limit = number(uri, "limit")?.unwrap_or(peers::PEERS_MAX);
+                json(&PeersInfo::of(cluster, self.since.elapsed()).with_at_most(limit))
             }
             ["preheat"] => self.preheated(Wanted::of(uri, request.headers())?).await,
             ["reload"] => json(&self.reloaded().await?),
             ["contents"] => {
-                let (after, limit) = page_asked(uri)?;
-                json(&contents::page(store, after, limit).await)
+                let asked = page_asked(uri)?;
+                // Where nobody looks at what is coming, no shard is asked.
+                let is_looked_at = asked.order == Order::Use || asked.cells.is_some();
+                let under_way =
+                    if is_looked_at { self.watched.fetches.under_way().await } else { UnderWay::default() };
+                json(&contents::page(store, asked, &under_way).await)
             }
             ["contents", id] => {
                 let content = self.meant(id, uri)?;
                 if change {
                     return json(&contents::remove(store, &content).await?);
                 }
-                json(&contents::info(&store.stat(&content)))
+                let cells = match number(uri, "cells")? {
+                    Some(cells) => {
+                        let under_way = self.watched.fetches.under_way().await;
+                        Some(contents::cells_of(store, &content, cells, &under_way))
+                    }
+                    None => None,
+                };
+                json(&ContentInfo { cells, ..contents::info(&store.stat(&content)) })
             }
             ["contents", id, "verify"] => {
                 let content = self.meant(id, uri)?;
@@ -219,6 +280,27 @@ impl Admin {
             }
             _ => unreachable!("the paths are those of the match above"),
         }
+    }
+
+    async fn status(&self) -> StatusInfo {
+        let (now, under_way) = (self.sample(), self.watched.fetches.under_way().await);
+        let mut status = StatusInfo {
+            version: env!("CARGO_PKG_VERSION").into(),
+            io: self.store.backend().to_string(),
+            at_ms: now.at_ms,
+            node: self.cluster.as_deref().map(OwnInfo::of),
+            concerns: Vec::new(),
+            store: HeldInfo::of(&self.store, now.unkept_bytes),
+            scrub: contents::scrub_info(&self.store.scrub_status()),
+            bytes: now.bytes,
+            requests: now.requests,
+            connections: self.watched.connections(),
+            fetches: FetchesInfo::from(&under_way),
+        };
+        let before = self.history.borrow().before(now.at_ms, concerns::LATELY_MS);
+        let last_failure = self.watched.recent().last_failure();
+        status.concerns = concerns::concerns(&status, &concerns::Lately { before, now, last_failure });
+        status
     }
 
     async fn preheated(&self, wanted: Wanted) -> Result<Answer, Refusal> {
@@ -312,17 +394,27 @@ fn bad_request(error: impl ToString) -> Problem {
     Problem::new(Code::BadRequest, error.to_string())
 }
 
-/// Behind which id, and how many.
-fn page_asked(uri: &Uri) -> Result<(Option<ContentId>, usize), Problem> {
-    let limit = match parameter(uri, "limit") {
-        Some(text) => text.parse().map_err(|_| bad_request(format!("limit: {text:?} is no number")))?,
-        None => PAGE_DEFAULT,
+/// Behind which id, how many, in which order, with how many cells.
+fn page_asked(uri: &Uri) -> Result<PageAsked, Problem> {
+    let limit = number(uri, "limit")?.unwrap_or(PAGE_DEFAULT);
+    let cells = number(uri, "cells")?;
+    let order = match parameter(uri, "order").as_deref() {
+        None | Some("id") => Order::Id,
+        Some("use") => Order::Use,
+        Some(other) => return Err(bad_request(format!("order: {other:?} is neither id nor use"))),
     };
     let after = parameter(uri, "after").map(|text| {
         let digits = text.split_once(':').map_or(&*text, |(_, digits)| digits);
         digits.parse().map_err(|error| bad_request(format!("after: {error}")))
     });
-    Ok((after.transpose()?, limit))
+    Ok(PageAsked { after: after.transpose()?, limit, order, cells })
+}
+
+fn number<T: FromStr>(uri: &Uri, name: &str) -> Result<Option<T>, Problem> {
+    let parsed = parameter(uri, name).map(|text| {
+        text.parse().map_err(|_| bad_request(format!("{name}: {text:?} is no number that it can have")))
+    });
+    parsed.transpose()
 }
 
 fn parameter(uri: &Uri, name: &str) -> Option<String> {

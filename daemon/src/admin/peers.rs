@@ -58,7 +58,7 @@ pub(crate) struct PeerInfo {
 }
 
 /// What a node's certificate lets it do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum RoleInfo {
     Peer,
@@ -114,9 +114,25 @@ impl PeersInfo {
     /// What this node knows in this moment. `up_for`: how long the daemon has run.
     pub(crate) fn of(shared: &Shared, up_for: Duration) -> Self {
         let seeds = shared.seeds();
-        let own = (seeds.own(), if seeds.is_seed() { Role::Seed } else { Role::Peer });
+        let own = (seeds.own(), own_role(shared));
         let told = seeds.live().into_iter().map(|seed| seed.node);
         Self::new(up_for, own, seeds.standing().into(), shared.peers().seen(), told)
+    }
+
+    /// This node.
+    pub(super) fn own(shared: &Shared) -> NodeInfo {
+        NodeInfo::of(shared.seeds().own(), own_role(shared))
+    }
+
+    /// The same with `limit` others at most: those that are seeds or have moved most.
+    pub(super) fn with_at_most(mut self, limit: usize) -> Self {
+        if self.peers.len() > limit {
+            let moved = |peer: &PeerInfo| peer.sent_bytes.saturating_add(peer.received_bytes);
+            self.peers.sort_by_key(|peer| std::cmp::Reverse((moved(peer) > 0, peer.node.role, moved(peer))));
+            self.peers.truncate(limit);
+            self.peers.sort_by(|one, other| one.node.id.cmp(&other.node.id));
+        }
+        self
     }
 
     /// `seen`: the nodes that are or were connected, each once; `seeds`: those that there are, connected or not.
@@ -165,6 +181,10 @@ impl PeerInfo {
         let (state, lanes) = (StateInfo::Known, Vec::new());
         Self { node, state, lanes, connections: 0, sent_bytes: 0, received_bytes: 0 }
     }
+}
+
+fn own_role(shared: &Shared) -> Role {
+    if shared.seeds().is_seed() { Role::Seed } else { Role::Peer }
 }
 
 /// All 64 hexadecimal digits.
@@ -263,6 +283,22 @@ mod tests {
         let peers = info(many.collect(), Vec::new());
         assert_eq!(peers.len(), PEERS_MAX);
         assert!(peers[0].node.id.starts_with("00000000"), "{}", peers[0].node.id);
+    }
+
+    #[test]
+    fn who_has_moved_most_is_told_of_first() {
+        let moved = |number, sent_bytes| Peer { sent_bytes, received_bytes: 0, ..peer(number, 1, 0) };
+        let seen = vec![moved(3, 5), moved(4, 0), moved(5, 9), moved(6, 7)];
+        let (time, own) = (Duration::ZERO, node(1));
+        let seeds = vec![node(2)].into_iter();
+        let info = PeersInfo::new(time, (&own, Role::Peer), StandingInfo::Joined, seen, seeds);
+        let ids = |limit| -> Vec<String> {
+            let peers = info.clone().with_at_most(limit).peers;
+            peers.into_iter().map(|peer| peer.node.id[..2].to_owned()).collect()
+        };
+        assert_eq!(ids(9), ["02", "03", "04", "05", "06"]);
+        assert_eq!(ids(2), ["05", "06"]);
+        assert_eq!(ids(4), ["02", "03", "05", "06"], "of those that have moved nothing, a seed");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use darter_transport::wire::Spread;
 use tokio::sync::{mpsc, oneshot};
 
 use super::boots::Boots;
+use super::look::UnderWay;
 use crate::access::OwnersWord;
 use crate::front::range::Wanted;
 use crate::origin::{OriginError, Target, Verdict};
@@ -107,6 +108,8 @@ pub(crate) enum Message {
     Spread { ask: Spread, to: mpsc::Sender<Spreading> },
     /// A seed has found the bytes of this content to be wrong.
     Purge { key: FetchKey },
+    /// What is on its way?
+    Look { reply: oneshot::Sender<UnderWay> },
 }
 
 /// What one reader waits for, and what will follow.

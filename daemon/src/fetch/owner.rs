@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::active::{self, Active};
 use super::boots::Boots;
 use super::demand::{FetchError, FetchKey, Message};
+use super::look::UnderWay;
 use super::patience::Patience;
 use super::places::Places;
 use super::plan::REQUEST_BLOCKS_MAX;
@@ -193,6 +194,9 @@ impl Owner {
                 if let Some(cluster) = self.cluster.get() {
                     cluster.spread(ask, to);
                 }
+            }
+            Message::Look { reply } => {
+                let _ = reply.send(UnderWay::of(self.active.borrow().values()));
             }
             Message::Purge { key } => {
                 self.note_wrong(key);

@@ -256,6 +256,11 @@ impl<W> Plan<W> {
         matches!(self.blocks.get(&block.number()), None | Some(State::Wanted(_)))
     }
 
+    /// The blocks that are not at rest, in their order.
+    pub(crate) fn moving(&self) -> impl Iterator<Item = u32> {
+        self.blocks.keys().copied()
+    }
+
     /// Whether every block is at rest.
     pub(crate) fn is_idle(&self) -> bool {
         self.blocks.is_empty()
@@ -304,6 +309,18 @@ mod tests {
         plan.next_request(FIRST, |_| true);
         assert_eq!(want(&mut plan, block, 3), Ok(Waiting::WithOthers));
         assert_eq!(plan.want(block, 4, true, |_| false), Ok(Waiting::First), "the others have left");
+    }
+
+    #[test]
+    fn what_is_not_at_rest_is_told_in_order() {
+        let (mut plan, layout) = plan(100);
+        let block = |number| layout.block(number).unwrap();
+        [9, 4, 70].into_iter().for_each(|number| want(&mut plan, block(number), 1).map(drop).unwrap());
+        plan.next_request(FIRST, |_| true);
+        plan.arrived(block(9), Bytes::new(), true);
+        assert_eq!(plan.moving().collect::<Vec<_>>(), [4, 9, 70], "wanted, arrived, wanted");
+        plan.settled(block(9));
+        assert_eq!(plan.moving().collect::<Vec<_>>(), [4, 70]);
     }
 
     #[test]

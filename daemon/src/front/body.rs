@@ -40,6 +40,11 @@ impl AnswerBody {
         Self::Parts(VecDeque::new())
     }
 
+    /// Bytes that are still to come, if that is known.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.size_hint().exact()
+    }
+
     /// One part.
     pub fn full(bytes: Bytes) -> Self {
         Self::Parts([bytes].into())

@@ -21,6 +21,7 @@ mod possession;
 pub mod range;
 pub mod reader;
 mod realms;
+pub(crate) mod recent;
 pub mod route;
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,7 @@ use self::manifest::Named;
 use self::range::Wanted;
 use self::reader::Sources;
 use self::realms::Realms;
+use self::recent::{Asked, Recent, Told};
 use self::route::{Errand, Kind, Route, Routing, What};
 use self::trouble::Trouble;
 use self::welcome::Welcomes;
@@ -61,6 +63,14 @@ pub(crate) struct Shared {
     realms: Realms,
     welcomes: Welcomes,
     heads: Arc<Heads>,
+    recent: Recent,
+}
+
+impl Shared {
+    /// What was answered lately.
+    pub(crate) fn recent(&self) -> &Recent {
+        &self.recent
+    }
 }
 
 /// The front of one shard under one policy.
@@ -118,8 +128,9 @@ impl Front {
         let started = Instant::now();
         let shown = tracing::enabled!(tracing::Level::DEBUG)
             .then(|| (request.method().clone(), request.uri().path().to_owned()));
-        let (answer, source) = match self.dispatch(request).await {
-            Ok(answered) => answered,
+        let mut asked = Asked::new(request.method().as_str(), request.uri().path());
+        let (answer, source, trouble) = match self.dispatch(request, &mut asked).await {
+            Ok((answer, source)) => (answer, source, None),
             Err(trouble) => {
                 let (answer, source) = trouble.answer();
                 if trouble.is_of_load() {
@@ -128,11 +139,20 @@ impl Front {
                 if source == Source::Own {
                     tracing::warn!(%trouble, "a request was refused");
                 }
-                (answer, source)
+                (answer, source, Some(trouble.to_string()))
             }
         };
         let shown = shown.as_ref().map(|(method, path)| (method, &path[..]));
-        self.note_answered(source, answer.status(), started, shown);
+        let status = answer.status();
+        self.note_answered(source, status, started, shown);
+        let told = Told {
+            source,
+            status,
+            head_after: started.elapsed(),
+            body_bytes: answer.body().length(),
+            trouble,
+        };
+        self.shared.recent.note(asked, told);
         (answer, self.ending(source, started))
     }
 
@@ -147,6 +167,7 @@ impl Front {
         started: Instant,
         shown: Option<(&Method, &str)>,
     ) {
+        self.shared.recent.count(source, status);
         let (status, elapsed) = (status.as_u16(), started.elapsed());
         self.sources.answers.answered(source, status, elapsed);
         if let Some((method, path)) = shown {
@@ -170,7 +191,7 @@ impl Front {
         Some(ContentRequest { id, kind, target, wanted, of_version: None, prefetch })
     }
 
-    async fn dispatch(&self, request: Request<Incoming>) -> Answered {
+    async fn dispatch(&self, request: Request<Incoming>, asked: &mut Asked) -> Answered {
         if NodeId::of_this_process().is_in(request.headers()) {
             return Err(Trouble::Loop);
         }
@@ -184,6 +205,7 @@ impl Front {
         let target = Target::new(upstream.registry, &upstream.path_and_query, request.headers(), &filter)
             .ok_or(Trouble::Request("the path is none that a registry can have"))?;
         let registry = target.registry().clone();
+        asked.registry = Some(registry.to_string().into());
         let answered = self.run(what, prefetch, target, request).await;
         let refused = match &answered {
             Ok((answer, Source::Pass)) => Some((answer.status(), answer.headers())),

@@ -170,6 +170,10 @@ impl AllAnswers {
         &self.givers
     }
 
+    pub(super) fn body_bytes(&self, source: Source) -> u64 {
+        self.sum(|shard| &shard.by_source[source as usize].body_bytes)
+    }
+
     fn sum(&self, counter: impl Fn(&Answers) -> &AtomicU64) -> u64 {
         let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         shards.iter().map(|shard| counter(shard).load(Ordering::Relaxed)).sum()

@@ -71,6 +71,10 @@ impl Fetches {
         self.unkept_bytes.inc_by(bytes as u64);
     }
 
+    pub(super) fn all_unkept_bytes(&self) -> u64 {
+        self.unkept_bytes.get()
+    }
+
     /// The cluster was told how a content was read.
     pub(crate) fn boot_recorded(&self) {
         self.boots_recorded.inc();

@@ -51,6 +51,14 @@ impl Front {
         self.shed.inc();
     }
 
+    pub(super) fn open_connections(&self) -> u64 {
+        u64::try_from(self.connections.get()).unwrap_or(0)
+    }
+
+    pub(super) fn shed_connections(&self) -> u64 {
+        self.shed.get()
+    }
+
     /// A window of a shard's work has ended.
     pub(crate) fn longest_poll(&self, longest: Duration) {
         self.longest_poll_seconds.observe(longest.as_secs_f64());

@@ -14,6 +14,7 @@ mod front;
 mod givers;
 mod latencies;
 mod limits;
+mod moved;
 mod process;
 mod registries;
 mod status;
@@ -38,6 +39,7 @@ pub(crate) use self::answers::{Answers, Source};
 pub(crate) use self::fetches::Coalesced;
 pub(crate) use self::givers::{Giver, Givers};
 pub(crate) use self::limits::Limit;
+pub(crate) use self::moved::Moved;
 pub(crate) use self::registries::Registries;
 
 /// All counters of a daemon; shared by its shards.
@@ -83,6 +85,11 @@ impl Metrics {
     /// Who brought the blocks that came last.
     pub(crate) fn givers(&self) -> &Givers {
         self.answers.givers()
+    }
+
+    /// What has moved since the start, for people to look at.
+    pub(crate) fn moved(&self) -> Moved {
+        Moved::of(self)
     }
 
     /// The OpenMetrics text, with the numbers of this moment of the store, and of the cluster that the node is in.

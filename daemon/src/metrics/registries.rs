@@ -31,6 +31,8 @@ pub(crate) struct Registries {
     requests: Family<Labels<3>, Counter>,
     blob_requests: Family<Labels<3>, Counter>,
     blob_bytes: Family<Labels<2>, Counter>,
+    /// The sum of those, which a family does not tell.
+    all_blob_bytes: Counter,
     transfers: Gauge,
 }
 
@@ -38,6 +40,7 @@ pub(crate) struct Registries {
 #[derive(Debug)]
 pub(crate) struct Coming {
     bytes: Counter,
+    all_bytes: Counter,
     transfers: Gauge,
 }
 
@@ -122,7 +125,16 @@ impl Registries {
         let label = self.label(&registry.to_string(), true);
         let labels = [("registry", label), ("status", status_label(Some(status_of(stream))))];
         self.transfers.inc();
-        Coming { bytes: self.blob_bytes.get_or_create_owned(&labels), transfers: self.transfers.clone() }
+        Coming {
+            bytes: self.blob_bytes.get_or_create_owned(&labels),
+            all_bytes: self.all_blob_bytes.clone(),
+            transfers: self.transfers.clone(),
+        }
+    }
+
+    /// From all registries.
+    pub(super) fn all_blob_bytes(&self) -> u64 {
+        self.all_blob_bytes.get()
     }
 
     /// What stands for a registry in labels; one that `has_answered` gets a name if there is one left.
@@ -150,6 +162,7 @@ impl Registries {
 impl Coming {
     pub(crate) fn came(&self, bytes: usize) {
         self.bytes.inc_by(bytes as u64);
+        self.all_bytes.inc_by(bytes as u64);
     }
 }
 

@@ -123,6 +123,12 @@ impl Store {
         }
     }
 
+    /// How many blocks of each piece are here, for the pieces of which one is: the number of the piece, and 1 to 4.
+    pub fn held_blocks(&self, content: &Content) -> impl Iterator<Item = (u32, u32)> {
+        let held = |(piece, slot)| (piece, self.inner.slots.presence(slot).count_ones());
+        content.slots().map(held).filter(|(_, blocks)| *blocks > 0)
+    }
+
     /// What the store says of itself.
     pub fn stats(&self) -> StoreStats {
         let free = self.inner.room().free.len();
