@@ -1,4 +1,4 @@
-//! Darter's node daemon as a library: configuration, HTTP front, origin client, admin port, commands and demo.
+//! Darter's node daemon as a library: configuration, HTTP front, origin client, admin port, commands, doctor, init and demo.
 //!
 //! The binary `darter` is a thin shell over this crate; the whole-system tests use its demo registry.
 #![forbid(unsafe_code)]

@@ -154,7 +154,7 @@ impl Scanner<'_> {
                 self.string()?;
             }
             _ => {
-                let rest = &self.text[self.at..];
+                let rest = self.rest();
                 let end = rest.find(|c: char| c == ',' || c == '}' || c == ']' || c.is_whitespace());
                 self.at += end.unwrap_or(rest.len()).max(1);
             }
@@ -165,7 +165,7 @@ impl Scanner<'_> {
     fn string(&mut self) -> Option<String> {
         let start = self.at;
         let mut is_escaped = true;
-        for (offset, c) in self.text[start..].char_indices() {
+        for (offset, c) in self.rest().char_indices() {
             if c == '"' && !is_escaped {
                 self.at = start + offset + 1;
                 return serde_json::from_str(&self.text[start..self.at]).ok();
@@ -177,12 +177,17 @@ impl Scanner<'_> {
     }
 
     fn space(&mut self) {
-        let rest = &self.text[self.at..];
+        let rest = self.rest();
         self.at += rest.len() - rest.trim_start_matches([' ', '\t', '\n', '\r']).len();
     }
 
     fn peek(&self) -> Option<char> {
-        self.text[self.at..].chars().next()
+        self.rest().chars().next()
+    }
+
+    /// Nothing where a text that is no JSON has led astray.
+    fn rest(&self) -> &str {
+        self.text.get(self.at..).unwrap_or_default()
     }
 }
 

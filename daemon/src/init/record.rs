@@ -209,11 +209,20 @@ impl Keeping {
 
     /// Keeps the way back from a plan that is not begun yet: durable when it returns.
     pub(super) fn keep(&self, plan: &Plan, lock: &Lock) -> Result<Record, RecordError> {
-        let kept_in = lock.made.clone();
-        let mut record = Record { version: VERSION, files: Vec::new(), directories: Vec::new(), kept_in };
         let unfinished = format!("{}.new", self.directory);
         self.forget_at(&unfinished)?;
-        self.root.make_directory(&unfinished)?;
+        let kept = self.keep_at(&unfinished, plan, lock);
+        if kept.is_err() {
+            // It has no name yet by which anybody would look for it.
+            let _ = self.forget_at(&unfinished);
+        }
+        kept
+    }
+
+    fn keep_at(&self, unfinished: &str, plan: &Plan, lock: &Lock) -> Result<Record, RecordError> {
+        let kept_in = lock.made.clone();
+        let mut record = Record { version: VERSION, files: Vec::new(), directories: Vec::new(), kept_in };
+        self.root.make_directory(unfinished)?;
         for change in &plan.changes {
             for directory in self.root.missing_above(&change.path)? {
                 if !record.directories.contains(&directory) {
@@ -236,7 +245,7 @@ impl Keeping {
         let json = serde_json::to_vec_pretty(&record)
             .unwrap_or_else(|_| unreachable!("strings and numbers are JSON"));
         self.root.replace(&format!("{unfinished}/record.json"), None, &json, None)?;
-        let (from, to) = (self.root.at(&unfinished)?, self.root.at(&self.directory)?);
+        let (from, to) = (self.root.at(unfinished)?, self.root.at(&self.directory)?);
         let renamed = fs::rename(from, to).and_then(|()| lock.directory.sync_all());
         renamed.map_err(|source| TreeError::Io { action: "write", path: self.directory.clone(), source })?;
         Ok(record)
