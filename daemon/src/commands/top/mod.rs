@@ -1,7 +1,7 @@
 //! `darter top`: what a node does, live, at a terminal.
 //!
-//! Every two seconds the daemon is asked for what it counts, and what has moved since is shown: [`sample`] reads
-//! and compares, [`screen`] makes lines of it, both pure; `terminal` owns the terminal and gives it back as it was,
+//! Every two seconds the daemon is asked for what it counts, and what has moved since is shown: `sample` reads
+//! and compares, `screen` makes lines of it, both pure; `terminal` owns the terminal and gives it back as it was,
 //! however the command ends.
 
 mod sample;
