@@ -60,7 +60,8 @@ pub struct InitArgs {
     /// The admin port, which nydusd asks whether darter lives
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:40901", value_parser = crate::cli::socket_addr)]
     admin: SocketAddr,
-    /// Have the client read the registry at this URL so; may be repeated for containerd and nydus [default: every registry; for docker, crio and podman Docker Hub]
+    /// Have the client read the registry at this URL so; may be repeated for containerd and nydus [default: every
+    /// registry; for docker, crio and podman Docker Hub]
     #[arg(long, value_name = "URL")]
     registry: Vec<Registry>,
     /// The configuration file of nydusd [default: as the snapshotter's config.toml says]
