@@ -20,9 +20,12 @@ use crate::commands::preheat::PreheatArgs;
 use crate::commands::reload::ReloadArgs;
 use crate::commands::rm::RmArgs;
 use crate::commands::stat::StatArgs;
+use crate::commands::top::TopArgs;
 use crate::commands::verify::VerifyArgs;
 use crate::config::{Inputs, Override};
 use crate::demo::DemoArgs;
+use crate::doctor::DoctorArgs;
+use crate::init;
 
 /// Container images that start fast: a node cache in front of registries, for nydusd and containerd.
 #[derive(Debug, Parser)]
@@ -64,12 +67,21 @@ pub enum Command {
     /// List the nodes of a running daemon's cluster, and what flows between them and it
     #[command(after_help = EXIT_STATUS)]
     Peers(PeersArgs),
+    /// Show live what a running daemon does: requests, bytes by source, what is coming, other nodes
+    #[command(after_help = EXIT_STATUS)]
+    Top(TopArgs),
     /// Have a running daemon read its configuration again, and tell what has changed
     #[command(after_help = EXIT_STATUS)]
     Reload(ReloadArgs),
     /// Check a configuration, or show what it comes to
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look whether a daemon with this configuration can run well on this machine, and say what to do where not
+    #[command(after_help = EXIT_STATUS)]
+    Doctor(DoctorArgs),
+    /// Have containerd, docker, CRI-O, podman or nydus on this machine read through darter; --undo takes it back
+    #[command(after_help = EXIT_STATUS)]
+    Init(init::InitArgs),
     /// Prepare a cluster of nodes
     #[command(subcommand)]
     Cluster(ClusterCommand),

@@ -1,4 +1,4 @@
-//! Darter's node daemon as a library: configuration, HTTP front, origin client, admin port, commands and demo.
+//! Darter's node daemon as a library: configuration, HTTP front, origin client, admin port, commands, doctor, init and demo.
 //!
 //! The binary `darter` is a thin shell over this crate; the whole-system tests use its demo registry.
 #![forbid(unsafe_code)]
@@ -11,8 +11,10 @@ pub mod commands;
 pub mod config;
 pub mod demo;
 mod digest;
+pub mod doctor;
 pub mod fetch;
 pub mod front;
+pub mod init;
 mod logs;
 mod memory_limit;
 mod metrics;

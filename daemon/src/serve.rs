@@ -30,13 +30,13 @@ use crate::reload::{Live, Reload};
 use crate::shard::{self, Common, Own, Shard, StartError};
 
 /// Block buffers of the node: 128 MiB. They hold what is on its way from the network to the disk and to readers.
-const POOL_BLOCKS: usize = 2048;
+pub(crate) const POOL_BLOCKS: usize = 2048;
 /// The least that a node can work with, in whatever memory: 16 MiB.
 const POOL_BLOCKS_MIN: usize = 256;
 /// How much of what registries have confirmed an unclean end may cost.
 const REMEMBER_EVERY: Duration = Duration::from_secs(2);
 /// Connections open at the front, if open files and memory allow so many.
-const CONNECTIONS_MAX: usize = 8192;
+pub(crate) const CONNECTIONS_MAX: usize = 8192;
 /// The least that a front may have.
 const CONNECTIONS_MIN: usize = 64;
 /// What a connection may come to: its state, and its part of heads that are not whole yet.
@@ -344,7 +344,7 @@ async fn accept(
 }
 
 /// Each connection is a file, and may need a second one to a registry; all of them get a quarter of the memory.
-fn connections_max(files_max: Option<u64>, memory_max: Option<u64>) -> usize {
+pub(crate) fn connections_max(files_max: Option<u64>, memory_max: Option<u64>) -> usize {
     let by_files = files_max.map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES) / 2);
     let by_memory = memory_max.map_or(u64::MAX, |memory| memory / 4 / CONNECTION_BYTES);
     usize::try_from(by_files.min(by_memory)).unwrap_or(usize::MAX).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)
@@ -356,7 +356,7 @@ fn warm_up_bytes_max(free: Option<u64>, memory_max: Option<u64>) -> u64 {
 }
 
 /// Block buffers get a quarter of the memory.
-fn pool_blocks(memory_max: Option<u64>) -> usize {
+pub(crate) fn pool_blocks(memory_max: Option<u64>) -> usize {
     let by_memory = memory_max.map_or(u64::MAX, |memory| memory / 4 / u64::from(BLOCK_BYTES));
     usize::try_from(by_memory).unwrap_or(usize::MAX).clamp(POOL_BLOCKS_MIN, POOL_BLOCKS)
 }

@@ -203,7 +203,7 @@ fn open_slab(store: &Path, slab: u32, slots: u32) -> Result<Slab, OpenError> {
     opened.map_err(|source| io_error("open", &path, source))
 }
 
-fn read_header(store: &Path) -> Result<Option<Header>, OpenError> {
+pub(crate) fn read_header(store: &Path) -> Result<Option<Header>, OpenError> {
     let path = store.join("records");
     let foreign = || OpenError::Foreign { path: store.to_owned() };
     let records = match File::open(&path) {
@@ -231,10 +231,16 @@ fn read_header(store: &Path) -> Result<Option<Header>, OpenError> {
     }
 }
 
+/// The capacity of a store that nobody has configured, by the space that is free.
+#[must_use]
+pub fn default_capacity_bytes(free_bytes: u64) -> u64 {
+    (free_bytes / DEFAULT_SHARE).min(DEFAULT_CAPACITY_BYTES_MAX)
+}
+
 fn create(data_dir: &Path, capacity_bytes: Option<u64>) -> Result<Header, OpenError> {
     let vfs = statvfs(data_dir).map_err(|source| io_error("examine", data_dir, source.into()))?;
     let free_bytes = vfs.f_bavail.saturating_mul(vfs.f_frsize);
-    let capacity = capacity_bytes.unwrap_or((free_bytes / DEFAULT_SHARE).min(DEFAULT_CAPACITY_BYTES_MAX));
+    let capacity = capacity_bytes.unwrap_or_else(|| default_capacity_bytes(free_bytes));
     let geometry = geometry_for(capacity)?;
     let needed_bytes = geometry.capacity_bytes() + geometry.records_bytes();
     let no_space = || OpenError::NoSpace { path: data_dir.to_owned(), needed_bytes, free_bytes };
@@ -329,7 +335,7 @@ fn io_error(what: &'static str, path: &Path, source: io::Error) -> OpenError {
 }
 
 /// Preallocated space is a promise that copy-on-write file systems do not keep: a write needs new space.
-fn file_system_warning(data_dir: &Path) -> Option<&'static str> {
+pub(crate) fn file_system_warning(data_dir: &Path) -> Option<&'static str> {
     const BTRFS: u64 = 0x9123_683e;
     const ZFS: u64 = 0x2fc1_2fc1;
     const BCACHEFS: u64 = 0xca45_1a4e;

@@ -27,6 +27,7 @@ mod keeper;
 pub mod layout;
 mod page_tables;
 mod piece_table;
+pub mod probe;
 mod records;
 pub mod ring;
 mod scrub;

@@ -4,7 +4,7 @@
 //! The registry is spoken to by `ctr`, with containerd's own resolver and fetcher.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -66,6 +66,20 @@ disabled_plugins = [
         let ready = || ctr(&socket, &["version"]).is_ok();
         let process = Process::start(command, home.path(), ready);
         Self { socket, hosts, _process: process, home }
+    }
+
+    /// What may stand for `/` of the machine that it runs on: `darter init --root`. Its configuration there, which this
+    /// one does not read, names the directory of `hosts.toml` files that it does.
+    ///
+    /// # Panics
+    /// When that configuration cannot be written.
+    pub fn root(&self) -> &Path {
+        let directory = self.home.path().join("etc/containerd");
+        let text =
+            "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"/certs.d\"\n";
+        fs::create_dir_all(&directory).expect("a directory can be made");
+        fs::write(directory.join("config.toml"), text).expect("the configuration can be written");
+        self.home.path()
     }
 
     /// Every registry is read through the front, and `ns` says which: `deploy/containerd/_default/hosts.toml`.

@@ -72,6 +72,21 @@ impl Config {
         config
     }
 
+    /// A file of somebody's, as nydusd reads it.
+    ///
+    /// # Panics
+    /// When it is not there or no JSON.
+    pub fn of_file(file: &Path) -> Self {
+        let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        Self(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}")))
+    }
+
+    /// Without the front: what it was before anybody named one.
+    pub fn without_proxy(mut self) -> Self {
+        self.backend_mut().remove("proxy");
+        self
+    }
+
     /// Sends everything through the mirror, requests without `Authorization` too.
     pub fn set_auth_through(&mut self) {
         self.set_backend("/mirrors/0/auth_through", json!(true));

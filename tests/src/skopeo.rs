@@ -30,6 +30,28 @@ impl Skopeo {
         let registries = home.path().join("registries.conf");
         let values = [("registry.example.com", registry), ("127.0.0.1:65001", front)];
         let text = deployed("containers/registries.conf", &values);
+        Self::with(home, registries, &text)
+    }
+
+    /// One that knows of no mirror but by files of `registries.conf.d` below [`root`](Self::root).
+    ///
+    /// # Panics
+    /// When its files cannot be written.
+    pub fn unconfigured() -> Self {
+        let home = TempDir::with_prefix("darter-skopeo-").expect("a temporary directory can be made");
+        // What the system has in /etc, users have in .config.
+        fs::create_dir(home.path().join(".config")).expect("a directory can be made");
+        std::os::unix::fs::symlink(".config", home.path().join("etc")).expect("a link can be made");
+        let registries = home.path().join("registries.conf");
+        Self::with(home, registries, "")
+    }
+
+    /// What may stand for `/` of the machine that it runs on: `darter init --root`.
+    pub fn root(&self) -> &Path {
+        self.home.path()
+    }
+
+    fn with(home: TempDir, registries: PathBuf, text: &str) -> Self {
         fs::write(&registries, text).expect("the configuration can be written");
         // The default asks for signatures of nobody, but is another package's file.
         fs::write(home.path().join("policy.json"), r#"{"default":[{"type":"insecureAcceptAnything"}]}"#)

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::{iter, thread};
 
 use darter::demo::registry::{self, RegistryOptions, Tally};
+use darter_tests::cli::darter;
 use darter_tests::nydus::{Config, Form, Places};
 use darter_tests::{BLOCK_BYTES, Blob, Daemon, Io, Origin, on_both_io};
 use fastrand::Rng;
@@ -27,6 +28,7 @@ on_both_io!(
     nydusd_2_3_mirrors_as_deployed,
     nydusd_2_3_mirrors_with_a_token,
     nydusd_2_4_proxy,
+    nydusd_2_4_as_darter_init_writes_it,
     nydusd_2_4_host,
     redirects_stay_behind_the_front,
     clients_at_once_cost_each_block_once,
@@ -61,6 +63,34 @@ fn nydusd_2_3_mirrors_with_a_token(io: Io) {
 
 fn nydusd_2_4_proxy(io: Io) {
     check(io, Nydusd::V2_4, Form::Proxy, |_| {});
+}
+
+/// A nydusd that reads from its registry itself, until `darter init nydus` has written its configuration.
+fn nydusd_2_4_as_darter_init_writes_it(io: Io) {
+    let scene = Scene::start(io, RegistryOptions::default());
+    let places = scene.places();
+    let root = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = root.path().join("etc/nydus/nydusd-config.json");
+    std::fs::create_dir_all(file.parent().expect("a directory")).expect("a directory can be made");
+    let own = Config::deployed(Form::Proxy, &places).without_proxy().text();
+    std::fs::write(&file, &own).expect("a file can be written");
+    let root = root.path().to_str().expect("a plain path");
+    let init = |more: &[&str]| {
+        let ran = darter(&[&["init", "nydus", "--root", root], more].concat());
+        assert_eq!(ran.status, 0, "{ran:?}");
+    };
+    init(&["--front", &places.front, "--admin", &places.admin]);
+    let reads = boot(SEED, 12, scene.blob.len());
+    let through_the_front = || scene.daemon.metrics().sum("darter_requests_total");
+    scene.read(&scene.client(Nydusd::V2_4, &Config::of_file(&file)), &reads);
+    let asked = through_the_front();
+    assert!(asked > 0.0, "nydusd went past the front");
+    assert_eq!(scene.origin.blob_bytes(), scene.blob.touched(reads.clone()));
+
+    init(&["--undo"]);
+    assert_eq!(std::fs::read_to_string(&file).expect("it is there"), own);
+    scene.read(&scene.client(Nydusd::V2_4, &Config::of_file(&file)), &reads);
+    assert_eq!(through_the_front(), asked, "nydusd still asks the front");
 }
 
 fn nydusd_2_4_host(io: Io) {

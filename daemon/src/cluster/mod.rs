@@ -17,6 +17,7 @@ pub(crate) mod pem;
 pub(crate) mod verdict;
 
 pub use names::Names;
+pub(crate) use names::look_up;
 pub(crate) use owner_side::OwnerSide;
 pub use part::NoPart;
 pub(crate) use part::{NodePart, ShardPart};

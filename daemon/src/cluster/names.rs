@@ -48,6 +48,11 @@ pub struct Names {
     pub(super) server: Option<SocketAddr>,
 }
 
+/// Where the seeds of a target are, looked up once; or why that is not known.
+pub(crate) async fn look_up(target: &JoinTarget) -> Result<Vec<SocketAddr>, String> {
+    Names::default().addresses(target).await.map_err(|error| error.to_string())
+}
+
 impl Names {
     /// The addresses of a target in the order in which they are to be tried: at least one, at most [`ADDRESSES_MAX`],
     /// each once, and alike for alike records.

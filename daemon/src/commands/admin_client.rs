@@ -50,10 +50,7 @@ impl AdminClient {
         let answered = async {
             wire::whole(wire::send(address, request, silence).await?, ANSWER_BYTES_MAX, silence).await
         };
-        let (status, _, body) = answered.await.map_err(|error| match error {
-            HttpError::Connect(reason) => unreachable(address, &reason),
-            error => CommandError::Failed(format!("the admin port at {address} gave no answer: {error}")),
-        })?;
+        let (status, _, body) = answered.await.map_err(|error| failed(address, error))?;
         if status.is_success()
             && let Ok(value) = serde_json::from_slice(&body)
         {
@@ -69,6 +66,25 @@ impl AdminClient {
         Err(refusal(&error))
     }
 
+    /// The text of `/metrics`.
+    pub(super) async fn metrics(&self) -> Result<String, CommandError> {
+        let address = self.address;
+        let request = Request::get("/metrics").header(header::HOST, address.to_string());
+        let request = request.body(Empty::<Bytes>::new());
+        let request = request.map_err(|error| CommandError::Failed(error.to_string()))?;
+        let answered = async {
+            wire::whole(wire::send(address, request, SILENCE).await?, ANSWER_BYTES_MAX, SILENCE).await
+        };
+        let (status, _, body) = answered.await.map_err(|error| failed(address, error))?;
+        if status.is_success() {
+            return Ok(String::from_utf8_lossy(&body).into_owned());
+        }
+        Err(CommandError::Failed(format!(
+            "{address} answers {status} to /metrics: set metrics.enable: true in its configuration, or name the admin \
+             port of another darter with --admin"
+        )))
+    }
+
     /// All contents, page by page, in the order of their ids.
     pub(super) async fn contents(&self) -> Result<Vec<ContentInfo>, CommandError> {
         let mut contents = Vec::new();
@@ -82,6 +98,13 @@ impl AdminClient {
                 None => return Ok(contents),
             }
         }
+    }
+}
+
+fn failed(address: SocketAddr, error: HttpError) -> CommandError {
+    match error {
+        HttpError::Connect(reason) => unreachable(address, &reason),
+        error => CommandError::Failed(format!("the admin port at {address} gave no answer: {error}")),
     }
 }
 

@@ -11,14 +11,15 @@ pub(crate) mod front_request;
 pub mod get;
 pub mod ls;
 pub mod man;
-mod output;
+pub(crate) mod output;
 pub mod peers;
 pub mod pin;
 pub mod preheat;
 pub mod reload;
 pub mod rm;
 pub mod stat;
-mod text;
+pub(crate) mod text;
+pub mod top;
 pub mod verify;
 pub(crate) mod wire;
 
@@ -82,7 +83,9 @@ pub struct AdminArgs {
 }
 
 /// Runs an asynchronous command on this thread.
-fn run_to_end<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+pub(crate) fn run_to_end<T>(
+    command: impl Future<Output = Result<T, CommandError>>,
+) -> Result<T, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime
         .map_err(|error: io::Error| CommandError::Failed(format!("cannot run on this machine: {error}")))?;

@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::CommandError;
 
-pub(super) fn print(text: &str) -> Result<(), CommandError> {
+pub(crate) fn print(text: &str) -> Result<(), CommandError> {
     print_bytes(text.as_bytes())
 }
 
-pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), CommandError> {
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), CommandError> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -20,7 +20,7 @@ pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), CommandError> {
     }
 }
 
-pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), CommandError> {
+pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), CommandError> {
     match serde_json::to_string_pretty(value) {
         Ok(json) => print(&(json + "\n")),
         Err(error) => Err(CommandError::Failed(format!("cannot write JSON: {error}"))),
@@ -28,6 +28,6 @@ pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), CommandError> {
 }
 
 /// A line for people, beside the result. Unlike `eprintln!` it does not panic when nobody reads.
-pub(super) fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }

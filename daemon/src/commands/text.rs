@@ -32,7 +32,7 @@ pub(super) fn ago(then_s: u64) -> String {
 }
 
 /// What came over the network, without what a terminal would act upon, and not longer than `chars_max`.
-pub(super) fn plain(text: &str, chars_max: usize) -> String {
+pub(crate) fn plain(text: &str, chars_max: usize) -> String {
     let harmless = |c: char| if c.is_control() { ' ' } else { c };
     let text = text.trim();
     let plain: String = text.chars().take(chars_max).map(harmless).collect();

@@ -1,11 +1,13 @@
 //! `cluster`: the values of that section, and the files that give a node its identity.
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::SystemTime;
 
+use darter_transport::identity::files::FileError;
 use darter_transport::identity::{PEER_NAME, SEED_NAME, files};
 use darter_transport::lane::Lanes;
 use darter_transport::node::{Role, ZONE_BYTES_MAX};
@@ -316,7 +318,7 @@ fn identity_contents(
     match &cluster.identity {
         IdentitySource::Secrets(path) => {
             let wrong = |text| (&keys::CLUSTER_SECRET_FILE, text);
-            let secrets = files::secrets(path).map_err(|error| wrong(error.to_string()))?;
+            let secrets = files::secrets(path).map_err(|error| wrong(unusable(path, &error)))?;
             if cluster.role == Role::Seed && !secrets.make_seeds() {
                 let text = format!(
                     "{} is for peers, and no seed can be made of it: give this node the other file that `darter \
@@ -353,10 +355,20 @@ fn identity_contents(
     }
 }
 
+/// What is wrong with a file of secrets; of one that is not there, how it comes to be.
+fn unusable(path: &Path, error: &FileError) -> String {
+    match error {
+        FileError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => format!(
+            "{error}; copy it from another node of the cluster, or begin a cluster with `darter cluster init --out {}`",
+            path.display()
+        ),
+        _ => error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
 
     use darter_transport::identity::ClusterSecrets;
     use proptest::prelude::*;

@@ -36,6 +36,13 @@ pub struct TlsSetting {
     identity: Option<Identity>,
 }
 
+/// Of a registry, or of how this node proves to it who it is.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsFiles {
+    pub(crate) certificates: Vec<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+}
+
 impl TlsSetting {
     /// Without files: the system's authorities decide, or nobody does.
     pub(crate) fn verified(verified: bool) -> Self {
@@ -50,6 +57,12 @@ impl TlsSetting {
     #[must_use]
     pub fn is_verified(&self) -> bool {
         self.verified
+    }
+
+    /// The files that it is made of.
+    pub(crate) fn files(&self) -> TlsFiles {
+        let (certificate, key) = self.client.clone().unzip();
+        TlsFiles { certificates: self.ca.iter().cloned().chain(certificate).collect(), key }
     }
 
     /// Whether one client can speak in both ways.

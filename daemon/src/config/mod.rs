@@ -91,13 +91,26 @@ impl Inputs {
 /// # Errors
 /// The file cannot be read, or some key or value is wrong, or a file of certificates: then every wrong one is named.
 pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Resolved, ConfigError> {
+    let (resolved, problems) = load_with_problems(file, overrides)?;
+    if problems.is_empty() { Ok(resolved) } else { Err(ConfigError::Invalid(problems)) }
+}
+
+/// The same for whoever wants to know all that is wrong: what the settings are, and what is wrong with the files of
+/// certificates and secrets that they name.
+///
+/// # Errors
+/// There are no settings: the file cannot be read, or some key or value is wrong.
+pub fn load_with_problems(
+    file: Option<&Path>,
+    overrides: &[Override],
+) -> Result<(Resolved, Vec<Problem>), ConfigError> {
     let raw = match file {
         Some(path) => parse(&path.display().to_string(), &read_bounded(path)?)?,
         None => RawConfig::default(),
     };
     let mut resolved = resolve(&raw, overrides, &Surroundings::of_this_process())?;
     let problems = [listed::read_files(&mut resolved), cluster::read_files(&mut resolved)].concat();
-    if problems.is_empty() { Ok(resolved) } else { Err(ConfigError::Invalid(problems)) }
+    Ok((resolved, problems))
 }
 
 /// One byte more than is allowed, so that `parse` can tell a file that is too long; a device or a pipe without

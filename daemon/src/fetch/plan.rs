@@ -315,7 +315,9 @@ mod tests {
     fn what_is_not_at_rest_is_told_in_order() {
         let (mut plan, layout) = plan(100);
         let block = |number| layout.block(number).unwrap();
-        [9, 4, 70].into_iter().for_each(|number| want(&mut plan, block(number), 1).map(drop).unwrap());
+        for number in [9, 4, 70] {
+            assert_eq!(want(&mut plan, block(number), 1), Ok(Waiting::First));
+        }
         plan.next_request(FIRST, |_| true);
         plan.arrived(block(9), Bytes::new(), true);
         assert_eq!(plan.moving().collect::<Vec<_>>(), [4, 9, 70], "wanted, arrived, wanted");

@@ -82,6 +82,14 @@ pub enum OriginError {
 }
 
 impl OriginError {
+    /// What happened, without the registry's name.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Unreachable { reason, .. } | Self::Unusable { reason, .. } => reason.clone(),
+            Self::Forbidden { refusal, .. } => refusal.to_string(),
+        }
+    }
+
     /// Whether neither another try nor another time changes it.
     pub fn is_for_good(&self) -> bool {
         matches!(self, Self::Unusable { .. })

@@ -39,6 +39,17 @@ impl Proxies {
         Uri::try_from(url.as_str()).is_ok_and(|uri| self.0.intercept(&uri).is_some())
     }
 
+    /// The proxy of a URL as `HOST:PORT`, without a name or password.
+    #[must_use]
+    pub fn of_url(&self, url: &Url) -> Option<String> {
+        let uri = Uri::try_from(url.as_str()).ok()?;
+        let proxy = self.0.intercept(&uri)?;
+        Some(match (proxy.uri().host()?, proxy.uri().port_u16()) {
+            (host, Some(port)) => format!("{host}:{port}"),
+            (host, None) => host.to_owned(),
+        })
+    }
+
     /// What the start says, if there is any proxy.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
@@ -73,6 +84,10 @@ mod tests {
             warning.contains("the proxy proxy.example:3128,") && !warning.contains("secret"),
             "{warning}"
         );
+        let url = "https://registry.example/".parse().unwrap();
+        let proxies = Proxies::of("http://me:secret@proxy.example:3128", "ghcr.io");
+        assert_eq!(proxies.of_url(&url).as_deref(), Some("proxy.example:3128"));
+        assert_eq!(Proxies::none().of_url(&url), None);
         assert_eq!(Proxies::none().warning(), None);
         assert_eq!(Proxies::of("http://proxy.example:3128", "*").warning(), None);
     }

@@ -36,13 +36,13 @@ pub(crate) enum Way {
 
 /// A buffer as direct reads want it.
 #[derive(Debug)]
-pub(super) struct Aligned {
+pub(crate) struct Aligned {
     buffer: Box<[u8]>,
     first: usize,
 }
 
 impl Aligned {
-    pub(super) fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         let buffer = vec![0; bytes + ALIGN].into_boxed_slice();
         // A bound on the place in the buffer, whatever `align_offset` says.
         let first = buffer.as_ptr().align_offset(ALIGN).min(ALIGN);
@@ -50,7 +50,7 @@ impl Aligned {
     }
 
     /// Its first `bytes` bytes.
-    pub(super) fn bytes(&mut self, bytes: usize) -> &mut [u8] {
+    pub(crate) fn bytes(&mut self, bytes: usize) -> &mut [u8] {
         &mut self.buffer[self.first..][..bytes]
     }
 }

@@ -33,7 +33,7 @@ use crate::store::Inner;
 use course::{Course, Due};
 use pace::Pace;
 
-pub(crate) use disk::Disk;
+pub(crate) use disk::{Aligned, Disk};
 pub(crate) use queue::ScrubQueue;
 pub(crate) use reading::{For, Reading};
 

@@ -30,7 +30,7 @@ pub use connection::{Connection, Received, RecvHalf, SendHalf, Traffic};
 pub use endpoint::{Endpoint, Lanes};
 pub use error::{ConnectError, LaneError};
 pub use mux::{Mux, MuxError, Violation};
-pub use steering::{BindError, ShardSockets, bind};
+pub use steering::{BindError, SOCKET_BUFFER_BYTES, ShardSockets, bind};
 
 /// Streams that one side may have open at a time.
 pub const STREAMS_MAX: u32 = 128;

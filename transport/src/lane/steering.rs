@@ -22,7 +22,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Bytes of the connection ids that we issue: the shard, and 56 random bits.
 const ID_BYTES: usize = 8;
 /// What a socket's buffers are asked to hold; the kernel gives at most `net.core.rmem_max` and `wmem_max`.
-const SOCKET_BUFFER_BYTES: usize = 2 << 20;
+pub const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 256;
 /// A port that is free for UDP may be taken for TCP.
