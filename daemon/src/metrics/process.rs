@@ -1,10 +1,6 @@
 //! The process itself: what it takes of the machine, and since when.
-//!
-//! The kernel's file is opened once, at the start, and read again at each scrape: so it stays readable for a process
-//! that may open nothing any more.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::fs;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
@@ -20,7 +16,6 @@ const STATM: &str = "/proc/self/statm";
 /// Of this one.
 #[derive(Debug)]
 pub(super) struct Process {
-    statm: Option<File>,
     memory: Family<[(&'static str, &'static str); 1], Gauge>,
     cpu: Counter<f64, AtomicU64>,
 }
@@ -39,15 +34,10 @@ impl Process {
             Unit::Seconds,
             started,
         );
-        let process = Self {
-            statm: File::open(STATM)
-                .inspect_err(
-                    |error| tracing::debug!(%error, "{STATM} cannot be read, and metrics lack memory"),
-                )
-                .ok(),
-            memory: Family::default(),
-            cpu: Counter::default(),
-        };
+        let process = Self { memory: Family::default(), cpu: Counter::default() };
+        for kind in ["private", "files"] {
+            let _ = process.memory.get_or_create(&[("kind", kind)]);
+        }
         registry.register_with_unit(
             "memory",
             "Resident memory: the process's own, and pages of files, which the kernel takes back when it needs them",
@@ -65,9 +55,10 @@ impl Process {
     }
 
     pub(super) fn take_over(&self) {
-        let (private, of_files) = self.resident_bytes().unwrap_or_default();
-        for (kind, bytes) in [("private", private), ("files", of_files)] {
-            super::set(&self.memory.get_or_create(&[("kind", kind)]), bytes);
+        if let Some((private, of_files)) = resident_bytes() {
+            for (kind, bytes) in [("private", private), ("files", of_files)] {
+                super::set(&self.memory.get_or_create(&[("kind", kind)]), bytes);
+            }
         }
         let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         let used_s = used.tv_sec as f64 + used.tv_nsec as f64 / 1e9;
@@ -77,16 +68,15 @@ impl Process {
             self.cpu.inc_by(used_s - told_s);
         }
     }
+}
 
-    /// The process's own, and that of files.
-    fn resident_bytes(&self) -> Option<(u64, u64)> {
-        let mut text = [0; 256];
-        let read = self.statm.as_ref()?.read_at(&mut text, 0).ok()?;
-        resident_pages(std::str::from_utf8(text.get(..read)?).ok()?).map(|(private, of_files)| {
-            let page_bytes = rustix::param::page_size() as u64;
-            (private * page_bytes, of_files * page_bytes)
-        })
-    }
+/// The process's own, and that of files; `None` where the kernel's file cannot be read, as when too many are open.
+fn resident_bytes() -> Option<(u64, u64)> {
+    let statm = fs::read_to_string(STATM);
+    let statm = statm.inspect_err(|error| tracing::debug!(%error, "{STATM} cannot be read"));
+    let (private, of_files) = resident_pages(&statm.ok()?)?;
+    let page_bytes = rustix::param::page_size() as u64;
+    Some((private * page_bytes, of_files * page_bytes))
 }
 
 /// Out of the kernel's line: size, resident, shared, …
