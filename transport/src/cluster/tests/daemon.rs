@@ -153,6 +153,7 @@ impl Daemon {
     async fn keep(&self, content: &Arc<Content>, block: BlockIndex, bytes: Bytes) {
         let run = content.layout().run(block.number(), block.number() + 1).unwrap();
         let reservation = Arc::new(self.store.reserve(content, run).await.expect("room"));
+        self.cluster().came(content, self.scope(), block, std::slice::from_ref(&bytes));
         self.store.write(&reservation, block, vec![bytes], REGISTRY).await.expect("written");
         // What is just being written for somebody else is passed over.
         while !self.store.has(content, self.scope(), block) {

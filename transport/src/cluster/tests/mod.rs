@@ -50,6 +50,18 @@ fn a_cold_pull_by_one_node_costs_the_origin_the_blob_once() {
     assert_eq!((counted.from_owner_bytes, counted.wrong_blocks), (registry.bytes.len() as u64, 0));
 }
 
+/// Nobody has asked for them: it has not read its store for them.
+#[test]
+fn an_owner_knows_the_digests_of_what_it_has_brought_for_itself() {
+    let registry = Registry::new(3 * MIB + 5);
+    let nodes = nodes(&secrets(), 1, 1, &registry);
+    let known = |node: &TestNode| node.shared.books().attestations().known(&registry.plot()).len();
+    block_on(nodes[0].run(|daemon| async move { daemon.pull_whole().await }));
+    assert_eq!([known(&nodes[0]), known(&nodes[1])], [registry.layout().block_count(), 0]);
+    block_on(nodes[1].run(|daemon| async move { daemon.pull_whole().await }));
+    assert_eq!((wrong_blocks(&nodes[1]), registry.given()), (0, registry.bytes.len() as u64));
+}
+
 #[test]
 fn eight_nodes_at_once_cost_the_origin_the_blob_once() {
     let registry = Registry::new(12 * MIB);
