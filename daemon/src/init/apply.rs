@@ -348,7 +348,13 @@ mod tests {
         fs::write(&path, "edited").unwrap();
         let all = scene.all();
         let refused = scene.undo(&mut || Turn::On).unwrap_err().to_string();
-        for word in ["old.json has changed since", "nothing was touched", "by hand", "then remove", "darter/init/client"] {
+        for word in [
+            "old.json has changed since",
+            "nothing was touched",
+            "by hand",
+            "then remove",
+            "darter/init/client",
+        ] {
             assert!(refused.contains(word), "no {word:?} in {refused}");
         }
         assert_eq!(scene.all(), all);
@@ -356,7 +362,10 @@ mod tests {
         fs::write(&path, "{\"a\": 2}\n").unwrap();
         fs::write(scene.keeping.backup("/etc/old.json"), "rotten").unwrap();
         let refused = scene.undo(&mut || Turn::On).unwrap_err().to_string();
-        assert!(refused.contains("then remove") && refused.ends_with("var/lib/darter/init/client"), "{refused}");
+        assert!(
+            refused.contains("then remove") && refused.ends_with("var/lib/darter/init/client"),
+            "{refused}"
+        );
         assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\": 2}\n");
     }
 
@@ -380,11 +389,15 @@ mod tests {
     #[test]
     fn a_crash_while_the_record_goes_wedges_nothing() {
         let parts = ["record.json", "etc+old.json"];
-        for (name, gone) in [("client", 1), ("client", 0), ("client.old", 0), ("client.old", 1), ("client.new", 0)] {
+        for (name, gone) in
+            [("client", 1), ("client", 0), ("client.old", 0), ("client.old", 1), ("client.new", 0)]
+        {
             let scene = Scene::new();
             scene.apply(&mut || Turn::On).unwrap();
             let kept = scene.home.path().join("var/lib/darter/init");
-            for (written, before) in [("a/hosts.toml", None), ("../old.json", Some(OLD)), ("b/hosts.toml", None)] {
+            for (written, before) in
+                [("a/hosts.toml", None), ("../old.json", Some(OLD)), ("b/hosts.toml", None)]
+            {
                 let path = scene.home.path().join("etc/certs.d").join(written);
                 match before {
                     Some(before) => fs::write(path, before).unwrap(),
@@ -395,10 +408,13 @@ mod tests {
             if name != "client" {
                 fs::rename(kept.join("client"), kept.join(name)).unwrap();
             }
-            scene.apply(&mut || Turn::On).or_else(|_| {
-                scene.undo(&mut || Turn::On)?;
-                scene.apply(&mut || Turn::On)
-            }).unwrap();
+            scene
+                .apply(&mut || Turn::On)
+                .or_else(|_| {
+                    scene.undo(&mut || Turn::On)?;
+                    scene.apply(&mut || Turn::On)
+                })
+                .unwrap();
             assert!(scene.is_applied(), "{name} without {}", parts[gone]);
             scene.undo(&mut || Turn::On).unwrap();
             let left: Vec<_> = fs::read_dir(&kept).into_iter().flatten().collect();

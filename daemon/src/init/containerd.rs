@@ -245,7 +245,11 @@ mod tests {
             let table: toml::Table = table.parse().expect("TOML");
             table["host"]["http://127.0.0.1:65001"].get("header").cloned()
         };
-        assert!(made.next[0].starts_with(&secure) && header(&table(&made.next[0])).is_none(), "{:?}", made.next);
+        assert!(
+            made.next[0].starts_with(&secure) && header(&table(&made.next[0])).is_none(),
+            "{:?}",
+            made.next
+        );
         let said = header(&table(&made.next[1])).expect("its scheme is said");
         assert_eq!(said["X-Dragonfly-Registry"].as_str(), Some("http://r:5000"));
 
@@ -262,10 +266,13 @@ mod tests {
         let both = Wanted { every: true, ..wanted(&["https://a", "https://b"]) };
         let made = plan(&Files::default(), &both).expect("a plan");
         let paths: Vec<_> = made.changes.iter().map(|change| change.path.as_str()).collect();
-        assert_eq!(paths, [
-            "/etc/containerd/certs.d/_default/hosts.toml",
-            "/etc/containerd/certs.d/a/hosts.toml",
-            "/etc/containerd/certs.d/b/hosts.toml"
-        ]);
+        assert_eq!(
+            paths,
+            [
+                "/etc/containerd/certs.d/_default/hosts.toml",
+                "/etc/containerd/certs.d/a/hosts.toml",
+                "/etc/containerd/certs.d/b/hosts.toml"
+            ]
+        );
     }
 }

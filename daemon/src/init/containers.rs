@@ -144,7 +144,11 @@ mod tests {
         let theirs = "[[registry]]\nlocation = \"docker.io\"\n";
         let behind = format!("{DIRECTORY}/z.conf");
         let plan = plan(&Files::of(&[(&behind, theirs)]), &wanted(None), true).expect("a plan");
-        assert!(plan.next[0].starts_with(&behind) && plan.next[0].contains("[[registry.mirror]]"), "{:?}", plan.next);
+        assert!(
+            plan.next[0].starts_with(&behind) && plan.next[0].contains("[[registry.mirror]]"),
+            "{:?}",
+            plan.next
+        );
         assert!(plan.next.iter().any(|step| step.contains("reload crio")));
     }
 

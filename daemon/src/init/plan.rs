@@ -116,7 +116,10 @@ mod tests {
         };
         let check = |earlier: &[&str], now: &[&str], every, expected: &[&str]| {
             let both = of(now).with_earlier(&of(earlier).asked()).asked();
-            assert_eq!((both.every, both.registries), (every, expected.iter().map(|text| (*text).to_owned()).collect()));
+            assert_eq!(
+                (both.every, both.registries),
+                (every, expected.iter().map(|text| (*text).to_owned()).collect())
+            );
         };
         check(&["https://a"], &["https://b"], false, &["https://b", "https://a"]);
         check(&[], &["https://b"], true, &["https://b"]);

@@ -110,7 +110,8 @@ impl Keeping {
         }
         if made.is_empty() {
             // A record that cannot be read is an error of those who need it.
-            let record = [&self.directory, &self.removed()].into_iter().find_map(|at| self.record_at(at).ok()?);
+            let record =
+                [&self.directory, &self.removed()].into_iter().find_map(|at| self.record_at(at).ok()?);
             made = record.map(|record| record.kept_in).unwrap_or_default();
         }
         let failed = |source| TreeError::Io { action: "lock", path: DIRECTORY.to_owned(), source };
