@@ -129,7 +129,9 @@ fn authorities(seen: &CertificateSeen, now_s: i64) -> Finding {
         }
         (Some(_), not_valid) => Finding::warning(
             CHECK,
-            format!("of {all} in {shown} {not_valid} are not valid now, and {soon} expire within {SOON_DAYS} days"),
+            format!(
+                "of {all} in {shown} {not_valid} are not valid now, and {soon} expire within {SOON_DAYS} days"
+            ),
             "add their successors, and take out those whose certificates nobody has any more",
         ),
     }
@@ -148,7 +150,8 @@ mod tests {
             for used_as in [Use::Chain, Use::Authorities] {
                 let lives = vec![Life { begins_at_s, ends_at_s }];
                 let seen = CertificateSeen { path: "/c".into(), used_as, lives };
-                let found = findings(&Identity { certificates: vec![seen], ..Identity::default() }, 1000 * DAY);
+                let found =
+                    findings(&Identity { certificates: vec![seen], ..Identity::default() }, 1000 * DAY);
                 assert_eq!(found[0].level, level, "{found:?}");
             }
         };

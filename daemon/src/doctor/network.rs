@@ -99,7 +99,9 @@ fn of_port(port: &Port, network: &Network) -> Finding {
         ),
         PortState::Held(None) if network.answers => Finding::warning(
             *what,
-            format!("{address} is taken, and darter answers at the admin port; whether it is this one only root can see"),
+            format!(
+                "{address} is taken, and darter answers at the admin port; whether it is this one only root can see"
+            ),
             "run this command as root or as the user that runs darter, and in its container",
         ),
         PortState::Held(None) => Finding::failed(

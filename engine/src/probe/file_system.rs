@@ -157,7 +157,8 @@ pub fn locker(locks: &str, device: (u32, u32), inode: u64) -> Option<u32> {
 pub fn mounted_device(mountinfo: &str, mount_id: u64) -> Option<(u32, u32)> {
     // `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`
     let mut mounts = mountinfo.lines().map(str::split_whitespace);
-    let mut mount = mounts.find(|words| words.clone().next().and_then(|id| id.parse().ok()) == Some(mount_id))?;
+    let mut mount =
+        mounts.find(|words| words.clone().next().and_then(|id| id.parse().ok()) == Some(mount_id))?;
     let (major, minor) = mount.nth(2)?.split_once(':')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }

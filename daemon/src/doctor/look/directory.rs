@@ -105,9 +105,12 @@ fn opener(lock: &Metadata, name: &str) -> Option<u32> {
     let has_it = |process: &Path| {
         let Ok(open) = fs::read_dir(process.join("fd")) else { return false };
         // Only of files that can be it: one on a server that is away would not answer.
-        let is_named = |file: &Path| fs::read_link(file).is_ok_and(|link| link.file_name() == Some("lock".as_ref()));
+        let is_named =
+            |file: &Path| fs::read_link(file).is_ok_and(|link| link.file_name() == Some("lock".as_ref()));
         let named = open.flatten().map(|file| file.path()).filter(|file| is_named(file));
-        named.filter_map(|file| fs::metadata(file).ok()).any(|file| (file.dev(), file.ino()) == (lock.dev(), lock.ino()))
+        named
+            .filter_map(|file| fs::metadata(file).ok())
+            .any(|file| (file.dev(), file.ino()) == (lock.dev(), lock.ino()))
     };
     let processes = fs::read_dir("/proc").ok()?.flatten().take(PROCESSES_MAX);
     processes
@@ -152,12 +155,13 @@ mod tests {
     fn what_the_system_refuses_is_no_advice() {
         let home = tempfile::tempdir().unwrap();
         let store = home.path().join("store");
-        fs::create_dir_all(store.join("header")).unwrap();
+        fs::create_dir(&store).unwrap();
+        std::os::unix::fs::symlink("records", store.join("records")).unwrap();
         let found = |data_dir: &Path| file_system::store_in(data_dir).map_err(unusable);
-        // A directory in the place of a file cannot be read.
+        // A link to itself cannot be opened.
         let refused = found(home.path());
         assert!(matches!(refused, Err(Unusable::Unseen(_))), "{refused:?}");
-        fs::remove_dir(store.join("header")).unwrap();
+        fs::remove_file(store.join("records")).unwrap();
         assert!(matches!(found(home.path()), Err(Unusable::Told(_))));
     }
 }
