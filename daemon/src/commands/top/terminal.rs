@@ -95,7 +95,9 @@ pub(super) async fn until_quit(mut keys: mpsc::Receiver<u8>) {
                 Err(_) | Ok(None) => return,
                 // An arrow, or another key with a name.
                 Ok(Some(b'[')) => while let Some(0x20..0x40) = keys.recv().await {},
-                Ok(Some(b'O')) => drop(keys.recv().await),
+                Ok(Some(b'O')) => {
+                    let _ = keys.recv().await;
+                }
                 Ok(Some(ESC)) => {
                     next = Some(ESC);
                     continue;

@@ -86,8 +86,8 @@ fn daemon(data_dir: &Path) -> Option<u32> {
     let lock = fs::metadata(&path).ok()?;
     let locks = text("/proc/locks").unwrap_or_default();
     let stated = (rustix::fs::major(lock.dev()), rustix::fs::minor(lock.dev()));
-    let devices = mounted_device(&path).into_iter().chain([stated]);
-    let by_lock = devices.into_iter().find_map(|device| file_system::locker(&locks, device, lock.ino()));
+    let mut devices = mounted_device(&path).into_iter().chain([stated]);
+    let by_lock = devices.find_map(|device| file_system::locker(&locks, device, lock.ino()));
     // Stacked file systems name their files in yet another way.
     by_lock.or_else(|| opener(&lock, "darter"))
 }
