@@ -190,7 +190,7 @@ fn below_root(path: &Path, root: &Path) -> Result<String, CommandError> {
     let path = match path.is_absolute() {
         true => path.to_owned(),
         // One that is not there is said later, by its name.
-        false if root == "/" => std::fs::canonicalize(path)
+        false if root == Path::new("/") => std::fs::canonicalize(path)
             .or_else(|_| std::path::absolute(path))
             .map_err(|error| CommandError::Failed(format!("{}: {error}", path.display())))?,
         false => {
