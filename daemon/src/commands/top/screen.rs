@@ -173,7 +173,11 @@ mod tests {
             coming: vec![coming; 30],
             peers: Some(vec![flow; 30]),
             hit_ratio: Some(0.5),
-            body_bytes_per_s: BySource { peers: 4e6, origin: 1e6, ..BySource::default() },
+            body_bytes_per_s: BySource {
+                peers: f64::from(4 << 20),
+                origin: f64::from(1 << 20),
+                ..BySource::default()
+            },
             ..View::default()
         }
     }
@@ -193,7 +197,7 @@ mod tests {
         for words in [
             "q quits",
             "50 % of bytes",
-            "  nodes    ████████████████████        3.8 MiB/s",
+            "  nodes    ████████████████████        4.0 MiB/s",
             "  fetched  █████░",
             "HELD IN PART",
             "sha256:0123456789abcde",
