@@ -11,8 +11,12 @@ const ROOT: &str = "/sys/fs/cgroup";
 
 /// In bytes; `None` where there is none, or none that can be read.
 pub(crate) fn memory_limit() -> Option<u64> {
-    let cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let limits = files_of(&cgroups).filter_map(|file| limit_of(&fs::read_to_string(file).ok()?));
+    memory_limit_of(&fs::read_to_string("/proc/self/cgroup").ok()?)
+}
+
+/// The same for the process of a text like `/proc/self/cgroup`.
+pub(crate) fn memory_limit_of(cgroups: &str) -> Option<u64> {
+    let limits = files_of(cgroups).filter_map(|file| limit_of(&fs::read_to_string(file).ok()?));
     limits.min()
 }
 

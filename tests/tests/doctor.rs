@@ -122,6 +122,7 @@ fn a_good_machine_is_well_and_nothing_is_left_behind() {
     report.assert("network", "front", "ok", &[&scene.front, "free"]);
     report.assert("registries", &scene.origin.url(), "ok", &["answers, after"]);
     report.assert("clock", "right", "ok", &[]);
+    report.assert("limits", "whose", "ok", &["of this command"]);
     assert_eq!(names_in(&scene.home.path().join("data")), Vec::<String>::new());
 
     // For people: the same, in lines.
@@ -256,6 +257,7 @@ fn a_running_daemon_is_found_and_does_not_notice() {
     report.assert("store", "store", "ok", &["64MiB", &process]);
     report.assert("network", "front", "ok", &["darter listens", &process]);
     report.assert("network", "answers", "ok", &[]);
+    report.assert("limits", "whose", "ok", &[&process]);
     assert_eq!((daemon.log(), names_in(daemon.data_dir())), before, "the daemon has noticed");
     let ping = daemon.admin_client().fetch(&Request::get("/server/ping")).expect("it runs on");
     assert_eq!(ping.status(), 200);
@@ -270,6 +272,33 @@ fn a_running_daemon_is_found_and_does_not_notice() {
     let report = Report::of(ran(other));
     report.assert_failed("network/front, network/admin port");
     report.assert("network", "front", "failed", &["another darter", &process]);
+}
+
+/// As from a container of its own: neither locks nor processes of others are seen.
+#[test]
+fn a_daemon_that_cannot_be_seen_is_asked_before_it_is_called_anothers() {
+    let test = "a_daemon_that_cannot_be_seen_is_asked_before_it_is_called_anothers";
+    if !need(test, &[Need::Root, Need::Program { name: "unshare", package: "util-linux" }]) {
+        return;
+    }
+    let origin = Origin::start();
+    let daemon = Daemon::builder().registry(&origin.url()).capacity("64MiB").start();
+    let (data_dir, registry) = (daemon.data_dir().display().to_string(), origin.url());
+    let (front, admin) = (daemon.front().to_string(), daemon.admin().to_string());
+    let doctor = |admin: &str| {
+        let flags = ["--data-dir", &data_dir, "--front", &front, "--admin", admin, "--registry", &registry];
+        let own = command(&[&["doctor", "--json", "--capacity", "64MiB"], &flags[..]].concat());
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--mount-proc"]).arg(own.get_program()).args(own.get_args());
+        Report::of(ran(command))
+    };
+    let report = doctor(&admin);
+    report.assert_well();
+    report.assert("network", "front", "warning", &["darter answers at the admin port", "in its container"]);
+    // Something else answers there.
+    let report = doctor(&registry.replace("http://", ""));
+    report.assert_failed("network/front, network/admin port");
+    report.assert("network", "front", "failed", &["somebody listens"]);
 }
 
 #[test]

@@ -170,10 +170,12 @@ fn print_shows_and_writes_nothing() {
     let root = docker(DOCKER);
     let before = all(root.path());
     let printed = init("docker", root.path(), &["--print"]);
-    assert!(done(&printed).starts_with("# /etc/docker/daemon.json\n{\n"), "{printed:?}");
+    // What is left to do is beside the files.
+    assert!(printed.status == 0 && printed.err.contains("next: have docker read it"), "{printed:?}");
+    assert!(printed.out.starts_with("# /etc/docker/daemon.json\n{\n"), "{printed:?}");
     assert!(printed.out.contains("\"http://127.0.0.1:65001\",\n"), "{printed:?}");
     let printed = init("containerd", root.path(), &["--print"]);
-    assert!(done(&printed).contains("_default/hosts.toml\n"), "{printed:?}");
+    assert!(printed.out.contains("_default/hosts.toml\n"), "{printed:?}");
     assert_eq!(all(root.path()), before);
 }
 
@@ -212,6 +214,53 @@ fn what_is_none_of_darters_is_refused_and_nothing_is_left() {
     assert_eq!(all(root.path()), before);
 }
 
+fn hosts(root: &Path, host: &str) -> std::path::PathBuf {
+    root.join("etc/containerd/certs.d").join(host).join("hosts.toml")
+}
+
+/// Each run adds to what earlier ones have asked for, and the way back leads to the beginning.
+#[test]
+fn what_was_asked_for_earlier_stays() {
+    let root = tempfile::tempdir().expect("a temporary directory can be made");
+    let own = hosts(root.path(), "own.example");
+    fs::create_dir_all(own.parent().expect("a directory")).expect("a directory can be made");
+    fs::write(&own, "server = \"http://own.example\"\n").expect("a file can be written");
+    let before = all(root.path());
+    let text = |host: &str| fs::read_to_string(hosts(root.path(), host)).expect("it is there");
+    done(&init("containerd", root.path(), &["--registry", "https://a.example"]));
+    let every = init("containerd", root.path(), &[]);
+    assert!(done(&every).contains("own.example goes past darter"), "{every:?}");
+    assert!(every.out.contains("X-Dragonfly-Registry = \"http://own.example\""), "{every:?}");
+    let flags = ["--front", "127.0.0.1:7001", "--registry", "http://b.example:5000"];
+    done(&init("containerd", root.path(), &flags));
+    for host in ["_default", "a.example", "b.example:5000"] {
+        assert!(text(host).contains("127.0.0.1:7001"), "{host}: {}", text(host));
+    }
+    assert_eq!(text("own.example"), "server = \"http://own.example\"\n");
+    let again = init("containerd", root.path(), &flags[..2]);
+    assert!(done(&again).contains("is as it should be") && !again.out.contains("written"), "{again:?}");
+    // One that cannot be has all others stay.
+    let all_three = all(root.path());
+    init("containerd", root.path(), &["--registry", "http://own.example"])
+        .failed(1, &["left alone", "X-Dragonfly-Registry = \"http://own.example\""]);
+    assert_eq!(all(root.path()), all_three);
+    done(&init("containerd", root.path(), &["--undo"]));
+    assert_eq!(all(root.path()), before);
+
+    // These have one only, and what is taken back is told.
+    done(&init("nydus", root.path(), &["--registry", "https://a.example"]));
+    done(&init("nydus", root.path(), &["--registry", "https://b.example"]));
+    let mirrors = root.path().join("etc/nydus/certs.d");
+    assert!(mirrors.join("a.example/hosts.toml").exists() && mirrors.join("b.example/hosts.toml").exists());
+    fs::write(root.path().join("etc/nydus/nydusd-config.json"), NYDUSD).expect("a file can be written");
+    let proxy = init("nydus", root.path(), &[]);
+    assert!(done(&proxy).contains("a.example/hosts.toml: as it was before; an earlier"), "{proxy:?}");
+    init("nydus", root.path(), &["--nydusd-config", "n.json"]).failed(2, &["from that root on"]);
+}
+
+const NYDUSD: &str =
+    "{\"device\": {\"backend\": {\"type\": \"registry\", \"config\": {\"scheme\": \"https\"}}}}\n";
+
 /// The second file cannot be written: a directory stands in its place.
 #[test]
 fn all_files_are_written_or_none() {
@@ -220,7 +269,14 @@ fn all_files_are_written_or_none() {
     fs::write(root.path().join("etc/containerd/certs.d/b.example"), "in the way")
         .expect("a file can be written");
     let before = all(root.path());
+    // Beside hosts it may lie.
+    let every = init("containerd", root.path(), &[]);
+    assert!(done(&every).contains("_default/hosts.toml: written"), "{every:?}");
     let flags = ["--registry", "https://a.example", "--registry", "https://b.example"];
+    let written = all(root.path());
+    init("containerd", root.path(), &flags).failed(1, &["b.example"]);
+    assert_eq!(all(root.path()), written, "the first stays");
+    done(&init("containerd", root.path(), &["--undo"]));
     init("containerd", root.path(), &flags).failed(1, &["b.example"]);
     assert_eq!(all(root.path()), before);
 }

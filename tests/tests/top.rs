@@ -13,6 +13,8 @@ use serde_json::Value;
 const NOBODY: &str = "127.0.0.1:1";
 /// Takes over the screen, and gives it back.
 const SCREENS: [&str; 2] = ["\x1b[?1049h", "\x1b[?1049l"];
+/// Begins to draw.
+const DRAWN: &str = "\x1b[H";
 
 #[test]
 fn one_view_has_what_was_read_meanwhile() {
@@ -86,9 +88,13 @@ fn the_terminal_is_given_back_as_it_was() {
     }
     let origin = Origin::start();
     let daemon = Daemon::builder().registry(&origin.url()).start();
-    for (key, name) in [(b'q', "q"), (3, "Ctrl-C")] {
+    for (key, name) in [(b'q', "q"), (3, "Ctrl-C"), (28, "Ctrl-\\"), (27, "Esc")] {
         let mut terminal = AtTerminal::start(&daemon);
         terminal.read_until("q quits");
+        // An arrow is none of them: it goes on drawing.
+        terminal.input.write_all(b"\x1b[A").expect("a terminal takes keys");
+        let drawn = terminal.said.matches(DRAWN).count();
+        terminal.read_while(|said| said.matches(DRAWN).count() < drawn + 2);
         terminal.input.write_all(&[key]).expect("a terminal takes keys");
         terminal.read_until("ended 0");
         let (before, shown) = terminal.said.split_once(SCREENS[0]).expect("it takes another screen");
@@ -96,6 +102,44 @@ fn the_terminal_is_given_back_as_it_was() {
         let (settings, _) = after.split_once("ended 0").expect("it has ended");
         assert_eq!(settings.trim(), before.trim(), "after {name}");
         assert!(settings.contains("speed"), "stty has spoken: {settings}");
+    }
+}
+
+/// Keys are taken while an answer is waited for.
+#[test]
+fn a_daemon_that_hangs_keeps_nobody() {
+    let test = "a_daemon_that_hangs_keeps_nobody";
+    if !need(test, &[Need::Program { name: "script", package: "bsdutils" }]) {
+        return;
+    }
+    let origin = Origin::start();
+    let daemon = Daemon::builder().registry(&origin.url()).start();
+    let mut terminal = AtTerminal::start(&daemon);
+    terminal.read_until("q quits");
+    let stopped = Stopped::of(&daemon);
+    // Longer than from one look to the next: one is on its way.
+    pause(Duration::from_millis(1500));
+    terminal.input.write_all(b"q").expect("a terminal takes keys");
+    terminal.read_until("ended 0");
+    assert!(!terminal.said.contains("! "), "the look was waited for: {}", terminal.said);
+    drop(stopped);
+}
+
+/// A daemon that stands still until this is dropped.
+struct Stopped(rustix::process::Pid);
+
+impl Stopped {
+    fn of(daemon: &Daemon) -> Stopped {
+        let pid = rustix::process::Pid::from_raw(daemon.pid().cast_signed()).expect("a process");
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("it is ours");
+        Stopped(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // Fails only when it is gone.
+        let _ = rustix::process::kill_process(self.0, rustix::process::Signal::CONT);
     }
 }
 
@@ -109,7 +153,7 @@ struct AtTerminal {
 
 impl AtTerminal {
     fn start(daemon: &Daemon) -> AtTerminal {
-        let top = command(&["top", "--admin", &daemon.admin().to_string()]);
+        let top = command(&["top", "--every", "1", "--admin", &daemon.admin().to_string()]);
         let words = [top.get_program()].into_iter().chain(top.get_args());
         let words: Vec<_> = words.map(|word| word.to_str().expect("a plain path")).collect();
         // The shell is at the same terminal, and is not to go by Ctrl-C itself.
@@ -126,10 +170,14 @@ impl AtTerminal {
     }
 
     fn read_until(&mut self, words: &str) {
+        self.read_while(|said| !said.contains(words));
+    }
+
+    fn read_while(&mut self, is_lacking: impl Fn(&str) -> bool) {
         let mut part = [0; 4096];
-        while !self.said.contains(words) {
+        while is_lacking(&self.said) {
             let read = self.output.read(&mut part).expect("it can be read");
-            assert!(read > 0, "it ended before {words:?}: {:?}", self.said);
+            assert!(read > 0, "it has ended: {:?}", self.said);
             self.said += &String::from_utf8_lossy(&part[..read]);
         }
     }

@@ -39,7 +39,9 @@ pub struct TlsSetting {
 /// Of a registry, or of how this node proves to it who it is.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsFiles {
-    pub(crate) certificates: Vec<PathBuf>,
+    /// Authorities that registries are believed by.
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) certificate: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
 }
 
@@ -62,7 +64,7 @@ impl TlsSetting {
     /// The files that it is made of.
     pub(crate) fn files(&self) -> TlsFiles {
         let (certificate, key) = self.client.clone().unzip();
-        TlsFiles { certificates: self.ca.iter().cloned().chain(certificate).collect(), key }
+        TlsFiles { ca: self.ca.clone(), certificate, key }
     }
 
     /// Whether one client can speak in both ways.

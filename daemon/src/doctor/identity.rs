@@ -17,18 +17,33 @@ pub(super) struct Identity {
     pub(super) seeds_not_found: Vec<(String, String)>,
 }
 
-/// A certificate in a file.
+/// A file with certificates, at least one.
 #[derive(Clone, Debug)]
 pub(super) struct CertificateSeen {
     pub(super) path: PathBuf,
-    /// Unix seconds. Of several the first that ends.
-    pub(super) ends_at_s: i64,
-    /// Unix seconds.
+    pub(super) used_as: Use,
+    pub(super) lives: Vec<Life>,
+}
+
+/// What certificates in a file are there for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Use {
+    /// One, and those that vouch for it: all have to be valid.
+    Chain,
+    /// Others are believed by each of them: an old one may stay beside its successor.
+    Authorities,
+}
+
+/// From when to when a certificate is valid, in Unix seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Life {
     pub(super) begins_at_s: i64,
+    pub(super) ends_at_s: i64,
 }
 
 /// Whoever renews certificates should have done so by then.
-const ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
+const ENDS_SOON: Duration = Duration::from_secs(SOON_DAYS * 86_400);
+const SOON_DAYS: u64 = 14;
 
 /// `now_s` are Unix seconds.
 pub(super) fn findings(identity: &Identity, now_s: i64) -> Vec<Finding> {
@@ -40,7 +55,10 @@ pub(super) fn findings(identity: &Identity, now_s: i64) -> Vec<Finding> {
         ));
     }
     findings.extend(identity.private.iter().map(|(path, mode)| private(path, *mode)));
-    findings.extend(identity.certificates.iter().map(|certificate| lasting(certificate, now_s)));
+    findings.extend(identity.certificates.iter().map(|seen| match seen.used_as {
+        Use::Chain => chain(seen, now_s),
+        Use::Authorities => authorities(seen, now_s),
+    }));
     findings.extend(identity.seeds_not_found.iter().map(|(place, reason)| {
         Finding::warning(
             "seeds",
@@ -63,13 +81,15 @@ fn private(path: &std::path::Path, mode: u32) -> Finding {
     )
 }
 
-fn lasting(certificate: &CertificateSeen, now_s: i64) -> Finding {
+fn chain(seen: &CertificateSeen, now_s: i64) -> Finding {
     const CHECK: &str = "certificate";
-    let shown = certificate.path.display();
-    let left = certificate.ends_at_s.saturating_sub(now_s);
+    let shown = seen.path.display();
+    let begins_at_s = seen.lives.iter().map(|life| life.begins_at_s).max().unwrap_or(i64::MAX);
+    let ends_at_s = seen.lives.iter().map(|life| life.ends_at_s).min().unwrap_or(i64::MIN);
+    let left = ends_at_s.saturating_sub(now_s);
     let days = left.unsigned_abs() / 86_400;
-    if certificate.begins_at_s > now_s {
-        let hours = certificate.begins_at_s.saturating_sub(now_s) / 3600;
+    if begins_at_s > now_s {
+        let hours = begins_at_s.saturating_sub(now_s) / 3600;
         return Finding::failed(
             CHECK,
             format!("{shown} is valid only in {hours} hours"),
@@ -91,6 +111,32 @@ fn lasting(certificate: &CertificateSeen, now_s: i64) -> Finding {
     }
 }
 
+/// Those of a public bundle end one by one, and nothing depends on a single one.
+fn authorities(seen: &CertificateSeen, now_s: i64) -> Finding {
+    const CHECK: &str = "authorities";
+    let (shown, all) = (seen.path.display(), seen.lives.len());
+    let valid = seen.lives.iter().filter(|life| life.begins_at_s <= now_s && now_s < life.ends_at_s);
+    let left_s = valid.map(|life| life.ends_at_s.saturating_sub(now_s).unsigned_abs()).collect::<Vec<_>>();
+    let soon = left_s.iter().filter(|left_s| **left_s < ENDS_SOON.as_secs()).count();
+    match (left_s.iter().max(), all - left_s.len()) {
+        (None, _) => Finding::failed(
+            CHECK,
+            format!("of {all} in {shown} none is valid now"),
+            "put those in their place that are in use, or set this machine's clock",
+        ),
+        (Some(last), 0) if soon == 0 => {
+            Finding::ok(CHECK, format!("all {all} in {shown} are valid, for up to {} days", last / 86_400))
+        }
+        (Some(_), not_valid) => Finding::warning(
+            CHECK,
+            format!(
+                "of {all} in {shown} {not_valid} are not valid now, and {soon} expire within {SOON_DAYS} days"
+            ),
+            "add their successors, and take out those whose certificates nobody has any more",
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::finding::Level;
@@ -101,8 +147,13 @@ mod tests {
     #[test]
     fn certificates_end() {
         let check = |begins_at_s, ends_at_s, level| {
-            let finding = lasting(&CertificateSeen { path: "/c".into(), ends_at_s, begins_at_s }, 1000 * DAY);
-            assert_eq!(finding.level, level, "{finding:?}");
+            for used_as in [Use::Chain, Use::Authorities] {
+                let lives = vec![Life { begins_at_s, ends_at_s }];
+                let seen = CertificateSeen { path: "/c".into(), used_as, lives };
+                let found =
+                    findings(&Identity { certificates: vec![seen], ..Identity::default() }, 1000 * DAY);
+                assert_eq!(found[0].level, level, "{found:?}");
+            }
         };
         check(0, 1000 * DAY, Level::Failed);
         check(0, 999 * DAY, Level::Failed);
@@ -111,6 +162,21 @@ mod tests {
         check(1001 * DAY, 1100 * DAY, Level::Failed);
         check(i64::MIN, i64::MAX, Level::Ok);
         check(i64::MAX, i64::MIN, Level::Failed);
+    }
+
+    #[test]
+    fn one_valid_authority_is_enough() {
+        let check = |used_as, ends: &[i64], level, words: &str| {
+            let lives = ends.iter().map(|day| Life { begins_at_s: 0, ends_at_s: day * DAY }).collect();
+            let seen = CertificateSeen { path: "/c".into(), used_as, lives };
+            let found = findings(&Identity { certificates: vec![seen], ..Identity::default() }, 1000 * DAY);
+            assert!(found[0].level == level && found[0].seen.contains(words), "{found:?}");
+        };
+        check(Use::Authorities, &[2000, 999], Level::Warning, "1 are not valid now, and 0 expire");
+        check(Use::Authorities, &[2000, 1001], Level::Warning, "0 are not valid now, and 1 expire");
+        check(Use::Authorities, &[999, 998], Level::Failed, "of 2 in /c none is valid");
+        check(Use::Authorities, &[2000, 1500], Level::Ok, "up to 1000 days");
+        check(Use::Chain, &[2000, 999], Level::Failed, "has expired");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The kernel and what it lets this process have. Pure.
+//! The kernel and what it lets a daemon have. Pure.
 
 use super::finding::Finding;
 use crate::config::IoChoice;
@@ -15,7 +15,9 @@ pub(super) struct Kernel {
     pub(super) ring_disabled: Option<u8>,
     /// Whether a seccomp filter holds this process.
     pub(super) is_filtered: bool,
-    /// What this process may lock in memory, in bytes; `None`: any amount.
+    /// The process that has the limits below; `None`: the one that looks.
+    pub(super) limits_of: Option<u32>,
+    /// What may be locked in memory, in bytes; `None`: any amount.
     pub(super) memlock_bytes: Option<u64>,
     /// The hard limit of open files; `None`: none.
     pub(super) files_max: Option<u64>,
@@ -28,8 +30,11 @@ pub(super) struct Kernel {
 pub(super) struct Wanted {
     pub(super) io: IoChoice,
     pub(super) shards: usize,
-    /// Clients at a time that files and memory are enough for, and at most.
-    pub(super) connections: (usize, usize),
+    /// Clients at a time that files and memory are enough for.
+    pub(super) connections: usize,
+    /// Those that files alone are enough for.
+    pub(super) connections_by_files: usize,
+    pub(super) connections_max: usize,
     /// Block buffers, in bytes: those that there would be, and at most.
     pub(super) buffers_bytes: (u64, u64),
 }
@@ -50,7 +55,15 @@ pub(super) fn findings(kernel: &Kernel, wanted: &Wanted) -> Vec<Finding> {
 }
 
 pub(super) fn limits(kernel: &Kernel, wanted: &Wanted) -> Vec<Finding> {
-    vec![files(kernel, wanted), memory(kernel, wanted)]
+    vec![whose(kernel), files(kernel, wanted), memory(kernel, wanted)]
+}
+
+fn whose(kernel: &Kernel) -> Finding {
+    let seen = match kernel.limits_of {
+        Some(process) => format!("of darter, process {process}"),
+        None => "of this command: a service or container has its own".to_owned(),
+    };
+    Finding::ok("whose", seen)
 }
 
 fn version(kernel: &Kernel) -> Finding {
@@ -121,13 +134,13 @@ fn memlock(kernel: &Kernel, wanted: &Wanted) -> Finding {
 fn files(kernel: &Kernel, wanted: &Wanted) -> Finding {
     const CHECK: &str = "open files";
     const ADVICE: &str = "raise the hard limit: ulimit -Hn, or LimitNOFILE=1048576 in the unit";
-    let (connections, connections_max) = wanted.connections;
     let Some(files) = kernel.files_max else { return Finding::ok(CHECK, "no limit") };
     let seen = format!("{files} at most");
     if files < FILES_MIN {
         Finding::failed(CHECK, format!("{seen}, too few for a front"), ADVICE)
-    } else if connections < connections_max && kernel.memory_max.is_none() {
-        Finding::warning(CHECK, format!("{seen}: enough for {connections} clients at a time"), ADVICE)
+    } else if wanted.connections_by_files < wanted.connections_max {
+        let clients = wanted.connections_by_files;
+        Finding::warning(CHECK, format!("{seen}: enough for {clients} clients at a time"), ADVICE)
     } else {
         Finding::ok(CHECK, seen)
     }
@@ -142,7 +155,7 @@ fn memory(kernel: &Kernel, wanted: &Wanted) -> Finding {
     if limit < MEMORY_BYTES_MIN {
         Finding::failed(CHECK, format!("{seen}, too little for buffers and connections"), ADVICE)
     } else if buffers < buffers_max {
-        let (buffers, clients) = (size(buffers), wanted.connections.0);
+        let (buffers, clients) = (size(buffers), wanted.connections);
         let worse = format!("{seen}: buffers get {buffers}, and {clients} clients are served at a time");
         Finding::warning(CHECK, worse, ADVICE)
     } else {
@@ -165,6 +178,7 @@ mod tests {
             ring: Ok(()),
             ring_disabled: Some(0),
             is_filtered: false,
+            limits_of: None,
             memlock_bytes: Some(8 << 20),
             files_max: Some(1 << 20),
             memory_max: None,
@@ -172,7 +186,9 @@ mod tests {
         let wanted = Wanted {
             io: IoChoice::Auto,
             shards: 4,
-            connections: (8192, 8192),
+            connections: 8192,
+            connections_by_files: 8192,
+            connections_max: 8192,
             buffers_bytes: (128 << 20, 128 << 20),
         };
         (kernel, wanted)
@@ -234,14 +250,22 @@ mod tests {
     fn limits_cost_clients() {
         let few = |kernel: &mut Kernel, wanted: &mut Wanted| {
             kernel.files_max = Some(4096);
-            wanted.connections.0 = 1792;
+            wanted.connections = 1792;
+            wanted.connections_by_files = 1792;
         };
         check(few, "open files", Level::Warning, "enough for 1792 clients");
+        let limited = |kernel: &mut Kernel, wanted: &mut Wanted| {
+            few(kernel, wanted);
+            kernel.memory_max = Some(8 << 30);
+        };
+        check(limited, "open files", Level::Warning, "enough for 1792 clients");
+        check(|_, _| {}, "whose", Level::Ok, "of this command");
+        check(|kernel, _| kernel.limits_of = Some(42), "whose", Level::Ok, "process 42");
         check(|kernel, _| kernel.files_max = Some(256), "open files", Level::Failed, "too few");
         check(|kernel, _| kernel.files_max = None, "open files", Level::Ok, "no limit");
         let small = |kernel: &mut Kernel, wanted: &mut Wanted| {
             kernel.memory_max = Some(128 << 20);
-            (wanted.connections.0, wanted.buffers_bytes.0) = (1024, 32 << 20);
+            (wanted.connections, wanted.buffers_bytes.0) = (1024, 32 << 20);
         };
         check(small, "memory", Level::Warning, "1024 clients");
         check(|kernel, _| kernel.memory_max = Some(32 << 20), "memory", Level::Failed, "too little");

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use clap::Args;
 use darter_engine::BLOCK_BYTES;
 use darter_engine::probe::kernel_clock::kernel_clock;
-use http::{Request, header};
+use http::{Request, StatusCode, header};
 use http_body_util::Empty;
 
 use self::clock::Clock;
@@ -75,8 +75,13 @@ async fn examine(args: &DoctorArgs) -> Report {
     let mut report = Report::default();
     let loaded = config::load_with_problems(args.serve.config.as_deref(), &args.serve.overrides());
     report.add("configuration", configuration(&loaded));
-    let kernel = look::kernel::look();
     let settings = loaded.as_ref().ok().map(|(resolved, _)| &resolved.settings);
+    let store = settings.map(|settings| {
+        let (data_dir, wanted_bytes) = (settings.data_dir.clone(), settings.capacity_bytes);
+        look::within(DISK_TIMEOUT, move || look::directory::look(&data_dir, wanted_bytes))
+    });
+    let daemon = store.as_ref().and_then(|seen| seen.as_ref()?.daemon);
+    let kernel = look::kernel::look(daemon);
     let wanted = wanted(settings, &kernel);
     report.add("kernel", kernel::findings(&kernel, &wanted));
     report.add("limits", kernel::limits(&kernel, &wanted));
@@ -84,28 +89,31 @@ async fn examine(args: &DoctorArgs) -> Report {
     let Ok((resolved, _)) = &loaded else { return report };
     let settings = &resolved.settings;
 
-    let (data_dir, wanted_bytes) = (settings.data_dir.clone(), settings.capacity_bytes);
-    let seen = look::within(DISK_TIMEOUT, move || look::directory::look(&data_dir, wanted_bytes));
-    let daemon = seen.as_ref().and_then(|seen| seen.daemon);
-    report.add("store", seen.map_or_else(|| vec![silent_disk(settings)], |seen| store::findings(&seen)));
+    let store = store.flatten();
+    report.add("store", store.map_or_else(|| vec![silent_disk(settings)], |seen| store::findings(&seen)));
 
     let mut identity = look::files::look(settings);
     let (seeds, seeds_not_found) = look::files::seeds(settings).await;
     identity.seeds_not_found = seeds_not_found;
     let ports = ports(settings);
-    let answers = daemon.is_some() && ports.iter().any(|port| port.what == ADMIN && is_held(port));
+    // Whose it is cannot always be seen, and then its answer says so.
+    let may_be_ours = |port: &Port| match &port.state {
+        PortState::Held(holder) => daemon.is_some() || holder.is_none(),
+        _ => false,
+    };
+    let is_asked = ports.iter().any(|port| port.what == ADMIN && may_be_ours(port));
+    let answer = if is_asked { Some(ping(settings.admin).await) } else { None };
     let routes = seeds.iter().take(ROUTES_MAX);
     let network = Network {
         daemon,
         ports,
         buffers_bytes: look::kernel::socket_buffers_bytes(),
-        in_cluster: settings.cluster.is_some(),
+        answers: answer.as_ref().is_some_and(Result::is_ok),
+        lanes: settings.cluster.as_ref().map(|cluster| cluster.lanes),
         routes: routes.filter_map(|seed| Some((seed.to_string(), look::ports::mtu_to(*seed)?))).collect(),
     };
     let mut findings = network::findings(&network);
-    if answers {
-        findings.push(ping(settings.admin).await);
-    }
+    findings.extend(answer.filter(|_| daemon.is_some()).map(answers));
     report.add("network", findings);
 
     let seen = look::registries::look(settings, is_default(resolved)).await;
@@ -154,7 +162,9 @@ fn wanted(settings: Option<&Settings>, kernel: &Kernel) -> Wanted {
     Wanted {
         io: settings.map_or(config::IoChoice::Auto, |settings| settings.io),
         shards: shards.map_or_else(shard::default_count, std::num::NonZero::get),
-        connections: (serve::connections_max(kernel.files_max, kernel.memory_max), CONNECTIONS_MAX),
+        connections: serve::connections_max(kernel.files_max, kernel.memory_max),
+        connections_by_files: serve::connections_max(kernel.files_max, None),
+        connections_max: CONNECTIONS_MAX,
         buffers_bytes: (pool_bytes(serve::pool_blocks(kernel.memory_max)), pool_bytes(POOL_BLOCKS)),
     }
 }
@@ -181,13 +191,9 @@ fn ports(settings: &Settings) -> Vec<Port> {
     ports
 }
 
-fn is_held(port: &Port) -> bool {
-    matches!(port.state, PortState::Held(_))
-}
-
-/// Whether the daemon that runs answers at its admin port.
-async fn ping(admin: SocketAddr) -> Finding {
-    const CHECK: &str = "answers";
+/// Where darter answers at an admin port, or where it does not and why.
+async fn ping(admin: SocketAddr) -> Result<SocketAddr, (SocketAddr, String)> {
+    const PONG: &[u8] = b"pong\n";
     let address = match admin.ip() {
         ip if ip.is_unspecified() && ip.is_ipv4() => SocketAddr::from(([127, 0, 0, 1], admin.port())),
         ip if ip.is_unspecified() => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, admin.port())),
@@ -197,11 +203,21 @@ async fn ping(admin: SocketAddr) -> Finding {
     let answered = async {
         let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
         let answer = wire::send(address, request, PING_TIMEOUT).await.map_err(|error| error.to_string())?;
-        if answer.status().is_success() { Ok(()) } else { Err(format!("status {}", answer.status())) }
+        let answer = wire::whole(answer, 2 * PONG.len(), PING_TIMEOUT).await;
+        match answer.map_err(|error| error.to_string())? {
+            (StatusCode::OK, _, body) if body == PONG => Ok(address),
+            (status, ..) => Err(format!("status {status}, and not what darter answers")),
+        }
     };
-    match answered.await {
-        Ok(()) => Finding::ok(CHECK, format!("darter answers at {address}")),
-        Err(reason) => Finding::failed(
+    answered.await.map_err(|reason| (address, reason))
+}
+
+/// Whether the daemon that runs answers.
+fn answers(answer: Result<SocketAddr, (SocketAddr, String)>) -> Finding {
+    const CHECK: &str = "answers";
+    match answer {
+        Ok(address) => Finding::ok(CHECK, format!("darter answers at {address}")),
+        Err((address, reason)) => Finding::failed(
             CHECK,
             format!("darter runs, and does not answer at {address}: {reason}"),
             "look at what it logs; it is busy beyond its means, or stands still",

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use darter_transport::lane::Lanes;
+
 use super::finding::Finding;
 use crate::config::size::ByteSize;
 
@@ -13,8 +15,10 @@ pub(super) struct Network {
     pub(super) daemon: Option<u32>,
     /// What the kernel lets a socket's buffer hold, in bytes: received and to be sent. `None`: it does not say.
     pub(super) buffers_bytes: [Option<u64>; 2],
-    /// Without a cluster nobody uses UDP.
-    pub(super) in_cluster: bool,
+    /// Darter answers at the admin port, whichever it is.
+    pub(super) answers: bool,
+    /// How other nodes are reached; `None`: there is no cluster, and nobody uses UDP.
+    pub(super) lanes: Option<Lanes>,
     /// To whom, and how long a packet on the way there may be, in bytes.
     pub(super) routes: Vec<(String, u32)>,
 }
@@ -58,13 +62,15 @@ const BUFFER_BYTES: u64 = darter_transport::lane::SOCKET_BUFFER_BYTES as u64;
 const MTU_MIN: u32 = 1200 + 8 + 40;
 
 pub(super) fn findings(network: &Network) -> Vec<Finding> {
-    let mut findings: Vec<_> = network.ports.iter().map(|port| of_port(port, network.daemon)).collect();
+    let mut findings: Vec<_> = network.ports.iter().map(|port| of_port(port, network)).collect();
     findings.push(buffers(network));
-    findings.extend(network.routes.iter().map(|(to, bytes)| mtu(to, *bytes)));
+    let lanes = network.lanes.unwrap_or_default();
+    findings.extend(network.routes.iter().map(|(to, bytes)| mtu(to, *bytes, lanes)));
     findings
 }
 
-fn of_port(port: &Port, daemon: Option<u32>) -> Finding {
+fn of_port(port: &Port, network: &Network) -> Finding {
+    let daemon = network.daemon;
     let Port { what, flag, address, state } = port;
     let another = format!("stop that one, or name another address with {flag}");
     match state {
@@ -90,6 +96,13 @@ fn of_port(port: &Port, daemon: Option<u32>) -> Finding {
         PortState::Held(None) if daemon.is_some() => Finding::ok(
             *what,
             format!("{address} is taken, by darter, as it seems; only root can see by whom"),
+        ),
+        PortState::Held(None) if network.answers => Finding::warning(
+            *what,
+            format!(
+                "{address} is taken, and darter answers at the admin port; whether it is this one only root can see"
+            ),
+            "run this command as root or as the user that runs darter, and in its container",
         ),
         PortState::Held(None) => Finding::failed(
             *what,
@@ -122,7 +135,7 @@ fn buffers(network: &Network) -> Finding {
     let seen = format!("net.core.rmem_max {}, wmem_max {}", shown(received), shown(sent));
     let is_small = |bytes: Option<u64>| bytes.is_some_and(|bytes| bytes < BUFFER_BYTES);
     match is_small(received) || is_small(sent) {
-        true if network.in_cluster => Finding::warning(
+        true if network.lanes.is_some() => Finding::warning(
             CHECK,
             format!("{seen}: packets of other nodes get lost when many come at once"),
             format!(
@@ -134,16 +147,24 @@ fn buffers(network: &Network) -> Finding {
     }
 }
 
-fn mtu(to: &str, bytes: u32) -> Finding {
-    let check = "MTU";
-    if bytes < MTU_MIN {
-        return Finding::failed(
-            check,
-            format!("packets to {to} may have {bytes} bytes, and QUIC needs {MTU_MIN}"),
-            "raise the MTU of that interface or tunnel, or set cluster.transport: tcp",
-        );
+fn mtu(to: &str, bytes: u32, lanes: Lanes) -> Finding {
+    const CHECK: &str = "MTU";
+    let seen = format!("packets to {to} may have {bytes} bytes");
+    let short = || format!("{seen}, and QUIC needs {MTU_MIN}");
+    match lanes {
+        _ if bytes >= MTU_MIN => Finding::ok(CHECK, seen),
+        Lanes::Tcp => Finding::ok(CHECK, format!("{seen}, enough for TCP")),
+        Lanes::Auto => Finding::warning(
+            CHECK,
+            format!("{}: it is reached by TCP, after a wait for QUIC", short()),
+            "raise the MTU of that interface or tunnel, or set cluster.transport: tcp, which does not wait",
+        ),
+        Lanes::Quic => Finding::failed(
+            CHECK,
+            short(),
+            "raise the MTU of that interface or tunnel, or set cluster.transport: auto or tcp",
+        ),
     }
-    Finding::ok(check, format!("packets to {to} may have {bytes} bytes"))
 }
 
 #[cfg(test)]
@@ -151,16 +172,25 @@ mod tests {
     use super::super::finding::Level;
     use super::*;
 
+    fn network() -> Network {
+        Network {
+            ports: Vec::new(),
+            daemon: None,
+            buffers_bytes: [Some(8 << 20); 2],
+            answers: false,
+            lanes: Some(Lanes::Auto),
+            routes: Vec::new(),
+        }
+    }
+
     fn check(state: PortState, daemon: Option<u32>, level: Level, words: &[&str]) {
+        check_in(Network { daemon, ..network() }, state, level, words);
+    }
+
+    fn check_in(network: Network, state: PortState, level: Level, words: &[&str]) {
         let address = ([127, 0, 0, 1], 65001).into();
         let port = Port { what: "front", flag: "--front", address, state };
-        let network = Network {
-            ports: vec![port],
-            daemon,
-            buffers_bytes: [Some(8 << 20); 2],
-            in_cluster: true,
-            routes: Vec::new(),
-        };
+        let network = Network { ports: vec![port], ..network };
         let finding = &findings(&network)[0];
         let said = format!("{} {}", finding.seen, finding.advice.as_deref().unwrap_or_default());
         assert_eq!(finding.level, level, "{said}");
@@ -180,6 +210,9 @@ mod tests {
         check(held(9, "nginx"), None, Level::Failed, &["nginx, process 9", "--front"]);
         check(PortState::Held(None), Some(7), Level::Ok, &["by darter, as it seems"]);
         check(PortState::Held(None), None, Level::Failed, &["ss -lntup"]);
+        let answering = || Network { answers: true, ..network() };
+        check_in(answering(), PortState::Held(None), Level::Warning, &["only root can see", "its container"]);
+        check_in(answering(), held(9, "nginx"), Level::Failed, &["nginx, process 9"]);
         check(PortState::NotOurs, None, Level::Failed, &["no address of this machine"]);
         check(PortState::Denied, None, Level::Failed, &["CAP_NET_BIND_SERVICE"]);
         check(PortState::Other("odd".into()), None, Level::Failed, &["odd"]);
@@ -188,13 +221,8 @@ mod tests {
     #[test]
     fn buffers_count_in_a_cluster() {
         let check = |buffers_bytes, in_cluster, level| {
-            let finding = buffers(&Network {
-                ports: Vec::new(),
-                daemon: None,
-                buffers_bytes,
-                in_cluster,
-                routes: Vec::new(),
-            });
+            let lanes = Some(Lanes::Auto).filter(|_| in_cluster);
+            let finding = buffers(&Network { buffers_bytes, lanes, ..network() });
             assert_eq!(finding.level, level, "{finding:?}");
         };
         check([Some(212_992); 2], true, Level::Warning);
@@ -206,7 +234,10 @@ mod tests {
 
     #[test]
     fn short_packets_are_no_quic() {
-        assert_eq!(mtu("10.0.0.1:65000", 1247).level, Level::Failed);
-        assert_eq!(mtu("10.0.0.1:65000", 1280).level, Level::Ok);
+        let check = |bytes, lanes, level| assert_eq!(mtu("10.0.0.1:65000", bytes, lanes).level, level);
+        check(1247, Lanes::Quic, Level::Failed);
+        check(1247, Lanes::Auto, Level::Warning);
+        check(1247, Lanes::Tcp, Level::Ok);
+        check(1280, Lanes::Quic, Level::Ok);
     }
 }

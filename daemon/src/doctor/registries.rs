@@ -24,7 +24,10 @@ pub(super) struct Answer {
 
 pub(super) fn finding(seen: &RegistrySeen) -> Finding {
     let RegistrySeen { registry, proxy, by_default, answer } = seen;
-    let way = proxy.as_ref().map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
+    let way = proxy
+        .as_ref()
+        .map(|proxy| format!(" through the proxy {proxy} of this environment"))
+        .unwrap_or_default();
     let bad = |words: String, advice: &str| match by_default {
         // A node that is used for other registries only does not need it.
         true => Finding::warning(
@@ -106,7 +109,7 @@ mod tests {
     #[test]
     fn answers() {
         for status in [200, 401, 403] {
-            check(Ok(status), false, Level::Ok, "through the proxy p:3128, after 7 ms");
+            check(Ok(status), false, Level::Ok, "through the proxy p:3128 of this environment, after 7 ms");
         }
         check(Ok(407), false, Level::Failed, "NAME:PASSWORD");
         check(Ok(503), false, Level::Warning, "in trouble");

@@ -18,11 +18,20 @@ pub(super) struct StoreSeen {
     /// What became of a file in the directory; `None`: none could be made there.
     pub(super) tried: Option<TriedSeen>,
     /// The capacity of the store that is there, in bytes.
-    pub(super) found: Result<Option<u64>, String>,
+    pub(super) found: Result<Option<u64>, Unusable>,
     /// The process that has its lock, as far as it can be seen.
     pub(super) daemon: Option<u32>,
     /// The capacity that is configured, in bytes.
     pub(super) wanted_bytes: Option<u64>,
+}
+
+/// Why what is there is no store.
+#[derive(Clone, Debug)]
+pub(super) enum Unusable {
+    /// As the engine says it: what it is, and after a colon what to do.
+    Told(String),
+    /// The system did not let anybody look, and says why.
+    Unseen(String),
 }
 
 /// See [`darter_engine::probe::file_system::Tried`].
@@ -99,18 +108,23 @@ fn store(seen: &StoreSeen) -> Finding {
         None => String::new(),
     };
     match (&seen.found, seen.wanted_bytes) {
-        // The engine's message says what to do.
-        (Err(message), _) => match message.split_once(": ") {
+        (Err(Unusable::Unseen(reason)), _) => Finding::failed(
+            CHECK,
+            format!("cannot be looked at: {reason}"),
+            format!("look at who may read it and at its disk (dmesg), or {OTHER_DIRECTORY}"),
+        ),
+        (Err(Unusable::Told(message)), _) => match message.split_once(": ") {
             Some((what, advice)) => Finding::failed(CHECK, what, advice),
             None => Finding::failed(CHECK, message, OTHER_DIRECTORY),
         },
         (Ok(None), _) => Finding::ok(CHECK, "none yet; the first start makes one"),
         (Ok(Some(found)), Some(wanted)) if !is_same_store(*found, wanted) => Finding::failed(
             CHECK,
-            format!("was made for {}, and {} are configured{by}", size(*found), size(wanted)),
+            format!("was made for {}, and {} are configured{by}", ByteSize(*found), ByteSize(wanted)),
             format!(
+                // Rounded it would be another one again.
                 "set storage.capacity: {}, or stop darter and remove {} to begin with an empty one of the other size",
-                size(*found),
+                ByteSize(*found),
                 seen.data_dir.join("store").display()
             ),
         ),
@@ -287,7 +301,16 @@ mod tests {
             seen.wanted_bytes = Some(2 << 30);
         };
         check(other, "store", Level::Failed, &["2GiB", "/d/store"]);
-        let foreign = |seen: &mut StoreSeen| seen.found = Err("/d/store is none: move it away".into());
+        // The size of a part of a disk, which no round number is.
+        let odd = |seen: &mut StoreSeen| {
+            seen.found = Ok(Some((20 << 30) + 3 * (256 << 10)));
+            seen.wanted_bytes = Some(20 << 30);
+        };
+        check(odd, "store", Level::Failed, &["20GiB are configured", "storage.capacity: 20972288KiB,"]);
+        let silent = |seen: &mut StoreSeen| seen.found = Err(Unusable::Unseen("read /d/store: EIO".into()));
+        check(silent, "store", Level::Failed, &["looked at: read /d/store: EIO", "dmesg"]);
+        let foreign =
+            |seen: &mut StoreSeen| seen.found = Err(Unusable::Told("/d/store is none: move it away".into()));
         check(foreign, "store", Level::Failed, &["/d/store is none", "move it away"]);
     }
 

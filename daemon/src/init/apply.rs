@@ -27,6 +27,11 @@ pub(super) enum ApplyError {
     #[error("interrupted")]
     Interrupted,
     #[error(
+        "{error}; what an earlier darter init had written here was taken back first, and could not be put in place again \
+         ({again}): say it again when that is put right"
+    )]
+    TakenBack { error: Box<ApplyError>, again: Box<ApplyError> },
+    #[error(
         "{error}; and what was written already could not be taken back: {back}; darter init … --undo tries it again"
     )]
     HalfDone { error: Box<ApplyError>, back: Box<ApplyError> },
@@ -74,6 +79,36 @@ pub(super) fn apply(
     }
 }
 
+/// Takes back what earlier runs have written, and writes the files of a plan that was made for what was there before
+/// those. Returns the files that are none of the plan's, and are as they were before.
+///
+/// # Errors
+/// Everything is as the earlier runs have left it, unless the error says otherwise.
+pub(super) fn replace(
+    root: &Root,
+    keeping: &Keeping,
+    plan: &Plan,
+    lock: &Lock,
+    turn: &mut dyn FnMut() -> Turn,
+) -> Result<Vec<String>, ApplyError> {
+    let earlier = keeping.as_plan()?;
+    let mut undone = undo(root, keeping, turn)?;
+    match apply(root, keeping, plan, lock, turn) {
+        Ok(()) => {
+            undone.retain(|path| plan.changes.iter().all(|change| change.path != *path));
+            Ok(undone)
+        }
+        #[cfg(test)]
+        Err(ApplyError::Crashed) => Err(ApplyError::Crashed),
+        // The record of the plan is still needed.
+        Err(error @ ApplyError::HalfDone { .. }) => Err(error),
+        Err(error) => match apply(root, keeping, &earlier, lock, &mut || Turn::On) {
+            Ok(()) => Err(error),
+            Err(again) => Err(ApplyError::TakenBack { error: error.into(), again: again.into() }),
+        },
+    }
+}
+
 /// Puts back what was there before, and returns which files that were; none if nothing was written. Each is looked at
 /// before any is touched. What is interrupted goes on with the next call.
 ///
@@ -84,16 +119,19 @@ pub(super) fn undo(
     keeping: &Keeping,
     turn: &mut dyn FnMut() -> Turn,
 ) -> Result<Vec<String>, ApplyError> {
+    keeping.clean_up()?;
     let Some(record) = keeping.record()? else { return Ok(Vec::new()) };
     let mut steps = Vec::new();
     for written in &record.files {
         let (state, now) = keeping.state(written)?;
-        let before = keeping.before(written)?;
         if state == State::After {
-            steps.push((written, now, before));
+            steps.push((written, now, keeping.before(written)?));
         }
     }
     on(turn)?;
+    for written in &record.files {
+        root.remove_unfinished(&written.path)?;
+    }
     for (written, now, before) in steps {
         // From here on it goes to the end: half a way back is no better place.
         #[cfg(test)]
@@ -165,7 +203,7 @@ mod tests {
                 home,
                 root,
                 keeping,
-                plan: Plan { changes, next: Vec::new() },
+                plan: Plan { changes, ..Plan::default() },
                 before: BTreeMap::new(),
             };
             scene.before = scene.all();
@@ -310,14 +348,24 @@ mod tests {
         fs::write(&path, "edited").unwrap();
         let all = scene.all();
         let refused = scene.undo(&mut || Turn::On).unwrap_err().to_string();
-        for word in ["old.json has changed since", "nothing was touched", "by hand", "then remove"] {
+        for word in [
+            "old.json has changed since",
+            "nothing was touched",
+            "by hand",
+            "then remove",
+            "darter/init/client",
+        ] {
             assert!(refused.contains(word), "no {word:?} in {refused}");
         }
         assert_eq!(scene.all(), all);
         // A copy that is not what was kept puts nothing back.
         fs::write(&path, "{\"a\": 2}\n").unwrap();
         fs::write(scene.keeping.backup("/etc/old.json"), "rotten").unwrap();
-        assert!(scene.undo(&mut || Turn::On).is_err());
+        let refused = scene.undo(&mut || Turn::On).unwrap_err().to_string();
+        assert!(
+            refused.contains("then remove") && refused.ends_with("var/lib/darter/init/client"),
+            "{refused}"
+        );
         assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\": 2}\n");
     }
 
@@ -334,6 +382,83 @@ mod tests {
             "a directory that is in use stays: {left:?}"
         );
         assert_eq!(left.len(), 3);
+    }
+
+    /// The files were put back, and of the record a part had gone, when the machine stopped: nobody could say init for
+    /// that client any more.
+    #[test]
+    fn a_crash_while_the_record_goes_wedges_nothing() {
+        let parts = ["record.json", "etc+old.json"];
+        for (name, gone) in
+            [("client", 1), ("client", 0), ("client.old", 0), ("client.old", 1), ("client.new", 0)]
+        {
+            let scene = Scene::new();
+            scene.apply(&mut || Turn::On).unwrap();
+            let kept = scene.home.path().join("var/lib/darter/init");
+            for (written, before) in
+                [("a/hosts.toml", None), ("../old.json", Some(OLD)), ("b/hosts.toml", None)]
+            {
+                let path = scene.home.path().join("etc/certs.d").join(written);
+                match before {
+                    Some(before) => fs::write(path, before).unwrap(),
+                    None => fs::remove_file(path).unwrap(),
+                }
+            }
+            fs::remove_file(kept.join("client").join(parts[gone])).unwrap();
+            if name != "client" {
+                fs::rename(kept.join("client"), kept.join(name)).unwrap();
+            }
+            scene
+                .apply(&mut || Turn::On)
+                .or_else(|_| {
+                    scene.undo(&mut || Turn::On)?;
+                    scene.apply(&mut || Turn::On)
+                })
+                .unwrap();
+            assert!(scene.is_applied(), "{name} without {}", parts[gone]);
+            scene.undo(&mut || Turn::On).unwrap();
+            let left: Vec<_> = fs::read_dir(&kept).into_iter().flatten().collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+    }
+
+    #[test]
+    fn a_crash_before_a_file_gets_its_name_leaves_nothing() {
+        let scene = Scene::new();
+        scene.apply(&mut || Turn::On).unwrap();
+        for unfinished in ["etc/.old.json.darter-new", "etc/certs.d/a/.hosts.toml.darter-new"] {
+            fs::write(scene.home.path().join(unfinished), "half").unwrap();
+        }
+        scene.undo(&mut || Turn::On).unwrap();
+        assert_eq!(scene.all(), scene.before);
+    }
+
+    #[test]
+    fn another_plan_takes_the_place_of_the_first_or_nothing_happens() {
+        let mut steps = 0;
+        loop {
+            let scene = Scene::new();
+            scene.apply(&mut || Turn::On).unwrap();
+            let first = scene.all();
+            let mut other = scene.plan.clone();
+            other.changes.remove(0);
+            other.changes[0].after = b"{\"a\": 3}\n".to_vec();
+            let lock = scene.keeping.lock().unwrap();
+            match replace(&scene.root, &scene.keeping, &other, &lock, &mut after(steps, Turn::Back)) {
+                Ok(taken_back) => {
+                    assert_eq!(taken_back, ["/etc/certs.d/a/hosts.toml"]);
+                    assert!(scene.keeping.is_as(&scene.root, &other).unwrap());
+                    drop(lock);
+                    scene.undo(&mut || Turn::On).unwrap();
+                    assert_eq!(scene.all(), scene.before);
+                    break;
+                }
+                Err(ApplyError::Interrupted) => assert_eq!(scene.all(), first, "after {steps} steps"),
+                Err(error) => panic!("{error}"),
+            }
+            steps += 1;
+        }
+        assert!(steps >= 5, "{steps}");
     }
 
     #[test]

@@ -15,21 +15,18 @@ const PLUGINS: [&str; 2] = ["io.containerd.cri.v1.images", "io.containerd.grpc.v
 pub(super) fn plan(tree: &dyn Tree, wanted: &Wanted) -> Result<Plan, Refusal> {
     let (directory, mut next) = directory(tree)?;
     let mut plan = Plan::default();
-    let files = match wanted.registries.as_slice() {
-        [] => vec![("_default".to_owned(), every(wanted))],
-        registries => {
-            registries.iter().map(|registry| (user_name(registry), one(registry, wanted))).collect()
-        }
-    };
-    for (host, after) in files {
+    let every = wanted.every.then(|| ("_default".to_owned(), None));
+    let named = wanted.registries.iter().map(|registry| (user_name(registry), Some(registry)));
+    for (host, registry) in every.into_iter().chain(named) {
         let path = format!("{directory}/{host}/hosts.toml");
+        let after = hosts(registry, wanted);
         match tree.text(&path)? {
-            Some(before) if before == after => {}
+            Some(before) if before == after || names_front(&before, wanted) => {}
             Some(_) => {
                 let why = format!(
                     "is there already and is not darter's work, so it was left alone: move it away, or add to it, above \
                      other hosts:\n{}",
-                    host_table(wanted, None)
+                    host_table(wanted, registry)
                 );
                 return Err(Refusal::new(path, why));
             }
@@ -37,13 +34,8 @@ pub(super) fn plan(tree: &dyn Tree, wanted: &Wanted) -> Result<Plan, Refusal> {
             None => plan.changes.push(Change { path, before: None, after: after.into_bytes() }),
         }
     }
-    if wanted.registries.is_empty() {
-        // containerd looks into the default only for hosts that have no directory of their own.
-        for host in tree.names(&directory)?.into_iter().filter(|host| host != "_default") {
-            if tree.file(&format!("{directory}/{host}/hosts.toml"))?.is_some() {
-                next.push(format!("{host} has a hosts.toml of its own, which goes before: for that registry too, say darter init containerd --registry https://{host}"));
-            }
-        }
+    if wanted.every {
+        next.extend(hosts_of_their_own(tree, &directory, wanted)?);
     }
     if next.is_empty() {
         next.push("nothing: containerd reads hosts.toml at each pull (ctr: with --hosts-dir)".to_owned());
@@ -52,21 +44,48 @@ pub(super) fn plan(tree: &dyn Tree, wanted: &Wanted) -> Result<Plan, Refusal> {
     Ok(plan)
 }
 
-/// Every registry: containerd says by `ns` which is meant.
-fn every(wanted: &Wanted) -> String {
-    format!(
-        "{}# When the front does not answer, containerd goes to the registry itself.\n\n{}",
-        first_line("containerd"),
-        host_table(wanted, None)
-    )
+/// What is to be done for registries with files that are not darter's: containerd looks into the default only for
+/// those that have none.
+fn hosts_of_their_own(tree: &dyn Tree, directory: &str, wanted: &Wanted) -> Result<Vec<String>, Refusal> {
+    let mut steps = Vec::new();
+    for host in tree.names(directory)?.into_iter().filter(|host| host != "_default") {
+        if wanted.registries.iter().any(|registry| user_name(registry) == host) {
+            continue;
+        }
+        let path = format!("{directory}/{host}/hosts.toml");
+        match tree.text(&path) {
+            Ok(Some(text)) if !names_front(&text, wanted) => steps.push(format!(
+                "{path} is not darter's, and {host} goes past darter: to have it read so too, add to that file, above \
+                 other hosts:\n{}",
+                host_table(wanted, server(&text).as_ref())
+            )),
+            Ok(_) => {}
+            Err(error) => steps.push(format!("{host} may go past darter: {error}")),
+        }
+    }
+    Ok(steps)
 }
 
-/// One registry, which the header names with its scheme.
-fn one(registry: &Registry, wanted: &Wanted) -> String {
+/// Whether a `hosts.toml` has the front among its hosts.
+fn names_front(text: &str, wanted: &Wanted) -> bool {
+    let Ok(table) = text.parse::<toml::Table>() else { return false };
+    let hosts = table.get("host").and_then(toml::Value::as_table);
+    let front = format!("http://{}", wanted.front);
+    hosts.is_some_and(|hosts| hosts.keys().any(|host| host.trim_end_matches('/') == front))
+}
+
+/// The registry that a `hosts.toml` is for, if it says so.
+fn server(text: &str) -> Option<Registry> {
+    text.parse::<toml::Table>().ok()?.get("server")?.as_str()?.parse().ok()
+}
+
+/// Every registry, where containerd says by `ns` which is meant; or one, which the header names with its scheme.
+fn hosts(registry: Option<&Registry>, wanted: &Wanted) -> String {
+    let server = registry.map(|registry| format!("server = \"{registry}\"\n\n")).unwrap_or_default();
     format!(
-        "{}# When the front does not answer, containerd goes to the registry itself.\n\nserver = \"{registry}\"\n\n{}",
+        "{}# When the front does not answer, containerd goes to the registry itself.\n\n{server}{}",
         first_line("containerd"),
-        host_table(wanted, Some(registry))
+        host_table(wanted, registry)
     )
 }
 
@@ -110,6 +129,16 @@ fn directory(tree: &dyn Tree) -> Result<(String, Vec<String>), Refusal> {
             "take registry.mirrors out of {CONFIG}: containerd takes either those or a config_path"
         ));
     }
+    let with_tls = registries.iter().filter_map(|registry| registry.get("configs")?.as_table()).flatten();
+    let with_tls = with_tls.filter(|(_, config)| config.get("tls").is_some()).map(|(host, _)| &**host);
+    let with_tls: Vec<_> = with_tls.collect();
+    if !with_tls.is_empty() {
+        steps.push(format!(
+            "first move registry.configs.*.tls of {} out of {CONFIG} into {HOSTS}/HOST/hosts.toml (as ca, client and \
+             skip_verify): containerd does not start with those and a config_path; then say this command again",
+            with_tls.join(", ")
+        ));
+    }
     let imports =
         config.get("imports").and_then(toml::Value::as_array).is_some_and(|imports| !imports.is_empty());
     let unless = if imports { ", unless one of the files that it imports has it already" } else { "" };
@@ -130,8 +159,7 @@ mod tests {
 
     fn wanted(registries: &[&str]) -> Wanted {
         let registries = registries.iter().map(|registry| registry.parse().expect("a registry")).collect();
-        let address = |port| ([127, 0, 0, 1], port).into();
-        Wanted { front: address(65001), admin: address(40901), registries, nydusd_config: None }
+        Wanted::of(registries)
     }
 
     fn set(path: &str) -> String {
@@ -181,6 +209,8 @@ mod tests {
         let mirrors =
             "[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"docker.io\"]\nendpoint = []\n";
         check(Some(mirrors), &["take registry.mirrors out"]);
+        let tls = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.configs.\"r:5000\".tls]\nca_file = \"/c\"\n";
+        check(Some(tls), &["configs.*.tls of r:5000", "hosts.toml", "config_path = "]);
     }
 
     #[test]
@@ -192,9 +222,57 @@ mod tests {
             refused.contains("left alone") && refused.contains("[host.\"http://127.0.0.1:65001\"]"),
             "{refused}"
         );
-        let other = "/etc/containerd/certs.d/ghcr.io/hosts.toml";
-        let plan = plan(&Files::of(&[(other, ""), (CONFIG, &set(HOSTS))]), &wanted(&[])).expect("a plan");
-        assert!(plan.next[0].contains("--registry https://ghcr.io"), "{:?}", plan.next);
         assert!(super::plan(&Files::of(&[(CONFIG, "[")]), &wanted(&[])).is_err());
+        let plain = "/etc/containerd/certs.d/r:5000/hosts.toml";
+        let refused = plan(&Files::of(&[(plain, "server = \"x\"")]), &wanted(&["http://r:5000"]))
+            .expect_err("refused")
+            .to_string();
+        assert!(refused.contains("X-Dragonfly-Registry = \"http://r:5000\""), "{refused}");
+    }
+
+    /// What the report says to add to a file is taken for done when it is in there.
+    #[test]
+    fn hosts_with_files_of_their_own_are_told_what_to_add() {
+        let at = |host: &str| format!("{HOSTS}/{host}/hosts.toml");
+        let (secure, plain) = (at("ghcr.io"), at("r:5000"));
+        let of_plain = "server = \"http://r:5000\"\n";
+        let config = set(HOSTS);
+        let files = Files::of(&[(&secure, ""), (&plain, of_plain), (CONFIG, &config)]);
+        let made = plan(&files, &wanted(&[])).expect("a plan");
+        assert_eq!(made.next.len(), 2, "{:?}", made.next);
+        let table = |step: &str| step.split_once('\n').expect("a table").1.to_owned();
+        let header = |table: &str| {
+            let table: toml::Table = table.parse().expect("TOML");
+            table["host"]["http://127.0.0.1:65001"].get("header").cloned()
+        };
+        assert!(
+            made.next[0].starts_with(&secure) && header(&table(&made.next[0])).is_none(),
+            "{:?}",
+            made.next
+        );
+        let said = header(&table(&made.next[1])).expect("its scheme is said");
+        assert_eq!(said["X-Dragonfly-Registry"].as_str(), Some("http://r:5000"));
+
+        let (secured, plained) = (table(&made.next[0]), format!("{of_plain}{}", table(&made.next[1])));
+        let files = Files::of(&[(&secure, &secured), (&plain, &plained), (CONFIG, &config)]);
+        let made = plan(&files, &wanted(&[])).expect("a plan");
+        assert!(made.next.len() == 1 && made.next[0].starts_with("nothing"), "{:?}", made.next);
+        let made = plan(&files, &wanted(&["https://ghcr.io"])).expect("it is there");
+        assert_eq!(made.changes, []);
+    }
+
+    #[test]
+    fn what_was_asked_for_earlier_stays() {
+        let both = Wanted { every: true, ..wanted(&["https://a", "https://b"]) };
+        let made = plan(&Files::default(), &both).expect("a plan");
+        let paths: Vec<_> = made.changes.iter().map(|change| change.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "/etc/containerd/certs.d/_default/hosts.toml",
+                "/etc/containerd/certs.d/a/hosts.toml",
+                "/etc/containerd/certs.d/b/hosts.toml"
+            ]
+        );
     }
 }

@@ -44,6 +44,11 @@ pub(super) fn plan(tree: &dyn Tree, wanted: &Wanted) -> Result<Plan, Refusal> {
             "if dockerd is started with --registry-mirror, take that out: it does not start with both (systemctl cat docker); \
              docker asks {FILE}'s mirrors for images of Docker Hub only"
         ));
+        plan.next.push(
+            "docker does not tell a mirror which registry it means: start the front with Docker Hub for that of requests \
+             that name none, as it is without configuration (darter serve --registry https://index.docker.io)"
+                .to_owned(),
+        );
     }
     Ok(plan)
 }
@@ -54,12 +59,7 @@ mod tests {
     use super::*;
 
     fn wanted() -> Wanted {
-        Wanted {
-            front: ([127, 0, 0, 1], 65001).into(),
-            admin: ([127, 0, 0, 1], 40901).into(),
-            registries: Vec::new(),
-            nydusd_config: None,
-        }
+        Wanted::of(Vec::new())
     }
 
     fn check(before: Option<&str>, after: Option<&str>) {
@@ -85,6 +85,9 @@ mod tests {
             Some("{\"registry-mirrors\": [\"http://127.0.0.1:65001\", \"https://m.example\"]}"),
         );
         check(Some(made), None);
+        // The front gives it what its own registry has.
+        let next = plan(&Files::default(), &wanted()).expect("a plan").next;
+        assert!(next.iter().any(|step| step.contains("--registry https://index.docker.io")), "{next:?}");
     }
 
     #[test]

@@ -21,14 +21,14 @@ mod record;
 mod tree;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::apply::{ApplyError, Turn};
-use self::plan::{Plan, Wanted};
+use self::plan::{Asked, Plan, Wanted};
 use self::record::Keeping;
 use self::tree::Root;
 use crate::commands::{CommandError, output};
@@ -60,8 +60,8 @@ pub struct InitArgs {
     /// The admin port, which nydusd asks whether darter lives
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:40901", value_parser = crate::cli::socket_addr)]
     admin: SocketAddr,
-    /// Have the client read the registry at this URL so; may be repeated for containerd and nydus [default: every
-    /// registry; for docker, crio and podman Docker Hub]
+    /// Have the client read the registry at this URL so; may be repeated for containerd and nydus, and is added to
+    /// what earlier runs have named [default: every registry; for docker, crio and podman Docker Hub]
     #[arg(long, value_name = "URL")]
     registry: Vec<Registry>,
     /// The configuration file of nydusd [default: as the snapshotter's config.toml says]
@@ -93,17 +93,18 @@ pub fn run(args: &InitArgs) -> Result<(), CommandError> {
     }
     let wanted = wanted(args)?;
     if args.print {
-        let plan = args.client.plan(&keeping.as_before(&root).map_err(failed)?, &wanted).map_err(failed)?;
+        let plan = plan(args, &root, &keeping, wanted)?;
+        next_steps(args, &plan).for_each(|step| output::say(&step));
         return output::print(&printed(&plan));
     }
     let mut signals = Signals::take()?;
     let lock = keeping.lock().map_err(failed)?;
-    let plan = args.client.plan(&keeping.as_before(&root).map_err(failed)?, &wanted).map_err(failed)?;
+    let plan = plan(args, &root, &keeping, wanted)?;
     let is_done = keeping.is_as(&root, &plan).map_err(failed)?;
+    let mut taken_back = Vec::new();
     if !is_done {
         // One that was interrupted by a crash, or is of other flags.
-        apply::undo(&root, &keeping, &mut || signals.turn()).map_err(failed)?;
-        apply::apply(&root, &keeping, &plan, &lock, &mut || signals.turn()).map_err(failed)?;
+        taken_back = apply::replace(&root, &keeping, &plan, &lock, &mut || signals.turn()).map_err(failed)?;
     }
     let mut text = String::new();
     for change in &plan.changes {
@@ -114,17 +115,37 @@ pub fn run(args: &InitArgs) -> Result<(), CommandError> {
         };
         text += &format!("{}: {what}\n", root.shown(&change.path));
     }
+    for path in taken_back {
+        text += &format!("{}: as it was before; an earlier darter init had written it\n", root.shown(&path));
+    }
     if plan.changes.is_empty() {
         text += "nothing to write: the configuration names darter's front already\n";
     }
-    for step in plan.next.iter().chain(nobody_listens(args).iter()) {
-        text += &format!("next: {step}\n");
-    }
+    next_steps(args, &plan).for_each(|step| text += &format!("{step}\n"));
     if !plan.changes.is_empty() {
         let root = if args.root == *"/" { String::new() } else { format!(" --root {}", args.root.display()) };
         text += &format!("undo: darter init {name}{root} --undo\n", name = args.client.word());
     }
     output::print(&text)
+}
+
+/// Made for what was there before earlier runs; what those have asked for stays, where a client can have both.
+fn plan(args: &InitArgs, root: &Root, keeping: &Keeping, wanted: Wanted) -> Result<Plan, CommandError> {
+    let before = keeping.as_before(root).map_err(failed)?;
+    let wanted = match keeping.record().map_err(failed)? {
+        Some(record) if args.client.has_both(&wanted, &record.asked) => wanted.with_earlier(&record.asked),
+        _ => wanted,
+    };
+    let mut plan = args.client.plan(&before, &wanted).map_err(failed)?;
+    plan.asked = wanted.asked();
+    // The same files are the same plan, in whichever order they were asked for.
+    plan.changes.sort_by(|left, right| left.path.cmp(&right.path));
+    Ok(plan)
+}
+
+/// What is left to do, in lines.
+fn next_steps(args: &InitArgs, plan: &Plan) -> impl Iterator<Item = String> {
+    plan.next.iter().cloned().chain(nobody_listens(args)).map(|step| format!("next: {}", step.trim_end()))
 }
 
 fn undo(args: &InitArgs, root: &Root, keeping: &Keeping, signals: &mut Signals) -> Result<(), CommandError> {
@@ -159,8 +180,28 @@ fn wanted(args: &InitArgs) -> Result<Wanted, CommandError> {
         let message = "--nydusd-config is for darter init nydus without --registry";
         return Err(CommandError::Usage(message.to_owned()));
     }
-    let nydusd_config = args.nydusd_config.as_ref().map(|path| path.display().to_string());
-    Ok(Wanted { front: args.front, admin: args.admin, registries: args.registry.clone(), nydusd_config })
+    let nydusd_config = args.nydusd_config.as_deref().map(|path| below_root(path, &args.root)).transpose()?;
+    let (every, registries) = (args.registry.is_empty(), args.registry.clone());
+    Ok(Wanted { front: args.front, admin: args.admin, every, registries, nydusd_config })
+}
+
+/// A path as the client has it, from its root on.
+fn below_root(path: &Path, root: &Path) -> Result<String, CommandError> {
+    let path = match path.is_absolute() {
+        true => path.to_owned(),
+        // One that is not there is said later, by its name.
+        false if root == Path::new("/") => std::fs::canonicalize(path)
+            .or_else(|_| std::path::absolute(path))
+            .map_err(|error| CommandError::Failed(format!("{}: {error}", path.display())))?,
+        false => {
+            let message = format!(
+                "--nydusd-config {}: with another --root, name the file from that root on, as /etc/nydus/nydusd-config.json",
+                path.display()
+            );
+            return Err(CommandError::Usage(message));
+        }
+    };
+    Ok(path.display().to_string())
 }
 
 /// Each file with its path above it.
@@ -204,6 +245,17 @@ impl Client {
         }
     }
 
+    /// Whether what an earlier run has asked for stays beside what is asked for now.
+    fn has_both(self, now: &Wanted, earlier: &Asked) -> bool {
+        match self {
+            Self::Containerd => true,
+            // They serve one registry, whichever was named last.
+            Self::Docker | Self::Crio | Self::Podman => false,
+            // Either the proxy, or mirrors.
+            Self::Nydus => !now.every && !earlier.every,
+        }
+    }
+
     fn plan(self, tree: &dyn tree::Tree, wanted: &Wanted) -> Result<Plan, plan::Refusal> {
         match self {
             Self::Containerd => containerd::plan(tree, wanted),
@@ -227,7 +279,7 @@ impl Client {
 fn failed(error: impl Into<ApplyError>) -> CommandError {
     match error.into() {
         ApplyError::Interrupted => {
-            CommandError::Interrupted("interrupted; everything is as it was before".to_owned())
+            CommandError::Interrupted("interrupted; everything is as it was".to_owned())
         }
         error => CommandError::Failed(error.to_string()),
     }
@@ -276,6 +328,18 @@ mod tests {
     use rustix::process::{Signal, getpid, kill_process};
 
     use super::*;
+
+    #[test]
+    fn a_path_is_the_clients() {
+        let at = |path: &str, root: &str| below_root(path.as_ref(), root.as_ref());
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(at("/etc/n.json", "/image").ok().as_deref(), Some("/etc/n.json"));
+        assert_eq!(at("none/n.json", "/").unwrap(), here.join("none/n.json").display().to_string());
+        assert_eq!(at("src/../Cargo.toml", "/").unwrap(), here.join("Cargo.toml").display().to_string());
+        assert!(
+            matches!(at("n.json", "/image"), Err(CommandError::Usage(message)) if message.contains("root on"))
+        );
+    }
 
     #[test]
     fn a_signal_is_seen_between_two_steps() {

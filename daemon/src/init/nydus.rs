@@ -30,7 +30,7 @@ pub(super) fn plan(tree: &dyn Tree, wanted: &Wanted) -> Result<Plan, Refusal> {
         let table = section.iter().try_fold(&config, |table, name| table.get(*name)?.as_table())?;
         table.get(key)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
     };
-    if wanted.registries.is_empty() {
+    if wanted.every {
         let configured = wanted.nydusd_config.clone().or_else(|| value(&["daemon"], "nydusd_config"));
         proxy(tree, wanted, &configured.unwrap_or_else(|| NYDUSD_CONFIG.to_owned()))
     } else {
@@ -151,8 +151,7 @@ mod tests {
 
     fn wanted(registries: &[&str]) -> Wanted {
         let registries = registries.iter().map(|registry| registry.parse().expect("a registry")).collect();
-        let address = |port| ([127, 0, 0, 1], port).into();
-        Wanted { front: address(65001), admin: address(40901), registries, nydusd_config: None }
+        Wanted::of(registries)
     }
 
     #[test]

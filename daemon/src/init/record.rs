@@ -2,7 +2,8 @@
 //!
 //! `/var/lib/darter/init/CLIENT` below the root holds `record.json`, and beside it a copy of each file that was there
 //! already. The directory gets its name when all of that is on the disk, before the first file is written; from then
-//! on each file is either as it was before or as darter has written it, and the record knows both.
+//! on each file is either as it was before or as darter has written it, and the record knows both. It loses that name,
+//! `CLIENT.old` for a moment, when all files are as they were: a record with a name is whole.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +12,7 @@ use std::path::PathBuf;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Change, Plan};
+use super::plan::{Asked, Change, Plan};
 use super::tree::{Owner, Root, Tree, TreeError};
 
 const DIRECTORY: &str = "/var/lib/darter/init";
@@ -23,9 +24,10 @@ pub(super) enum RecordError {
     #[error(transparent)]
     Tree(#[from] TreeError),
     #[error(
-        "{path} is no record of this version of darter ({why}): nothing was touched; use the darter that wrote it"
+        "{path} is no record of this version of darter ({why}): nothing was touched; use the darter that wrote it, or put \
+         the client's files right by hand and then remove {record}"
     )]
-    Unreadable { path: String, why: String },
+    Unreadable { path: String, why: String, record: String },
     #[error(
         "{path} has changed since darter wrote it, and nothing was touched: take out by hand what darter has put in, \
          or copy {before} over it; then remove {record}"
@@ -56,6 +58,8 @@ pub(super) struct Before {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     version: u32,
+    /// What all of it is for.
+    pub(super) asked: Asked,
     pub(super) files: Vec<Written>,
     /// Those that were made, the outermost first.
     pub(super) directories: Vec<String>,
@@ -106,7 +110,9 @@ impl Keeping {
         }
         if made.is_empty() {
             // A record that cannot be read is an error of those who need it.
-            made = self.record().ok().flatten().map(|record| record.kept_in).unwrap_or_default();
+            let record =
+                [&self.directory, &self.removed()].into_iter().find_map(|at| self.record_at(at).ok()?);
+            made = record.map(|record| record.kept_in).unwrap_or_default();
         }
         let failed = |source| TreeError::Io { action: "lock", path: DIRECTORY.to_owned(), source };
         let directory = File::open(self.root.at(DIRECTORY)?).map_err(failed)?;
@@ -128,14 +134,22 @@ impl Keeping {
 
     /// The record, if there is one.
     pub(super) fn record(&self) -> Result<Option<Record>, RecordError> {
-        let path = format!("{}/record.json", self.directory);
+        self.record_at(&self.directory)
+    }
+
+    fn record_at(&self, directory: &str) -> Result<Option<Record>, RecordError> {
+        let path = format!("{directory}/record.json");
         let Some(bytes) = self.root.file(&path)? else { return Ok(None) };
-        let unreadable = |why: String| RecordError::Unreadable { path: self.root.shown(&path), why };
+        let unreadable = |why: String| self.unreadable(&path, why);
         let record: Record = serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
         match record.version {
             VERSION => Ok(Some(record)),
             other => Err(unreadable(format!("its version is {other}"))),
         }
+    }
+
+    fn unreadable(&self, path: &str, why: String) -> RecordError {
+        RecordError::Unreadable { path: self.root.shown(path), why, record: self.root.shown(&self.directory) }
     }
 
     /// How a file is now, and what is in it.
@@ -172,10 +186,7 @@ impl Keeping {
         let path = self.backup_path(&written.path);
         match self.root.file(&path)? {
             Some(bytes) if digest(&bytes) == before.digest => Ok(Some(bytes)),
-            _ => Err(RecordError::Unreadable {
-                path: self.root.shown(&path),
-                why: "it is not the copy that was made".to_owned(),
-            }),
+            _ => Err(self.unreadable(&path, "it is not the copy that was made".to_owned())),
         }
     }
 
@@ -184,10 +195,24 @@ impl Keeping {
         let record = self.record()?;
         let mut files = Vec::new();
         for written in record.iter().flat_map(|record| &record.files) {
-            self.state(written)?;
-            files.push((written.path.clone(), self.before(written)?));
+            // One that is as it was needs no copy, and a way back that was cut short may have removed that already.
+            if self.state(written)?.0 == State::After {
+                files.push((written.path.clone(), self.before(written)?));
+            }
         }
         Ok(AsBefore { root, files })
+    }
+
+    /// What was written, as a plan; of files that are as they were nothing.
+    pub(super) fn as_plan(&self) -> Result<Plan, RecordError> {
+        let Some(record) = self.record()? else { return Ok(Plan::default()) };
+        let mut changes = Vec::new();
+        for written in &record.files {
+            if let (State::After, Some(after)) = self.state(written)? {
+                changes.push(Change { path: written.path.clone(), before: self.before(written)?, after });
+            }
+        }
+        Ok(Plan { changes, next: Vec::new(), asked: record.asked })
     }
 
     /// Whether all is as a plan wants it, and the record knows it.
@@ -207,10 +232,14 @@ impl Keeping {
         Ok(true)
     }
 
-    /// Keeps the way back from a plan that is not begun yet: durable when it returns.
+    /// Keeps the way back from a plan that is not begun yet: durable when it returns. There is none so far.
     pub(super) fn keep(&self, plan: &Plan, lock: &Lock) -> Result<Record, RecordError> {
-        let unfinished = format!("{}.new", self.directory);
-        self.forget_at(&unfinished)?;
+        let unfinished = self.unfinished();
+        self.clean_up()?;
+        if self.record()?.is_none() {
+            // Nothing leads back from a directory without a record.
+            self.forget_at(&self.directory)?;
+        }
         let kept = self.keep_at(&unfinished, plan, lock);
         if kept.is_err() {
             // It has no name yet by which anybody would look for it.
@@ -221,7 +250,13 @@ impl Keeping {
 
     fn keep_at(&self, unfinished: &str, plan: &Plan, lock: &Lock) -> Result<Record, RecordError> {
         let kept_in = lock.made.clone();
-        let mut record = Record { version: VERSION, files: Vec::new(), directories: Vec::new(), kept_in };
+        let mut record = Record {
+            version: VERSION,
+            asked: plan.asked.clone(),
+            files: Vec::new(),
+            directories: Vec::new(),
+            kept_in,
+        };
         self.root.make_directory(unfinished)?;
         for change in &plan.changes {
             for directory in self.root.missing_above(&change.path)? {
@@ -251,9 +286,28 @@ impl Keeping {
         Ok(record)
     }
 
-    /// Removes the record: there is nothing to go back to.
+    /// Removes the record, in one step: there is nothing to go back to.
     pub(super) fn forget(&self) -> Result<(), RecordError> {
-        self.forget_at(&self.directory)
+        self.clean_up()?;
+        let removing = |source| TreeError::Io { action: "remove", path: self.directory.clone(), source };
+        let (from, to) = (self.root.at(&self.directory)?, self.root.at(&self.removed())?);
+        let above = self.root.at(DIRECTORY)?;
+        fs::rename(from, to).and_then(|()| File::open(above)?.sync_all()).map_err(removing)?;
+        self.clean_up()
+    }
+
+    /// Removes what a crash has left beside the record: one that had no name yet, and one that had lost it.
+    pub(super) fn clean_up(&self) -> Result<(), RecordError> {
+        self.forget_at(&self.unfinished())?;
+        self.forget_at(&self.removed())
+    }
+
+    fn unfinished(&self) -> String {
+        format!("{}.new", self.directory)
+    }
+
+    fn removed(&self) -> String {
+        format!("{}.old", self.directory)
     }
 
     fn forget_at(&self, directory: &str) -> Result<(), RecordError> {

@@ -93,7 +93,7 @@ impl Root {
                 Err(_) if fs::symlink_metadata(above).is_ok_and(|found| found.is_symlink()) => {
                     return Err(leads_out());
                 }
-                Err(missing) if missing.kind() == io::ErrorKind::NotFound => {}
+                Err(missing) if is_missing(&missing) => {}
                 Err(other) => return Err(error("open", path)(other)),
             }
         }
@@ -108,7 +108,7 @@ impl Root {
                 user: found.uid(),
                 group: found.gid(),
             })),
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(missing) if is_missing(&missing) => Ok(None),
             Err(other) => Err(error("look at", path)(other)),
         }
     }
@@ -155,6 +155,14 @@ impl Root {
         replaced
     }
 
+    /// Removes what a crash has left of a [`Self::replace`].
+    pub(super) fn remove_unfinished(&self, path: &str) -> Result<(), TreeError> {
+        match fs::remove_file(beside(&self.at(path)?)) {
+            Err(other) if !is_missing(&other) => Err(error("clean up beside", path)(other)),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes a file.
     pub(super) fn remove(&self, path: &str) -> Result<(), TreeError> {
         let place = self.at(path)?;
@@ -196,7 +204,7 @@ impl Tree for Root {
         let reading = error("read", path);
         let file = match File::open(self.at(path)?) {
             Ok(file) => file,
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(missing) if is_missing(&missing) => return Ok(None),
             Err(other) => return Err(reading(other)),
         };
         let mut bytes = Vec::new();
@@ -210,7 +218,7 @@ impl Tree for Root {
     fn names(&self, path: &str) -> Result<Vec<String>, TreeError> {
         let entries = match fs::read_dir(self.at(path)?) {
             Ok(entries) => entries,
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(missing) if is_missing(&missing) => return Ok(Vec::new()),
             Err(other) => return Err(error("list", path)(other)),
         };
         let names =
@@ -219,6 +227,11 @@ impl Tree for Root {
         names.sort_unstable();
         Ok(names)
     }
+}
+
+/// What is below a file is not there either.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn beside(place: &Path) -> PathBuf {
@@ -289,6 +302,17 @@ pub(super) mod tests {
         assert_eq!(fs::read_to_string(at("root/etc/real/new")).unwrap(), "x");
         assert_eq!(root.missing_above("/etc/a/b/c").unwrap(), ["/etc/a", "/etc/a/b"]);
         assert_eq!(root.missing_above("/c").unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_below_a_file_is_not_there() {
+        let home = tempfile::tempdir().unwrap();
+        let root = Root::open(home.path()).unwrap();
+        fs::write(home.path().join("f"), "one").unwrap();
+        assert_eq!((root.file("/f/a/b").unwrap(), root.owner("/f/a").unwrap()), (None, None));
+        assert_eq!(root.names("/f").unwrap(), Vec::<String>::new());
+        assert!(root.replace("/f/a", None, b"x", None).is_err());
+        assert_eq!(root.file("/f").unwrap().unwrap(), b"one");
     }
 
     #[test]

@@ -137,7 +137,8 @@ pub fn bytes_on_disk(capacity_bytes: u64) -> Option<u64> {
 }
 
 /// The process that holds the lock of a data directory, of those that this one may see; by its id. The text is one
-/// like `/proc/locks`, `device` and `inode` those of the lock file. Pure.
+/// like `/proc/locks`, `device` that of the mounted file system ([`mounted_device`]) and `inode` that of the lock file.
+/// Pure.
 #[must_use]
 pub fn locker(locks: &str, device: (u32, u32), inode: u64) -> Option<u32> {
     let file = format!("{:02x}:{:02x}:{inode}", device.0, device.1);
@@ -148,6 +149,18 @@ pub fn locker(locks: &str, device: (u32, u32), inode: u64) -> Option<u32> {
         let (process, held) = (words.nth(2)?, words.next()?);
         (is_lock && held == file).then(|| process.parse().ok()).flatten()
     })
+}
+
+/// The device of a mounted file system, by which `/proc/locks` names it; `stat` tells another one on btrfs, where each
+/// subvolume has its own. The text is one like `/proc/self/mountinfo`. Pure.
+#[must_use]
+pub fn mounted_device(mountinfo: &str, mount_id: u64) -> Option<(u32, u32)> {
+    // `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`
+    let mut mounts = mountinfo.lines().map(str::split_whitespace);
+    let mut mount =
+        mounts.find(|words| words.clone().next().and_then(|id| id.parse().ok()) == Some(mount_id))?;
+    let (major, minor) = mount.nth(2)?.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -187,6 +200,17 @@ mod tests {
         drop(store);
         fs::remove_file(directory.path().join("store/records")).unwrap();
         assert!(matches!(store_in(directory.path()), Err(OpenError::Foreign { .. })));
+    }
+
+    /// On btrfs: a subvolume's own device is in `stat` only.
+    #[test]
+    fn a_mounted_device_is_read() {
+        let mounts = "22 1 0:21 / /proc rw shared:5 - proc proc rw\n29 1 0:26 /@ / rw,noatime - btrfs /dev/vda2 rw\nrubbish\n";
+        assert_eq!(mounted_device(mounts, 29), Some((0, 26)));
+        for mount_id in [1, 2, 30] {
+            assert_eq!(mounted_device(mounts, mount_id), None);
+        }
+        assert_eq!(mounted_device("29 1 x\n30\n", 29), None);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use http::Method;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
 use self::sample::{Sample, View};
 use self::terminal::Terminal;
@@ -39,7 +40,7 @@ pub struct TopArgs {
 const CONTENTS_PART: u32 = 50;
 const CONTENTS_EVERY_MIN: Duration = Duration::from_secs(4);
 
-/// Shows what the daemon does, until `q`, Ctrl-C or SIGTERM; or prints it once.
+/// Shows what the daemon does, until `q`, Esc, Ctrl-C or a signal; or prints it once.
 ///
 /// # Errors
 /// The daemon does not answer at the start, or with `--once`; standard output is no terminal.
@@ -52,6 +53,8 @@ pub fn run(args: &TopArgs) -> Result<(), CommandError> {
         return super::run_to_end(async {
             looking.look().await?;
             tokio::time::sleep(looking.every).await;
+            // What has come meanwhile is what was asked for, however long the list is.
+            looking.contents_due = Instant::now();
             looking.look().await?;
             let view = looking.view();
             if args.admin.json { output::print_json(&view) } else { output::print(&screen::whole(&view)) }
@@ -65,39 +68,56 @@ async fn live(mut looking: Looking) -> Result<(), CommandError> {
     looking.look().await?;
     let signals =
         Signals::take().map_err(|error| CommandError::Failed(format!("cannot take signals: {error}")))?;
-    let mut terminal = Terminal::take().map_err(|error| {
+    let (terminal, keys) = Terminal::take().map_err(|error| {
         CommandError::Usage(format!(
             "standard input and output are no terminal ({error}): say darter top --once"
         ))
     })?;
     let mut trouble = None;
-    let Signals { mut interrupt, mut terminate, mut hangup, mut resized } = signals;
+    let Signals { mut interrupt, mut terminate, mut hangup, mut quit, mut resized } = signals;
+    let mut quitting = std::pin::pin!(terminal::until_quit(keys));
+    let mut view = looking.view();
+    let mut ticks = interval_at(tokio::time::Instant::now() + looking.every, looking.every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Beside keys and signals: a daemon that hangs keeps nobody from leaving.
+    let mut next = Box::pin(next_look(looking, ticks));
     loop {
         let (columns, rows) = terminal.size();
-        let view = looking.view();
         // Nobody reads any more.
         if terminal.show(&screen::lines(&view, trouble.as_deref(), (columns, rows))).is_err() {
             return Ok(());
         }
         tokio::select! {
-            () = tokio::time::sleep(looking.every) => {
-                trouble = looking.look().await.err().map(|error| error.to_string());
+            (looking, ticks, looked) = &mut next => {
+                trouble = looked.err().map(|error| error.to_string());
+                view = looking.view();
+                next = Box::pin(next_look(looking, ticks));
             }
-            key = terminal.key() => if matches!(key, None | Some(b'q' | b'Q' | 3 | 27)) {
-                return Ok(());
-            },
+            () = &mut quitting => return Ok(()),
             _ = resized.recv() => {}
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
             _ = hangup.recv() => return Ok(()),
+            _ = quit.recv() => return Ok(()),
         }
     }
+}
+
+/// Waits until it is time, and looks.
+async fn next_look(
+    mut looking: Looking,
+    mut ticks: Interval,
+) -> (Looking, Interval, Result<(), CommandError>) {
+    ticks.tick().await;
+    let looked = looking.look().await;
+    (looking, ticks, looked)
 }
 
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    quit: Signal,
     resized: Signal,
 }
 
@@ -107,6 +127,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
             resized: signal(SignalKind::window_change())?,
         })
     }
@@ -162,9 +183,7 @@ impl Looking {
         let asked = Instant::now();
         let contents = self.client.contents().await?;
         let took = asked.elapsed();
-        // With --once, the second look is to see what has moved.
-        let pause = (took * CONTENTS_PART).max(CONTENTS_EVERY_MIN.min(self.every));
-        self.contents_due = Instant::now() + pause;
+        self.contents_due = Instant::now() + (took * CONTENTS_PART).max(CONTENTS_EVERY_MIN);
         Ok(contents)
     }
 }

@@ -77,9 +77,10 @@ pub(super) struct View {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(super) struct BySource {
     pub(super) cache: f64,
+    /// Other nodes sent them.
+    pub(super) peers: f64,
     pub(super) origin: f64,
     pub(super) pass: f64,
-    pub(super) own: f64,
 }
 
 /// Another node, and what flows between it and this one.
@@ -173,9 +174,12 @@ impl View {
         };
         let per_s = |name: &str, with: &str| rate(moved(name, with));
         const BODY: &str = "darter_body_bytes_total";
-        let [cache, origin, pass, own] =
-            ["cache", "origin", "pass", "own"].map(|source| format!("source=\"{source}\""));
-        let ratio = |cache: f64, origin: f64| (cache + origin > 0.0).then(|| cache / (cache + origin));
+        let [cache, peers, origin, pass] =
+            ["cache", "peers", "origin", "pass"].map(|source| format!("source=\"{source}\""));
+        let ratio = |bytes: &dyn Fn(&str) -> f64| {
+            let (held, fetched) = (bytes(&cache), bytes(&peers) + bytes(&origin));
+            (held + fetched > 0.0).then(|| held / (held + fetched))
+        };
         Self {
             version: now.label("darter_build_info", "version"),
             io: now.label("darter_build_info", "io"),
@@ -184,12 +188,12 @@ impl View {
             connections: now.sum("darter_connections", ""),
             body_bytes_per_s: BySource {
                 cache: per_s(BODY, &cache),
+                peers: per_s(BODY, &peers),
                 origin: per_s(BODY, &origin),
                 pass: per_s(BODY, &pass),
-                own: per_s(BODY, &own),
             },
-            hit_ratio: ratio(moved(BODY, &cache), moved(BODY, &origin)),
-            hit_ratio_of_all: ratio(now.sum(BODY, &cache), now.sum(BODY, &origin)),
+            hit_ratio: ratio(&|source: &str| moved(BODY, source)),
+            hit_ratio_of_all: ratio(&|source: &str| now.sum(BODY, source)),
             origin_requests_per_s: per_s("darter_origin_requests_total", ""),
             origin_bytes_per_s: per_s("darter_origin_bytes_total", ""),
             peer_received_bytes_per_s: per_s("darter_peer_received_bytes_total", ""),
@@ -269,6 +273,20 @@ mod tests {
         assert_eq!((view.body_bytes_per_s.cache, view.body_bytes_per_s.origin), (1500.0, 500.0));
         assert_eq!((view.hit_ratio, view.hit_ratio_of_all), (Some(0.75), Some(0.75)));
         assert_eq!(view.peers, None);
+    }
+
+    /// A peer has nearly all from other nodes, and little of that is in its cache when it is asked for.
+    #[test]
+    fn what_other_nodes_sent_is_fetched_too() {
+        let text = "darter_body_bytes_total{source=\"cache\"} 1000\n\
+                    darter_body_bytes_total{source=\"peers\"} 2000\n\
+                    darter_body_bytes_total{source=\"origin\"} 1000\n\
+                    darter_body_bytes_total{source=\"pass\"} 7\n";
+        let view = View::of(&at("", 0), &at(text, 2));
+        let expected = BySource { cache: 500.0, peers: 1000.0, origin: 500.0, pass: 3.5 };
+        assert_eq!(view.body_bytes_per_s, expected);
+        assert_eq!((view.hit_ratio, view.hit_ratio_of_all), (Some(0.25), Some(0.25)));
+        assert_eq!(serde_json::to_value(view).expect("JSON")["body_bytes_per_s"]["peers"], 1000.0);
     }
 
     #[test]

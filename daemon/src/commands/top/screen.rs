@@ -36,7 +36,7 @@ fn head(view: &View) -> Vec<String> {
     let row = |name: &str, rest: String| format!("{name:NAME_COLUMNS$}{rest}");
     let used = share(view.used_bytes, view.capacity_bytes);
     let bytes = &view.body_bytes_per_s;
-    let most = [bytes.cache, bytes.origin, bytes.pass, bytes.own].into_iter().fold(0.0, f64::max);
+    let most = [bytes.cache, bytes.peers, bytes.origin, bytes.pass].into_iter().fold(0.0, f64::max);
     let of_source =
         |name: &str, rate: f64| row(name, format!("{} {:>16}", bar(share(rate, most)), per_s(rate)));
     let percent =
@@ -64,6 +64,7 @@ fn head(view: &View) -> Vec<String> {
             ),
         ),
         of_source("  cache", bytes.cache),
+        of_source("  nodes", bytes.peers),
         of_source("  fetched", bytes.origin),
         of_source("  passed", bytes.pass),
         row(
@@ -149,6 +150,7 @@ fn size(bytes: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sample::BySource;
     use super::*;
 
     fn view() -> View {
@@ -171,6 +173,11 @@ mod tests {
             coming: vec![coming; 30],
             peers: Some(vec![flow; 30]),
             hit_ratio: Some(0.5),
+            body_bytes_per_s: BySource {
+                peers: f64::from(4 << 20),
+                origin: f64::from(1 << 20),
+                ..BySource::default()
+            },
             ..View::default()
         }
     }
@@ -190,6 +197,8 @@ mod tests {
         for words in [
             "q quits",
             "50 % of bytes",
+            "  nodes    ████████████████████        4.0 MiB/s",
+            "  fetched  █████░",
             "HELD IN PART",
             "sha256:0123456789abcde",
             "30 OTHER NODES",

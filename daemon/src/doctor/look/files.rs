@@ -11,7 +11,7 @@ use futures_util::{StreamExt, stream};
 use tokio::time::timeout;
 use x509_parser::pem::Pem;
 
-use super::super::identity::{CertificateSeen, Identity};
+use super::super::identity::{CertificateSeen, Identity, Life, Use};
 use crate::cluster::look_up;
 use crate::config::{IdentitySource, Settings};
 
@@ -27,7 +27,8 @@ pub(in super::super) fn look(settings: &Settings) -> Identity {
     let (mut certificates, mut private) = (Vec::new(), Vec::new());
     for registry in &settings.registries {
         let files = registry.tls.files();
-        certificates.extend(files.certificates);
+        certificates.extend(files.ca.map(|path| (path, Use::Authorities)));
+        certificates.extend(files.certificate.map(|path| (path, Use::Chain)));
         private.extend(files.key);
     }
     match settings.cluster.as_ref().map(|cluster| (cluster.role, &cluster.identity)) {
@@ -42,7 +43,7 @@ pub(in super::super) fn look(settings: &Settings) -> Identity {
             private.push(path.clone());
         }
         Some((_, IdentitySource::Files { ca, cert, key })) => {
-            certificates.extend([ca.clone(), cert.clone()]);
+            certificates.extend([(ca.clone(), Use::Authorities), (cert.clone(), Use::Chain)]);
             private.push(key.clone());
         }
         None => {}
@@ -61,19 +62,20 @@ fn mode(path: PathBuf) -> Option<(PathBuf, u32)> {
     Some((path, mode))
 }
 
-/// Of a file with several certificates: from when they are all valid, until when.
-fn certificate(path: PathBuf) -> Option<CertificateSeen> {
+/// When the certificates in a file are valid; `None`: there are none.
+fn certificate((path, used_as): (PathBuf, Use)) -> Option<CertificateSeen> {
     let pem = bounded(&path)?;
     let mut lives = Vec::new();
     for pem in Pem::iter_from_buffer(&pem).flatten() {
         if let Ok(certificate) = pem.parse_x509() {
             let validity = certificate.validity();
-            lives.push((validity.not_before.timestamp(), validity.not_after.timestamp()));
+            lives.push(Life {
+                begins_at_s: validity.not_before.timestamp(),
+                ends_at_s: validity.not_after.timestamp(),
+            });
         }
     }
-    let begins_at_s = lives.iter().map(|(begins, _)| *begins).max()?;
-    let ends_at_s = lives.iter().map(|(_, ends)| *ends).min()?;
-    Some(CertificateSeen { path, ends_at_s, begins_at_s })
+    (!lives.is_empty()).then_some(CertificateSeen { path, used_as, lives })
 }
 
 fn bounded(path: &Path) -> Option<Vec<u8>> {
@@ -112,10 +114,11 @@ mod tests {
     fn certificates_and_their_lives() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
-        fs::write(&path, Authority::new().pem()).unwrap();
-        let seen = certificate(path.clone()).unwrap();
-        assert!(seen.begins_at_s < seen.ends_at_s);
+        fs::write(&path, [Authority::new().pem(), Authority::new().pem()].concat()).unwrap();
+        let seen = certificate((path.clone(), Use::Authorities)).unwrap();
+        assert_eq!((seen.used_as, seen.lives.len()), (Use::Authorities, 2));
+        assert!(seen.lives.iter().all(|life| life.begins_at_s < life.ends_at_s));
         fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
-        assert!(certificate(path).is_none(), "what cannot be used is said elsewhere");
+        assert!(certificate((path, Use::Chain)).is_none(), "what cannot be used is said elsewhere");
     }
 }

@@ -16,6 +16,9 @@ use std::time::Duration;
 /// Tables of sockets may be long, and a file may be a device without an end.
 const TEXT_BYTES_MAX: u64 = 16 << 20;
 
+/// Processes whose open files are looked through.
+const PROCESSES_MAX: usize = 65_536;
+
 /// A file of the kernel's as text, if it is there and may be read.
 fn text(path: impl AsRef<Path>) -> Option<String> {
     let mut bytes = Vec::new();

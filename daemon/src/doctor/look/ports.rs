@@ -10,10 +10,7 @@ use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
 
 use super::super::network::{PortState, Process};
 use super::super::sockets::{Protocol, holders};
-use super::text;
-
-/// Processes whose open files are looked through for a socket.
-const PROCESSES_MAX: usize = 65_536;
+use super::{PROCESSES_MAX, text};
 
 /// How it stands with an address.
 pub(in super::super) fn state(address: SocketAddr, protocol: Protocol) -> PortState {
