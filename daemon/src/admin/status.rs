@@ -16,7 +16,7 @@ use super::concerns::ConcernInfo;
 use super::health::Health;
 use super::history::Sample;
 use super::peers::{NodeInfo, PeersInfo, RoleInfo, StandingInfo};
-use crate::fetch::{Coming, UnderWay, WeakFetches};
+use crate::fetch::{Moving, Movement, WeakFetches};
 use crate::front::recent::Fates;
 use crate::front::{self, recent::Recent};
 use crate::metrics::Metrics;
@@ -208,9 +208,9 @@ impl HeldInfo {
     }
 }
 
-impl From<&UnderWay> for FetchesInfo {
-    fn from(under_way: &UnderWay) -> Self {
-        let bytes = |coming: &Coming| {
+impl From<&Movement> for FetchesInfo {
+    fn from(under_way: &Movement) -> Self {
+        let bytes = |coming: &Moving| {
             let layout = coming.content.layout();
             let blocks = coming.blocks.iter().filter_map(|number| layout.block(*number));
             blocks.map(|block| u64::from(layout.block_bytes(block))).sum::<u64>()
