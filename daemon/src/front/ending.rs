@@ -21,6 +21,10 @@ impl Came {
     pub(super) fn set(&self, source: Source) {
         self.0.set(source);
     }
+
+    pub(super) fn source(&self) -> Source {
+        self.0.get()
+    }
 }
 
 /// To be told when the last bytes of an answer have gone out; dropped if they never do.
@@ -61,7 +65,7 @@ impl Ending {
 
     /// All of it has been handed to the system, or to hyper.
     pub(super) fn all_sent(self) {
-        let source = self.rest.as_ref().map_or(self.source, |rest| rest.came.0.get());
+        let source = self.rest.as_ref().map_or(self.source, |rest| rest.came.source());
         self.answers.ended(source, self.started.elapsed());
     }
 }
@@ -71,7 +75,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         let Some(rest) = self.rest.take() else { return };
         let Rest { came, unsettled } = *rest;
-        let (Some(Unsettled { shared, question, reply }), source) = (unsettled, came.0.get()) else { return };
+        let (Some(Unsettled { shared, question, reply }), source) = (unsettled, came.source()) else { return };
         self.answers.settled(source);
         if let Some(fate) = Fate::of(source, reply.status.as_u16()).filter(|fate| *fate != Fate::Hit) {
             shared.recent().note(question, fate, Reply { source, ..reply });
