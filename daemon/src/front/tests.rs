@@ -210,7 +210,7 @@ fn who_leaves_while_something_is_fetched_had_no_hit() {
         while node.sources.store.pool().in_use() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        node.registry.faults(Faults { status: Some(500), ..Faults::default() });
+        node.registry.set_faults(Faults { status: Some(500), ..Faults::default() });
         let Made { answer, source, came, .. } = node.made(id, None).await.unwrap();
         let came = came.expect("there is more");
         assert_eq!((source, came.source()), (Source::Cache, Source::Cache));
