@@ -361,13 +361,14 @@ impl Owner {
             if askers.len() >= ASKERS_MAX {
                 askers.retain(|asker| !asker.reply.is_closed());
             }
+            if askers.len() >= ASKERS_MAX {
+                self.metrics.limits.hit(Limit::Fetches);
+                return;
+            }
             if askers.iter().any(|asker| !asker.reply.is_closed()) {
                 self.metrics.fetches.coalesced(Coalesced::Description);
             }
-            match askers.len() < ASKERS_MAX {
-                true => askers.push(asker),
-                false => self.metrics.limits.hit(Limit::Fetches),
-            }
+            askers.push(asker);
             return;
         }
         if describing.len() >= FETCHES_PER_SHARD_MAX {
