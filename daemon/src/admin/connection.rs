@@ -63,14 +63,12 @@ impl Places {
     /// A place for a connection that begins. Another one has to leave if there is none.
     pub(super) fn take(self: &Rc<Self>) -> Taken {
         let now = Instant::now();
-        let place = Rc::new(Place {
-            moved_at: Cell::new(now),
-            at_work: Cell::new(0),
-            to_leave: Notify::new(),
-        });
+        let place =
+            Rc::new(Place { moved_at: Cell::new(now), at_work: Cell::new(0), to_leave: Notify::new() });
         let mut open = self.open.borrow_mut();
         while open.len() >= self.count_max {
-            let longest = (0..open.len()).min_by_key(|at| (open[*at].at_work.get() > 0, open[*at].moved_at.get()));
+            let longest =
+                (0..open.len()).min_by_key(|at| (open[*at].at_work.get() > 0, open[*at].moved_at.get()));
             let Some(longest) = longest else { break };
             open.swap_remove(longest).to_leave.notify_one();
         }
@@ -200,11 +198,7 @@ impl AsyncRead for Line {
 }
 
 impl AsyncWrite for Line {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let line = self.get_mut();
         let written = Pin::new(&mut line.stream).poll_write(context, bytes);
         line.written(written, context)

@@ -13,8 +13,8 @@ use darter_engine::{Content, ContentId, Store, Verification};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::api::{
-    CELLS_PAGE_MAX, Code, ContentInfo, DigestInfo, PAGE_MAX, Page, Problem, Removed, ScrubEndInfo, ScrubInfo, ScrubRoundInfo,
-    StoreInfo, VerificationInfo, VerifiedInfo,
+    CELLS_PAGE_MAX, Code, ContentInfo, DigestInfo, PAGE_MAX, Page, Problem, Removed, ScrubEndInfo, ScrubInfo,
+    ScrubRoundInfo, StoreInfo, VerificationInfo, VerifiedInfo,
 };
 use super::cells::Cells;
 use super::reference::{ContentRef, full};

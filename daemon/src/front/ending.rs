@@ -75,7 +75,9 @@ impl Drop for Ending {
     fn drop(&mut self) {
         let Some(rest) = self.rest.take() else { return };
         let Rest { came, unsettled } = *rest;
-        let (Some(Unsettled { shared, question, reply }), source) = (unsettled, came.source()) else { return };
+        let (Some(Unsettled { shared, question, reply }), source) = (unsettled, came.source()) else {
+            return;
+        };
         self.answers.settled(source);
         if let Some(fate) = Fate::of(source, reply.status.as_u16()).filter(|fate| *fate != Fate::Hit) {
             shared.recent().note(question, fate, Reply { source, ..reply });

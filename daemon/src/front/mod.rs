@@ -198,7 +198,8 @@ impl Front {
     /// Counts an answer whose head is made, and remembers it unless it is a hit. `came` is told where the rest comes from, if
     /// there is one.
     fn begin(&self, begins: Begins<'_>, came: Option<Came>) -> Ending {
-        let Begins { method, path, registry, started, source, status, has_asked, body_bytes, trouble } = begins;
+        let Begins { method, path, registry, started, source, status, has_asked, body_bytes, trouble } =
+            begins;
         let (answers, code, head_after) = (&self.sources.answers, status.as_u16(), started.elapsed());
         tracing::debug!(%method, path, status = code, ?source, elapsed_ms = head_after.as_secs_f64() * 1e3, "answered");
         if source != Source::Cache || !has_asked {

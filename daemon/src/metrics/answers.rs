@@ -206,8 +206,11 @@ impl AllAnswers {
         let mut fates = Fates::default();
         let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         for shard in &*shards {
-            for (source, status) in Source::ALL.into_iter().flat_map(|source| Status::all().map(move |status| (source, status))) {
-                let count = shard.by_source[source as usize].by_status[status.index()].load(Ordering::Relaxed);
+            for (source, status) in
+                Source::ALL.into_iter().flat_map(|source| Status::all().map(move |status| (source, status)))
+            {
+                let count =
+                    shard.by_source[source as usize].by_status[status.index()].load(Ordering::Relaxed);
                 if let Some(fate) = Fate::of_status(source, status) {
                     fates.add(fate, count);
                 }

@@ -170,7 +170,7 @@ export class Plot {
   }
 
   #span() {
-    return `the last ${duration(this.span_ms)}`;
+    return this.#points.length === 0 ? '' : `the last ${duration(this.span_ms)}`;
   }
 
   #point(event) {
