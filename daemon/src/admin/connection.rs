@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::error::Error;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -86,11 +87,11 @@ impl Drop for Taken {
 /// Serves one connection until its client leaves or stands still, or another one needs its place.
 pub(super) async fn serve<B, F>(stream: TcpStream, taken: Taken, answer: impl Fn(Request<Incoming>) -> F)
 where
-    B: Body<Error = Infallible> + Unpin + 'static,
+    B: Body<Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static,
     F: Future<Output = Response<B>>,
 {
     let place = &taken.place;
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let at_work = AtWork::begin(place);
         let answer = answer(request);
         async move {

@@ -146,7 +146,7 @@ impl Admin {
             // It fails only when the connection is gone.
             let Ok(local) = stream.local_addr() else { continue };
             let (admin, ends) = (self.clone(), Ends { local, peer });
-            let answer = move |request| {
+            let answer = move |request: Request<Incoming>| {
                 let admin = admin.clone();
                 async move { admin.answer(&request, ends).await }
             };
