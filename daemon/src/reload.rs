@@ -155,6 +155,7 @@ impl Live {
         verbosity: Verbosity,
         counts: Arc<Registries>,
     ) -> Result<(Self, Vec<watch::Receiver<Policy>>), NoClient> {
+        counts.name_all_of(settings);
         let policies = Policy::for_shards(settings, shards, &counts)?;
         let (policies, followed) = policies.into_iter().map(watch::channel).unzip();
         let access = Access::new(settings.access);
@@ -174,6 +175,7 @@ impl Live {
 
     /// False if the verbosity is not the configuration's to say.
     fn take_up(&self, settings: &Settings, policies: Vec<Policy>) -> bool {
+        self.counts.name_all_of(settings);
         for (shard, policy) in self.policies.iter().zip(policies) {
             // A shard that has ended needs none.
             shard.send_replace(policy);

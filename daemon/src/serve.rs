@@ -143,7 +143,6 @@ impl Daemon {
         let settings = &self.resolved.settings;
         let count = settings.shards.map_or_else(shard::default_count, std::num::NonZero::get);
         let metrics = Metrics::new(&self.store.backend().to_string());
-        metrics.registries.name(&settings.registry);
         let counts = metrics.registries.clone();
         let (live, policies) = Live::new(settings, count, &self.store, self.verbosity.clone(), counts)?;
         let access = live.access.clone();

@@ -1,5 +1,6 @@
 //! A content in memory: what it is, which slots hold its pieces, and how far its digest has been checked.
 
+use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Notify;
@@ -315,7 +316,12 @@ impl Content {
 
     /// The slots that hold pieces now.
     pub(crate) fn slots(&self) -> impl Iterator<Item = (u32, SlotIndex)> {
-        self.pieces.all()
+        self.slots_of(0..u32::MAX)
+    }
+
+    /// Those that hold pieces of these numbers.
+    pub(crate) fn slots_of(&self, pieces: Range<u32>) -> impl Iterator<Item = (u32, SlotIndex)> {
+        self.pieces.some(pieces)
     }
 
     /// The scope under which it may be served now.

@@ -23,6 +23,8 @@ pub(crate) struct Index {
 pub(crate) struct Places {
     contents: Vec<Option<Arc<Content>>>,
     free: BTreeSet<u32>,
+    /// Hidden ones that still have their places.
+    gone: usize,
     next_tenure: u64,
     /// Entries of all piece tables together; their memory is bounded by this.
     table_entries: u64,
@@ -49,6 +51,7 @@ impl Index {
         let places = Places {
             contents: vec![None; geometry.contents() as usize],
             free: (0..geometry.contents()).collect(),
+            gone: 0,
             next_tenure: 1,
             table_entries: 0,
             table_entries_max: u64::from(geometry.slots()) * TABLE_ENTRIES_PER_SLOT,
@@ -118,7 +121,11 @@ impl Index {
     /// Takes the content out of sight. Its place is given back by [`Index::vacate`].
     pub(crate) fn hide(&self, content: &Arc<Content>) {
         // Under the lock under which scopes change, so that it is not put back under another name.
-        let _places = self.places();
+        let mut places = self.places();
+        let is_first = !content.is_gone();
+        if is_first && places.content(content.place).is_some_and(|found| Arc::ptr_eq(found, content)) {
+            places.gone += 1;
+        }
         content.set_gone();
         let name = (content.id(), content.scope());
         let _ = self.by_name.pin().remove_if(&name, |_, found| Arc::ptr_eq(found, content));
@@ -132,6 +139,7 @@ impl Index {
             places.content(place).is_some_and(|found| found.tenure == content.tenure && found.is_gone());
         if still_its_own {
             places.contents[place as usize] = None;
+            places.gone -= 1;
             places.table_entries -= u64::from(content.layout().piece_count());
             places.free.insert(place);
         }
@@ -190,6 +198,11 @@ impl Places {
     pub(crate) fn len(&self) -> usize {
         self.contents.len() - self.free.len()
     }
+
+    /// Without those that are hidden and whose places are still to be given back.
+    pub(crate) fn live(&self) -> usize {
+        self.len() - self.gone
+    }
 }
 
 #[cfg(test)]
@@ -208,6 +221,28 @@ mod tests {
             media_type: String::new(),
             validator: String::new(),
         }
+    }
+
+    #[test]
+    fn what_is_hidden_is_not_counted_as_live() {
+        let index = Index::new(Geometry::for_capacity(64 << 20).unwrap());
+        let counts = || {
+            let places = index.places();
+            (places.len(), places.live())
+        };
+        let made = [0, 1].map(|name| index.create(&spec(name, REGISTRIES[0])).unwrap());
+        assert_eq!(counts(), (2, 2));
+        index.hide(&made[0]);
+        index.hide(&made[0]);
+        assert_eq!(counts(), (2, 1));
+        index.vacate(&made[0]);
+        index.vacate(&made[0]);
+        assert_eq!(counts(), (1, 1));
+        // One whose place another has is nothing that is hidden here.
+        let again = index.create(&spec(2, REGISTRIES[0])).unwrap();
+        index.hide(&made[0]);
+        index.vacate(&made[0]);
+        assert_eq!((counts(), again.is_gone()), ((2, 2), false));
     }
 
     /// What each interleaving of two threads is in `interleavings`, many threads are here, on the map that it is.

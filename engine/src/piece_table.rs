@@ -1,5 +1,7 @@
 //! Which slots hold a content's pieces. Read without a lock.
 
+use std::ops::Range;
+
 use crate::layout::PieceIndex;
 use crate::slot::{Leases, SlotIndex, SlotTable};
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -52,9 +54,11 @@ impl PieceTable {
         cleared
     }
 
-    /// The slots that hold pieces now.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (u32, SlotIndex)> {
-        (0u32..).zip(self.slots.iter()).filter_map(|(piece, slot)| {
+    /// The slots that hold pieces of these numbers now; numbers beyond the last piece mean none.
+    pub(crate) fn some(&self, pieces: Range<u32>) -> impl Iterator<Item = (u32, SlotIndex)> {
+        let end = (pieces.end as usize).min(self.slots.len());
+        let begin = (pieces.start as usize).min(end);
+        (pieces.start..).zip(&self.slots[begin..end]).filter_map(|(piece, slot)| {
             let slot = slot.load(Ordering::Acquire);
             (slot != NO_SLOT).then_some((piece, SlotIndex(slot)))
         })

@@ -1,13 +1,15 @@
 //! A supervisor asks whether the node is to be restarted, and whether it is to be sent anybody.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use darter::demo::registry::RegistryOptions;
 use darter_tests::need::{Need, need};
 use darter_tests::{Daemon, Io, Origin, Request, Secrets, on_both_io, wait_until};
+use rustix::net::sockopt;
 use rustix::process::Signal;
 
 on_both_io!(a_node_that_drains_is_healthy_and_not_ready);
@@ -53,6 +55,50 @@ fn a_node_without_seeds_is_ready_and_says_that_it_is_alone() {
     assert_eq!((status, body.lines().next()), (200, Some("ready")), "{body}");
     assert!(body.contains("no seed of the cluster is reached yet"), "{body}");
     blob.read(&mut peer.client(), blob.whole()).expect("it serves");
+}
+
+/// More than the daemon has places for, each with more to take than the system holds for it.
+const VIEWERS: usize = 80;
+
+#[test]
+fn viewers_that_take_nothing_keep_no_probe_waiting() {
+    let daemon = Daemon::builder().registry("http://127.0.0.1:1").start();
+    let asked = format!("GET /page/style.css HTTP/1.1\r\nHost: {}\r\n\r\n", daemon.admin()).repeat(500);
+    let viewers: Vec<TcpStream> = (0..VIEWERS)
+        .map(|_| {
+            let mut viewer = TcpStream::connect(daemon.admin()).expect("the admin port listens");
+            sockopt::set_socket_recv_buffer_size(&viewer, 4096).expect("a socket takes options");
+            viewer.set_nonblocking(true).expect("a socket takes options");
+            // One that had to leave is told so by a failure.
+            let _ = viewer.write(asked.as_bytes());
+            viewer
+        })
+        .collect();
+    for path in ["/healthz", "/readyz", "/server/ping", "/metrics"] {
+        assert_eq!(ask(&daemon, path).0, 200, "{path}");
+    }
+    drop(viewers);
+}
+
+#[test]
+fn a_page_whose_name_was_made_to_mean_loopback_reads_nothing() {
+    let daemon = Daemon::builder().registry("http://127.0.0.1:1").start();
+    let as_named = |path: &str, host: &str| {
+        let mut stream = TcpStream::connect(daemon.admin()).expect("the admin port listens");
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("it takes a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        answer.split(' ').nth(1).expect("a status").to_owned()
+    };
+    for path in ["/", "/page/page.js", "/api/v1/status", "/api/v1/contents", "/api/v1/requests"] {
+        assert_eq!(as_named(path, "rebound.example:40901"), "403", "{path}");
+        assert_eq!(as_named(path, &daemon.admin().to_string()), "200", "{path}");
+        assert_eq!(as_named(path, "localhost:8000"), "200", "{path}: through a tunnel");
+    }
+    for path in ["/healthz", "/readyz", "/server/ping", "/metrics"] {
+        assert_eq!(as_named(path, "node7.example"), "200", "{path}: a probe names the node as it likes");
+    }
 }
 
 const STRACE: Need = Need::Program { name: "strace", package: "strace" };

@@ -299,6 +299,14 @@ fn nobody_is_asked_while_nobody_looks_and_a_lost_node_is_said() {
     let browser = Browser::start();
     browser.screen(SCREENS[2].1);
     browser.go_to(&page_of(&daemon));
+    // Something is listed, that no other daemon has been asked.
+    let refuse = |daemon: &Daemon| {
+        daemon.client().fetch(&Blob::synthetic(6, 10).get()).expect("the front answers");
+        browser.wait_until("document.querySelector('#request-list .refused') !== null");
+    };
+    let nothing_is_listed =
+        || browser.wait_until("document.querySelector('#request-list .refused') === null");
+    refuse(&daemon);
     browser.wait_until("Number(document.body.dataset.rounds) >= 3");
     assert!(browser.text("#cluster-note").contains("in no cluster"));
     browser.run(HIDE);
@@ -320,4 +328,11 @@ fn nobody_is_asked_while_nobody_looks_and_a_lost_node_is_said() {
     browser.keep_picture("status-page-lost");
     daemon.restart();
     wait_until_well(&browser);
+    nothing_is_listed();
+    refuse(&daemon);
+    browser.run(HIDE);
+    daemon.stop();
+    daemon.restart();
+    browser.run(SHOW);
+    nothing_is_listed();
 }

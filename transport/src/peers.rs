@@ -94,6 +94,11 @@ impl Peers {
         self.state().totals()
     }
 
+    /// Whether another node is connected now.
+    pub(crate) fn has_company(&self) -> bool {
+        self.state().nodes.values().any(|known| known.gone_at.is_none())
+    }
+
     /// A session has begun: what passes on it is counted from now on.
     pub(crate) fn up(&self, session: &Session) {
         let flow = self.state().meet(session.node(), session.role(), session.lane());

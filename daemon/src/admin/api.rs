@@ -16,6 +16,8 @@ pub(crate) const PASSED_ON: &str = "x-darter-passed-on";
 pub(crate) const PAGE_DEFAULT: usize = 100;
 /// Contents of one page at most, but for copies of its last content under further registries.
 pub(crate) const PAGE_MAX: usize = 1000;
+/// The same where each comes with its cells: every piece of it is looked at.
+pub(crate) const CELLS_PAGE_MAX: usize = 200;
 
 /// `GET /api/v1/store`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -20,35 +20,51 @@ pub(crate) struct CellsInfo {
     pub(crate) coming: String,
 }
 
-/// At most so many cells, of whole pieces. `held`: numbers of pieces, and how many of their blocks are here;
-/// `coming`: numbers of blocks.
-pub(super) fn cells(
+/// Cells that are being filled.
+pub(super) struct Cells {
     layout: Layout,
-    cells_max: u32,
-    held: impl Iterator<Item = (u32, u32)>,
-    coming: &[u32],
-) -> CellsInfo {
-    let pieces = layout.piece_count();
-    let count = pieces.min(cells_max.min(CELLS_MAX));
-    // The last piece may have fewer blocks than others.
-    let blocks_before = |cell: u32| {
-        let pieces_before = (u64::from(cell) * u64::from(pieces)).div_ceil(u64::from(count.max(1))) as u32;
-        layout.block_count().min(pieces_before.saturating_mul(BLOCKS_PER_PIECE))
-    };
-    let cell_of = |piece: u32| (u64::from(piece) * u64::from(count) / u64::from(pieces.max(1))) as usize;
-    let count_in = |blocks: &mut dyn Iterator<Item = (u32, u32)>| {
-        let mut sums = vec![0; count as usize];
-        for (piece, blocks) in blocks {
-            if let Some(sum) = sums.get_mut(cell_of(piece)) {
-                *sum += blocks;
-            }
-        }
-        let digit = |(cell, sum): (u32, &u32)| digit(*sum, blocks_before(cell + 1) - blocks_before(cell));
-        (0..).zip(&sums).map(digit).collect()
-    };
-    let held = count_in(&mut { held });
-    let coming = count_in(&mut coming.iter().map(|block| (block / BLOCKS_PER_PIECE, 1)));
-    CellsInfo { held, coming }
+    held_blocks: Vec<u32>,
+    coming_blocks: Vec<u32>,
+}
+
+impl Cells {
+    /// At most so many, of whole pieces, for nothing yet.
+    pub(super) fn of(layout: Layout, cells_max: u32) -> Self {
+        let count = layout.piece_count().min(cells_max.min(CELLS_MAX)) as usize;
+        Self { layout, held_blocks: vec![0; count], coming_blocks: vec![0; count] }
+    }
+
+    /// So many blocks of the piece with that number are here.
+    pub(super) fn held(&mut self, piece: u32, blocks: u32) {
+        add(self.layout, &mut self.held_blocks, piece, blocks);
+    }
+
+    /// The block with that number is on its way.
+    pub(super) fn coming(&mut self, block: u32) {
+        add(self.layout, &mut self.coming_blocks, block / BLOCKS_PER_PIECE, 1);
+    }
+
+    pub(super) fn end(self) -> CellsInfo {
+        let (layout, count) = (self.layout, self.held_blocks.len() as u64);
+        // The last piece may have fewer blocks than others.
+        let blocks_before = |cell: u32| {
+            let pieces_before =
+                (u64::from(cell) * u64::from(layout.piece_count())).div_ceil(count.max(1)) as u32;
+            layout.block_count().min(pieces_before.saturating_mul(BLOCKS_PER_PIECE))
+        };
+        let digits = |blocks: Vec<u32>| {
+            let digit = |(cell, sum)| digit(sum, blocks_before(cell + 1) - blocks_before(cell));
+            (0..).zip(blocks).map(digit).collect()
+        };
+        CellsInfo { held: digits(self.held_blocks), coming: digits(self.coming_blocks) }
+    }
+}
+
+fn add(layout: Layout, cells: &mut [u32], piece: u32, blocks: u32) {
+    let at = u64::from(piece) * cells.len() as u64 / u64::from(layout.piece_count().max(1));
+    if let Some(sum) = cells.get_mut(at as usize) {
+        *sum = sum.saturating_add(blocks);
+    }
 }
 
 /// 0 and 9 for nothing and all alone.
@@ -65,6 +81,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn cells(
+        layout: Layout,
+        cells_max: u32,
+        held: impl Iterator<Item = (u32, u32)>,
+        coming: &[u32],
+    ) -> CellsInfo {
+        let mut cells = Cells::of(layout, cells_max);
+        held.for_each(|(piece, blocks)| cells.held(piece, blocks));
+        coming.iter().for_each(|block| cells.coming(*block));
+        cells.end()
+    }
 
     /// Of a content of so many blocks.
     fn check(blocks: u32, cells_max: u32, held: &[(u32, u32)], coming: &[u32], expected: (&str, &str)) {

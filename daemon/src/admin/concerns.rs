@@ -37,13 +37,15 @@ pub(crate) enum SeverityInfo {
 pub(super) struct Lately {
     pub(super) before: Sample,
     pub(super) now: Sample,
-    /// Why the last request that failed did.
+    /// Why the last request that failed did, if that is known.
     pub(super) last_failure: Option<Box<str>>,
+    /// Found in the last hour.
+    pub(super) bad_blocks: u64,
 }
 
 /// Of a node that is otherwise as `status` says.
 pub(super) fn concerns(status: &StatusInfo, lately: &Lately) -> Vec<ConcernInfo> {
-    let Lately { before, now, last_failure } = lately;
+    let Lately { before, now, last_failure, bad_blocks } = lately;
     let mut found = Vec::new();
     let mut concern = |severity, text: String| found.push(ConcernInfo { severity, text });
     let store = &status.store;
@@ -67,12 +69,13 @@ pub(super) fn concerns(status: &StatusInfo, lately: &Lately) -> Vec<ConcernInfo>
         ];
         let answered: u64 = answered.iter().map(|(before, now)| now.saturating_sub(*before)).sum();
         let is_much = failed.saturating_mul(FAILED_ONE_IN) > answered;
+        let why = last_failure.as_deref().map(|why| format!(", the last one because {why}"));
         concern(
             if is_much { SeverityInfo::Error } else { SeverityInfo::Warning },
             format!(
-                "{failed} of {} requests of the last minute failed, the last one because {}.",
+                "{failed} of {} requests of the last minute failed{}.",
                 answered.saturating_add(failed),
-                last_failure.as_deref().unwrap_or("the registry answered with an error of its own")
+                why.unwrap_or_default()
             ),
         );
     }
@@ -106,13 +109,12 @@ pub(super) fn concerns(status: &StatusInfo, lately: &Lately) -> Vec<ConcernInfo>
                 .into(),
         );
     }
-    if store.bad_blocks > 0 {
+    if *bad_blocks > 0 {
         concern(
             SeverityInfo::Warning,
             format!(
-                "{} blocks on the disk were not what was written. They were dropped and are fetched again when they are \
-                 wanted; if there are more and more, the disk fails.",
-                store.bad_blocks
+                "In the last hour {bad_blocks} blocks on the disk were not what was written. They were dropped and are \
+                 fetched again when they are wanted; if there are more and more, the disk fails."
             ),
         );
     }
@@ -149,7 +151,8 @@ mod tests {
 
     /// Severities, and a word that each text has.
     fn check(status: &StatusInfo, now: &Sample, expected: &[(SeverityInfo, &str)]) {
-        let lately = Lately { now: *now, last_failure: Some("it is down".into()), ..Lately::default() };
+        let (last_failure, bad_blocks) = (Some("it is down".into()), now.bad_blocks);
+        let lately = Lately { now: *now, last_failure, bad_blocks, ..Lately::default() };
         let found = concerns(status, &lately);
         assert_eq!(found.len(), expected.len(), "{found:?}");
         for (concern, (severity, word)) in found.iter().zip(expected) {
@@ -176,6 +179,9 @@ mod tests {
             )],
         );
         check(&well(), &requests(19, 1), &[(SeverityInfo::Error, "1 of 20 requests")]);
+        // Nothing is said of a reason that nobody knows.
+        let found = concerns(&well(), &Lately { now: requests(19, 1), ..Lately::default() });
+        assert_eq!(found[0].text, "1 of 20 requests of the last minute failed.");
     }
 
     #[test]
@@ -190,9 +196,8 @@ mod tests {
             seeds: 0,
             connected: 0,
         });
-        status.store.bad_blocks = 2;
         status.store.slabs_out_of_service = 1;
-        let now = Sample { shed: 3, unkept_bytes: 1, ..Sample::default() };
+        let now = Sample { shed: 3, unkept_bytes: 1, bad_blocks: 2, ..Sample::default() };
         let expected = [
             (SeverityInfo::Error, "slabs"),
             (SeverityInfo::Warning, "cluster.join"),
@@ -206,7 +211,9 @@ mod tests {
     #[test]
     fn what_is_long_past_is_not_told() {
         let long_ago = after(RequestsInfo { failed: 7, ..RequestsInfo::default() });
-        let lately = Lately { before: long_ago, now: long_ago, last_failure: None };
-        assert_eq!(concerns(&well(), &lately), []);
+        let lately = Lately { before: long_ago, now: long_ago, ..Lately::default() };
+        let mut status = well();
+        status.store.bad_blocks = 9;
+        assert_eq!(concerns(&status, &lately), []);
     }
 }

@@ -6,21 +6,28 @@ use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use darter_engine::store::{ContentStat, ScrubStatus};
 use darter_engine::{Content, ContentId, Store, Verification};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::api::{
-    Code, ContentInfo, DigestInfo, PAGE_MAX, Page, Problem, Removed, ScrubEndInfo, ScrubInfo, ScrubRoundInfo,
-    StoreInfo, VerificationInfo, VerifiedInfo,
+    CELLS_PAGE_MAX, Code, ContentInfo, DigestInfo, PAGE_MAX, Page, Problem, Removed, ScrubEndInfo, ScrubInfo,
+    ScrubRoundInfo, StoreInfo, VerificationInfo, VerifiedInfo,
 };
-use super::cells::{CellsInfo, cells};
+use super::cells::Cells;
 use super::reference::{ContentRef, full};
-use crate::fetch::UnderWay;
+use crate::fetch::Movement;
 
 /// Registries that an answer names when one id is held under several.
 const NAMED_MAX: usize = 5;
+/// Listings at a time: each holds a reference to every content.
+pub(super) const LISTINGS_MAX: usize = 2;
+/// How long one waits for its turn.
+const LISTING_WITHIN: Duration = Duration::from_secs(2);
+/// Pieces that are looked at before others of this thread have their turn: some 100 µs, and 1 GiB.
+const PIECES_AT_ONCE: u32 = 4096;
 
 impl Problem {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
@@ -36,8 +43,7 @@ pub(super) fn store_info(store: &Store) -> StoreInfo {
         io: store.backend().to_string(),
         capacity_bytes: stats.capacity_bytes,
         used_bytes: stats.used_bytes,
-        // Without those that are removed and whose records are still to be given back: as many as a list has.
-        contents: store.contents().len() as u64,
+        contents: stats.contents,
         leases: stats.leases,
         buffer_bytes: stats.buffer_bytes,
         evicted_pieces: stats.evicted_pieces,
@@ -90,36 +96,62 @@ pub(super) enum Order {
     Use,
 }
 
-/// The contents that are asked for, as they are and with what is `under_way`. A part of them is told of with each turn
-/// of the thread.
-pub(super) async fn page(store: &Store, asked: PageAsked, under_way: &UnderWay) -> Page {
-    let limit = asked.limit.clamp(1, PAGE_MAX);
+/// The contents that are asked for, as they are and with what is on its way. A part of them is told of with each turn of
+/// the thread.
+///
+/// # Errors
+/// Others look through the store already.
+pub(super) async fn page(
+    store: &Store,
+    listings: &Semaphore,
+    asked: PageAsked,
+    movement: &Movement,
+) -> Result<Page, Problem> {
+    let place = tokio::time::timeout(LISTING_WITHIN, listings.acquire());
+    let Ok(Ok(_place)) = place.await else {
+        let message = "others are looking through the contents; try again when that has ended";
+        return Err(Problem::new(Code::Busy, message));
+    };
+    let limit = asked.limit.clamp(1, if asked.cells.is_some() { CELLS_PAGE_MAX } else { PAGE_MAX });
     let (contents, next) = match asked.order {
         Order::Id => by_id(store.contents(), asked.after, limit),
-        Order::Use => (by_use(store.contents(), limit, under_way), None),
+        Order::Use => (by_use(store.contents(), limit, movement), None),
     };
     let mut infos = Vec::with_capacity(contents.len());
     for content in contents {
-        let cells = asked.cells.map(|cells| cells_of(store, &content, cells, under_way));
-        infos.push(ContentInfo { cells, ..info(&store.stat(&content)) });
+        infos.push(told(store, &content, asked.cells, movement).await);
         tokio::task::yield_now().await;
     }
-    Page { contents: infos, next }
+    Ok(Page { contents: infos, next })
 }
 
-pub(super) fn cells_of(
+/// What a content says of itself, with cells if some are asked for.
+pub(super) async fn told(
     store: &Store,
     content: &Arc<Content>,
-    cells_max: u32,
-    under_way: &UnderWay,
-) -> CellsInfo {
-    let coming = under_way.shown.iter().find(|coming| Arc::ptr_eq(&coming.content, content));
-    let coming = coming.map_or(&[][..], |coming| &coming.blocks);
-    cells(content.layout(), cells_max, store.held_blocks(content), coming)
+    cells: Option<u32>,
+    movement: &Movement,
+) -> ContentInfo {
+    let mut survey = store.survey(content);
+    let mut cells = cells.map(|cells_max| Cells::of(content.layout(), cells_max));
+    let mut held = |piece, blocks| {
+        if let Some(cells) = &mut cells {
+            cells.held(piece, blocks);
+        }
+    };
+    while survey.step(PIECES_AT_ONCE, &mut held) {
+        tokio::task::yield_now().await;
+    }
+    let moving = movement.shown.iter().find(|moving| Arc::ptr_eq(&moving.content, content));
+    let cells = cells.map(|mut cells| {
+        moving.iter().flat_map(|moving| &moving.blocks).for_each(|block| cells.coming(*block));
+        cells.end()
+    });
+    ContentInfo { cells, ..info(&survey.end()) }
 }
 
-fn by_use(mut contents: Vec<Arc<Content>>, limit: usize, under_way: &UnderWay) -> Vec<Arc<Content>> {
-    let coming: HashSet<_> = under_way.shown.iter().map(|coming| Arc::as_ptr(&coming.content)).collect();
+fn by_use(mut contents: Vec<Arc<Content>>, limit: usize, movement: &Movement) -> Vec<Arc<Content>> {
+    let coming: HashSet<_> = movement.shown.iter().map(|moving| Arc::as_ptr(&moving.content)).collect();
     let rank = |content: &Arc<Content>| {
         let is_coming = coming.contains(&Arc::as_ptr(content));
         (Reverse((is_coming, content.used_at_s(), content.created_at_s())), content.id())

@@ -1,8 +1,10 @@
-//! Who may change something through the admin port: programs of this machine that mean this daemon.
+//! Who may change something through the admin port, programs of this machine that mean this daemon; and who may look.
 //!
 //! A web page can make a browser send requests to loopback. It cannot choose their `Host` and `Origin` freely: with
 //! DNS rebinding `Host` is the page's own name, with a form sent across sites `Origin` is the page's. So both must
-//! name this listener, by an address or as `localhost`. Pure.
+//! name this listener, by an address or as `localhost`. What changes nothing may be asked across sites, since a browser does
+//! not hand the answer to the page; after rebinding it would, so that `Host` is looked at where the admin port is this
+//! machine's own. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -45,17 +47,7 @@ impl Ends {
         if !peer.is_loopback() && peer != self.local.ip().to_canonical() {
             return Err(Refusal::Peer(peer));
         }
-        let mut hosts = headers.get_all(header::HOST).iter();
-        let (Some(host), None) = (hosts.next(), hosts.next()) else {
-            return Err(Refusal::NoHost(self.local));
-        };
-        let named = std::iter::once(host.to_str().ok()).chain(uri.authority().map(|it| Some(it.as_str())));
-        for name in named {
-            if !name.is_some_and(|name| self.is_named_by(name)) {
-                let host = shown(name.unwrap_or("?"));
-                return Err(Refusal::Host { host, expected: self.local });
-            }
-        }
+        self.is_meant(uri, headers, |name| self.is_named_by(name))?;
         for origin in headers.get_all(header::ORIGIN) {
             let origin = origin.to_str().unwrap_or("?");
             if !origin.strip_prefix("http://").is_some_and(|host| self.is_named_by(host)) {
@@ -65,9 +57,48 @@ impl Ends {
         Ok(())
     }
 
-    /// Whether `HOST[:PORT]` is this listener: an address cannot be rebound, and `localhost` is not asked of DNS.
+    /// Whether a request over this connection that changes nothing may be answered: from another machine any, from this one
+    /// if it names this machine. The port may be another, that of a tunnel.
+    ///
+    /// # Errors
+    /// It may not, and why.
+    pub(crate) fn may_look(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+        match self.peer.ip().to_canonical().is_loopback() {
+            true => self.is_meant(uri, headers, |name| self.port_if_named_by(name).is_some()),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the only `Host`, and the URL if it has a host, are right.
+    fn is_meant(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        is_right: impl Fn(&str) -> bool,
+    ) -> Result<(), Refusal> {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let (Some(host), None) = (hosts.next(), hosts.next()) else {
+            return Err(Refusal::NoHost(self.local));
+        };
+        let named = std::iter::once(host.to_str().ok()).chain(uri.authority().map(|it| Some(it.as_str())));
+        for name in named {
+            if !name.is_some_and(&is_right) {
+                let host = shown(name.unwrap_or("?"));
+                return Err(Refusal::Host { host, expected: self.local });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `HOST[:PORT]` is this listener.
     fn is_named_by(&self, host: &str) -> bool {
-        let Ok(authority) = host.parse::<Authority>() else { return false };
+        self.port_if_named_by(host) == Some(self.local.port())
+    }
+
+    /// The port of `HOST[:PORT]`, if the host is this machine: an address cannot be rebound, and `localhost` is not asked of
+    /// DNS.
+    fn port_if_named_by(&self, host: &str) -> Option<u16> {
+        let authority = host.parse::<Authority>().ok()?;
         let name = authority.host().trim_start_matches('[').trim_end_matches(']');
         let known = match name.parse::<IpAddr>() {
             Ok(address) => {
@@ -76,7 +107,7 @@ impl Ends {
             }
             Err(_) => name.eq_ignore_ascii_case("localhost"),
         };
-        known && authority.port_u16().unwrap_or(80) == self.local.port() && !host.contains('@')
+        (known && !host.contains('@')).then(|| authority.port_u16().unwrap_or(80))
     }
 }
 
@@ -140,6 +171,24 @@ mod tests {
         assert!(verdict(LOOPBACK, "127.0.0.1:5", "http://127.0.0.1:40901/", host).is_ok());
         let refused = verdict(LOOPBACK, "127.0.0.1:5", "http://evil.example:40901/", host).unwrap_err();
         assert!(refused.to_string().contains("evil.example"), "{refused}");
+    }
+
+    #[test]
+    fn who_looks_from_this_machine_must_name_it() {
+        let looks = |peer: &str, uri: &str, host: Option<&str>| {
+            let (local, peer) = (LOOPBACK.parse().unwrap(), peer.parse().unwrap());
+            let mut headers = HeaderMap::new();
+            host.map(|host| headers.append(header::HOST, host.parse().unwrap()));
+            Ends { local, peer }.may_look(&uri.parse().unwrap(), &headers).is_ok()
+        };
+        let here = "127.0.0.1:5";
+        assert!(looks(here, "/", Some(LOOPBACK)));
+        // The near end of a tunnel.
+        assert!(looks(here, "/", Some("localhost:8000")));
+        assert!(!looks(here, "/", Some("evil.example:40901")), "rebound");
+        assert!(!looks(here, "http://evil.example:40901/", Some(LOOPBACK)));
+        assert!(!looks(here, "/", None));
+        assert!(looks("10.0.0.8:5", "/", Some("node7:40901")), "who lets others look lets them look");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! The admin port: whether the daemon lives, what it counts, and what it holds.
 //!
 //! `/server/ping`, `/healthz`, `/readyz` ([`health`]) and `/metrics` are for probes and scrapers, `/api/v1` is for the commands of
-//! `darter` and the status [`page`] at `/` ([`api`] has its words, `docs/openapi.yaml` all of it). Calls that change something
-//! pass the [`guard`] first.
+//! `darter` and the status [`page`] at `/` ([`api`] has its words, `docs/openapi.yaml` all of it). Calls pass the [`guard`]
+//! first; probes and scrapes do not.
 
 pub(crate) mod api;
 mod cells;
 mod concerns;
+mod connection;
 mod contents;
 mod guard;
 pub(crate) mod health;
@@ -20,8 +21,6 @@ mod requests;
 mod status;
 
 use std::cell::RefCell;
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -33,16 +32,14 @@ use darter_transport::cluster::Shared;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{Either, Full, StreamBody};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use url::form_urlencoded;
 
-use self::api::{Code, ConfigProblem, ContentInfo, PAGE_DEFAULT, Problem, Refused, ReloadedInfo};
+use self::api::{Code, ConfigProblem, PAGE_DEFAULT, Problem, Refused, ReloadedInfo};
+use self::connection::Places;
 use self::contents::{Order, PageAsked};
 use self::guard::Ends;
 use self::history::{History, Sample};
@@ -53,12 +50,10 @@ use self::requests::LatestInfo;
 pub(crate) use self::status::Watched;
 use self::status::{FetchesInfo, HeldInfo, OwnInfo, StatusInfo};
 use crate::config::Registry;
-use crate::fetch::UnderWay;
+use crate::fetch::Movement;
 use crate::metrics::Metrics;
 use crate::reload::{Reload, ReloadError};
 
-const CONNECTIONS_MAX: usize = 64;
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Contents that are read through at a time: each keeps a disk busy.
 const VERIFICATIONS_MAX: usize = 1;
 const NO_CLUSTER: &str = "this node is in no cluster: it was started without --cluster-secret FILE or cluster.secretFile; \
@@ -77,6 +72,7 @@ pub(crate) struct Admin {
     since: Instant,
     watched: Watched,
     history: RefCell<History>,
+    listings: Semaphore,
     verifications: Semaphore,
     preheats: Arc<Semaphore>,
 }
@@ -102,6 +98,7 @@ impl Admin {
             since: Instant::now(),
             watched,
             history: RefCell::default(),
+            listings: Semaphore::new(contents::LISTINGS_MAX),
             verifications: Semaphore::new(VERIFICATIONS_MAX),
             preheats: Arc::new(Semaphore::new(preheat::PREHEATS_MAX)),
         }
@@ -132,13 +129,12 @@ impl Admin {
     }
 
     fn sample(&self) -> Sample {
-        self.watched.sample(self.cluster.as_deref(), self.since.elapsed())
+        self.watched.sample(&self.store, self.cluster.as_deref(), self.since.elapsed())
     }
 
     async fn accept(self: Rc<Self>, listener: TcpListener) {
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let places = Rc::<Places>::default();
         loop {
-            let Ok(room) = room.clone().acquire_owned().await else { return };
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -147,26 +143,14 @@ impl Admin {
                     continue;
                 }
             };
-            let admin = self.clone();
-            tokio::task::spawn_local(async move {
-                let _room = room;
-                admin.serve_one(stream, peer).await;
-            });
-        }
-    }
-
-    async fn serve_one(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        // It fails only when the connection is gone.
-        let Ok(local) = stream.local_addr() else { return };
-        let ends = Ends { local, peer };
-        let service = service_fn(move |request| {
-            let admin = self.clone();
-            async move { Ok::<_, Infallible>(admin.answer(&request, ends).await) }
-        });
-        let mut server = http1::Builder::new();
-        server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-        if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-            tracing::debug!(%error, "an admin connection ended early");
+            // It fails only when the connection is gone.
+            let Ok(local) = stream.local_addr() else { continue };
+            let (admin, ends) = (self.clone(), Ends { local, peer });
+            let answer = move |request: Request<Incoming>| {
+                let admin = admin.clone();
+                async move { admin.answer(&request, ends).await }
+            };
+            tokio::task::spawn_local(connection::serve(stream, places.take(), answer));
         }
     }
 
@@ -186,7 +170,12 @@ impl Admin {
             return answer;
         }
         if let Some(answer) = page::answer(path, request.headers()) {
-            return answer;
+            return match ends.may_look(request.uri(), request.headers()) {
+                Ok(()) => answer,
+                Err(refusal) => {
+                    text(StatusCode::FORBIDDEN, "text/plain; charset=utf-8", format!("darter: {refusal}\n"))
+                }
+            };
         }
         match (path, &self.metrics) {
             ("/server/ping", _) => text(StatusCode::OK, "text/plain", "pong\n".into()),
@@ -222,10 +211,9 @@ impl Admin {
         if !allowed.split(", ").any(|name| name == method) {
             return Err(Refusal::Method { allowed });
         }
-        if change {
-            ends.may_change(uri, request.headers())
-                .map_err(|refusal| Problem::new(Code::Forbidden, refusal.to_string()))?;
-        }
+        let may = if change { Ends::may_change } else { Ends::may_look };
+        may(&ends, uri, request.headers())
+            .map_err(|refusal| Problem::new(Code::Forbidden, refusal.to_string()))?;
         let store = &self.store;
         match segments[..] {
             ["status"] => json(&self.status().await),
@@ -247,23 +235,19 @@ impl Admin {
                 let asked = page_asked(uri)?;
                 // Where nobody looks at what is coming, no shard is asked.
                 let is_looked_at = asked.order == Order::Use || asked.cells.is_some();
-                let under_way =
-                    if is_looked_at { self.watched.fetches.under_way().await } else { UnderWay::default() };
-                json(&contents::page(store, asked, &under_way).await)
+                let movement =
+                    if is_looked_at { self.watched.fetches.movement().await } else { Movement::default() };
+                json(&contents::page(store, &self.listings, asked, &movement).await?)
             }
             ["contents", id] => {
                 let content = self.meant(id, uri)?;
                 if change {
                     return json(&contents::remove(store, &content).await?);
                 }
-                let cells = match number(uri, "cells")? {
-                    Some(cells) => {
-                        let under_way = self.watched.fetches.under_way().await;
-                        Some(contents::cells_of(store, &content, cells, &under_way))
-                    }
-                    None => None,
-                };
-                json(&ContentInfo { cells, ..contents::info(&store.stat(&content)) })
+                let cells = number(uri, "cells")?;
+                let movement =
+                    if cells.is_some() { self.watched.fetches.movement().await } else { Movement::default() };
+                json(&contents::told(store, &content, cells, &movement).await)
             }
             ["contents", id, "verify"] => {
                 let content = self.meant(id, uri)?;
@@ -283,7 +267,7 @@ impl Admin {
     }
 
     async fn status(&self) -> StatusInfo {
-        let (now, under_way) = (self.sample(), self.watched.fetches.under_way().await);
+        let (now, movement) = (self.sample(), self.watched.fetches.movement().await);
         let mut status = StatusInfo {
             version: env!("CARGO_PKG_VERSION").into(),
             io: self.store.backend().to_string(),
@@ -295,11 +279,15 @@ impl Admin {
             bytes: now.bytes,
             requests: now.requests,
             connections: self.watched.connections(),
-            fetches: FetchesInfo::from(&under_way),
+            fetches: FetchesInfo::from(&movement),
         };
-        let before = self.history.borrow().before(now.at_ms, concerns::LATELY_MS);
-        let last_failure = self.watched.recent().last_failure();
-        status.concerns = concerns::concerns(&status, &concerns::Lately { before, now, last_failure });
+        let (before, bad_blocks) = {
+            let history = self.history.borrow();
+            (history.before(now.at_ms, concerns::LATELY_MS), history.bad_blocks_lately(&now))
+        };
+        let last_failure = self.watched.recent().failed_within(Duration::from_millis(concerns::LATELY_MS));
+        let lately = concerns::Lately { before, now, last_failure, bad_blocks };
+        status.concerns = concerns::concerns(&status, &lately);
         status
     }
 

@@ -124,11 +124,11 @@ impl PeersInfo {
         NodeInfo::of(shared.seeds().own(), own_role(shared))
     }
 
-    /// The same with `limit` others at most: those that are seeds or have moved most.
+    /// The same with `limit` others at most: those that have moved most, and of such as have moved the same seeds.
     pub(super) fn with_at_most(mut self, limit: usize) -> Self {
         if self.peers.len() > limit {
             let moved = |peer: &PeerInfo| peer.sent_bytes.saturating_add(peer.received_bytes);
-            self.peers.sort_by_key(|peer| std::cmp::Reverse((moved(peer) > 0, peer.node.role, moved(peer))));
+            self.peers.sort_by_key(|peer| std::cmp::Reverse((moved(peer), peer.node.role)));
             self.peers.truncate(limit);
             self.peers.sort_by(|one, other| one.node.id.cmp(&other.node.id));
         }
@@ -288,7 +288,8 @@ mod tests {
     #[test]
     fn who_has_moved_most_is_told_of_first() {
         let moved = |number, sent_bytes| Peer { sent_bytes, received_bytes: 0, ..peer(number, 1, 0) };
-        let seen = vec![moved(3, 5), moved(4, 0), moved(5, 9), moved(6, 7)];
+        let a_seed = Peer { role: Role::Seed, ..moved(7, 1) };
+        let seen = vec![moved(3, 5), moved(4, 0), moved(5, 9), moved(6, 7), a_seed];
         let (time, own) = (Duration::ZERO, node(1));
         let seeds = vec![node(2)].into_iter();
         let info = PeersInfo::new(time, (&own, Role::Peer), StandingInfo::Joined, seen, seeds);
@@ -296,9 +297,9 @@ mod tests {
             let peers = info.clone().with_at_most(limit).peers;
             peers.into_iter().map(|peer| peer.node.id[..2].to_owned()).collect()
         };
-        assert_eq!(ids(9), ["02", "03", "04", "05", "06"]);
-        assert_eq!(ids(2), ["05", "06"]);
-        assert_eq!(ids(4), ["02", "03", "05", "06"], "of those that have moved nothing, a seed");
+        assert_eq!(ids(9), ["02", "03", "04", "05", "06", "07"]);
+        assert_eq!(ids(2), ["05", "06"], "a seed that has moved little is none of them");
+        assert_eq!(ids(5), ["02", "03", "05", "06", "07"], "of those that have moved nothing, a seed");
     }
 
     #[test]

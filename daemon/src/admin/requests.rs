@@ -4,7 +4,8 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::front::recent::{Fate, Note, Recent};
+use crate::front::recent::{Note, Recent};
+use crate::metrics::Fate;
 
 /// `GET /api/v1/requests`, in their order; at most 128.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,7 +44,7 @@ pub(crate) struct RequestInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum FateInfo {
-    /// All was in the store. These are counted and not listed.
+    /// All of the answer was in the store. These are counted and not listed.
     Hit,
     /// Something had to be fetched, from other nodes or a registry.
     Fetched,
@@ -80,9 +81,9 @@ impl From<Note> for RequestInfo {
                 Fate::Refused => FateInfo::Refused,
                 Fate::Failed => FateInfo::Failed,
             },
-            method: note.asked.method.into(),
-            path: note.asked.path.into(),
-            registry: note.asked.registry.map(String::from),
+            method: note.question.method.into(),
+            path: note.question.path.into(),
+            registry: note.question.registry.map(String::from),
             status: note.status.as_u16(),
             head_after_ms: note.head_after.as_secs_f64() * 1e3,
             body_bytes: note.body_bytes,

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_engine::store::StoreStats;
 use darter_engine::{BLOCK_BYTES, Store};
 use darter_transport::cluster::Shared;
 use serde::{Deserialize, Serialize};
@@ -16,10 +17,9 @@ use super::concerns::ConcernInfo;
 use super::health::Health;
 use super::history::Sample;
 use super::peers::{NodeInfo, PeersInfo, RoleInfo, StandingInfo};
-use crate::fetch::{Coming, UnderWay, WeakFetches};
-use crate::front::recent::Fates;
+use crate::fetch::{Movement, Moving, WeakFetches};
 use crate::front::{self, recent::Recent};
-use crate::metrics::Metrics;
+use crate::metrics::{Fates, Metrics};
 
 /// Where the numbers of the shards come from.
 #[derive(Debug)]
@@ -27,8 +27,8 @@ pub(crate) struct Watched {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) front: Arc<front::Shared>,
     pub(crate) fetches: WeakFetches,
-    /// That the front may have.
     pub(crate) health: Health,
+    /// That the front may have.
     pub(crate) connections_max: usize,
 }
 
@@ -109,9 +109,9 @@ pub(crate) struct BytesInfo {
 /// Requests of clients by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RequestsInfo {
-    /// All was in the store.
+    /// All of the answer was in the store. One that goes on after its beginning is counted at its end.
     pub(crate) hit: u64,
-    /// Something had to be fetched.
+    /// Something had to be fetched, for its beginning or later.
     pub(crate) fetched: u64,
     /// The registry's own answer was handed through.
     pub(crate) passed: u64,
@@ -144,10 +144,10 @@ impl Watched {
     }
 
     /// What has moved until now, `up_for` after the start.
-    pub(super) fn sample(&self, cluster: Option<&Shared>, up_for: Duration) -> Sample {
+    pub(super) fn sample(&self, store: &Store, cluster: Option<&Shared>, up_for: Duration) -> Sample {
         let moved = self.metrics.moved();
         let peers = cluster.map(|cluster| cluster.peers().totals()).unwrap_or_default();
-        let Fates { hit, fetched, passed, refused, failed } = self.recent().fates();
+        let Fates { hit, fetched, passed, refused, failed } = self.metrics.fates();
         Sample {
             at_ms: u64::try_from(up_for.as_millis()).unwrap_or(u64::MAX),
             bytes: BytesInfo {
@@ -161,6 +161,7 @@ impl Watched {
             requests: RequestsInfo { hit, fetched, passed, refused, failed },
             unkept_bytes: moved.unkept_bytes,
             shed: moved.connections_shed,
+            bad_blocks: bad_blocks(&store.stats()),
         }
     }
 
@@ -199,7 +200,7 @@ impl HeldInfo {
             used_bytes: stats.used_bytes,
             contents: stats.contents,
             evicted_pieces: stats.evicted_pieces,
-            bad_blocks: stats.checks_failed + stats.scrubbed_bad_blocks,
+            bad_blocks: bad_blocks(&stats),
             slabs_out_of_service: stats.slabs_out_of_service,
             buffer_bytes: stats.buffer_bytes,
             buffer_bytes_max: store.pool().limit() as u64 * u64::from(BLOCK_BYTES),
@@ -208,13 +209,18 @@ impl HeldInfo {
     }
 }
 
-impl From<&UnderWay> for FetchesInfo {
-    fn from(under_way: &UnderWay) -> Self {
-        let bytes = |coming: &Coming| {
-            let layout = coming.content.layout();
-            let blocks = coming.blocks.iter().filter_map(|number| layout.block(*number));
+/// On the disk, found when they were to be served, by the scrub or by a verification.
+fn bad_blocks(stats: &StoreStats) -> u64 {
+    stats.checks_failed + stats.scrubbed_bad_blocks
+}
+
+impl From<&Movement> for FetchesInfo {
+    fn from(movement: &Movement) -> Self {
+        let bytes = |moving: &Moving| {
+            let layout = moving.content.layout();
+            let blocks = moving.blocks.iter().filter_map(|number| layout.block(*number));
             blocks.map(|block| u64::from(layout.block_bytes(block))).sum::<u64>()
         };
-        Self { contents: under_way.contents as u64, coming_bytes: under_way.shown.iter().map(bytes).sum() }
+        Self { contents: movement.contents as u64, coming_bytes: movement.shown.iter().map(bytes).sum() }
     }
 }

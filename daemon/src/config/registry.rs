@@ -163,6 +163,11 @@ impl RegistryHost {
     pub fn names(&self, registry: &Registry) -> bool {
         self.host == registry.host && self.port.unwrap_or(registry.scheme.default_port()) == registry.port
     }
+
+    /// The registry of that scheme that is meant.
+    pub(crate) fn over(&self, scheme: Scheme) -> Registry {
+        Registry { scheme, host: self.host.clone(), port: self.port.unwrap_or(scheme.default_port()) }
+    }
 }
 
 impl From<&Registry> for RegistryHost {

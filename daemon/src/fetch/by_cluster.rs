@@ -90,9 +90,9 @@ impl Owner {
     }
 
     /// Blocks have come and go to the store, `blocks[0]` is `first`.
-    pub(super) fn tell_cluster_of(&self, active: &Active, first: BlockIndex, blocks: &[Bytes]) {
+    pub(super) async fn tell_cluster_of(&self, active: &Active, first: BlockIndex, blocks: &[Bytes]) {
         if let Some(cluster) = self.cluster.get() {
-            cluster.came(active.content(), active.key.scope, first, blocks);
+            cluster.came(active.content(), active.key.scope, first, blocks).await;
         }
     }
 

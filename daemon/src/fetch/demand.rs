@@ -11,7 +11,7 @@ use darter_transport::wire::Spread;
 use tokio::sync::{mpsc, oneshot};
 
 use super::boots::Boots;
-use super::look::UnderWay;
+use super::look::Movement;
 use crate::access::OwnersWord;
 use crate::front::range::Wanted;
 use crate::origin::{OriginError, Target, Verdict};
@@ -109,7 +109,7 @@ pub(crate) enum Message {
     /// A seed has found the bytes of this content to be wrong.
     Purge { key: FetchKey },
     /// What is on its way?
-    Look { reply: oneshot::Sender<UnderWay> },
+    Look { reply: oneshot::Sender<Movement> },
 }
 
 /// What one reader waits for, and what will follow.

@@ -116,7 +116,7 @@ impl Active {
     async fn keep(self: &Rc<Self>, reservation: &Arc<Reservation>, first: BlockIndex, blocks: Vec<Bytes>) {
         let count = blocks.len() as u32;
         let registry = self.registry();
-        self.owner.tell_cluster_of(self, first, &blocks);
+        self.owner.tell_cluster_of(self, first, &blocks).await;
         let written = self.owner.store.write(reservation, first, blocks, &registry).await;
         let run = self.content().layout().run(first.number(), first.number() + count);
         match written {

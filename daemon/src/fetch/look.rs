@@ -23,29 +23,29 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(200);
 
 /// Contents with blocks that are wanted, on their way, or about to be in the store.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct UnderWay {
+pub(crate) struct Movement {
     /// All of them.
     pub(crate) contents: usize,
     /// Some of them, if there are many.
-    pub(crate) shown: Vec<Coming>,
+    pub(crate) shown: Vec<Moving>,
 }
 
 /// One of them.
 #[derive(Clone, Debug)]
-pub(crate) struct Coming {
+pub(crate) struct Moving {
     pub(crate) content: Arc<Content>,
     /// Numbers of the blocks, in their order; of many the first ones.
     pub(crate) blocks: Vec<u32>,
 }
 
-impl UnderWay {
+impl Movement {
     pub(super) fn of<'a>(active: impl ExactSizeIterator<Item = &'a Rc<Active>>) -> Self {
         let contents = active.len();
         let mut left = BLOCKS_MAX;
         let shown = active.take(CONTENTS_MAX).map(|active| {
             let blocks: Vec<u32> = active.plan.borrow().moving().take(left).collect();
             left -= blocks.len();
-            Coming { content: active.content().clone(), blocks }
+            Moving { content: active.content().clone(), blocks }
         });
         Self { contents, shown: shown.collect() }
     }
@@ -59,8 +59,8 @@ impl UnderWay {
 
 impl WeakFetches {
     /// What all shards bring now.
-    pub(crate) async fn under_way(&self) -> UnderWay {
-        let Some(fetches) = self.upgrade() else { return UnderWay::default() };
+    pub(crate) async fn movement(&self) -> Movement {
+        let Some(fetches) = self.upgrade() else { return Movement::default() };
         let mut answers = Vec::with_capacity(fetches.owners.len());
         for owner in fetches.owners.iter() {
             let (reply, answer) = oneshot::channel();
@@ -73,6 +73,6 @@ impl WeakFetches {
         let answers = futures_util::future::join_all(
             answers.into_iter().map(|answer| tokio::time::timeout(ANSWER_WITHIN, answer)),
         );
-        answers.await.into_iter().flatten().flatten().fold(UnderWay::default(), UnderWay::and)
+        answers.await.into_iter().flatten().flatten().fold(Movement::default(), Movement::and)
     }
 }

@@ -45,7 +45,7 @@ use crate::front::range::Wanted;
 use crate::origin::Target;
 
 pub(crate) use self::copies::Copies;
-pub(crate) use self::look::{Coming, UnderWay};
+pub(crate) use self::look::{Movement, Moving};
 pub(crate) use self::owner::Owner;
 pub(crate) use self::pace::Pace;
 pub(crate) use self::patience::Patience;

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::active::{self, Active};
 use super::boots::Boots;
 use super::demand::{FetchError, FetchKey, Message};
-use super::look::UnderWay;
+use super::look::Movement;
 use super::patience::Patience;
 use super::places::Places;
 use super::plan::REQUEST_BLOCKS_MAX;
@@ -196,7 +196,7 @@ impl Owner {
                 }
             }
             Message::Look { reply } => {
-                let _ = reply.send(UnderWay::of(self.active.borrow().values()));
+                let _ = reply.send(Movement::of(self.active.borrow().values()));
             }
             Message::Purge { key } => {
                 self.note_wrong(key);
@@ -361,13 +361,14 @@ impl Owner {
             if askers.len() >= ASKERS_MAX {
                 askers.retain(|asker| !asker.reply.is_closed());
             }
+            if askers.len() >= ASKERS_MAX {
+                self.metrics.limits.hit(Limit::Fetches);
+                return;
+            }
             if askers.iter().any(|asker| !asker.reply.is_closed()) {
                 self.metrics.fetches.coalesced(Coalesced::Description);
             }
-            match askers.len() < ASKERS_MAX {
-                true => askers.push(asker),
-                false => self.metrics.limits.hit(Limit::Fetches),
-            }
+            askers.push(asker);
             return;
         }
         if describing.len() >= FETCHES_PER_SHARD_MAX {

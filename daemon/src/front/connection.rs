@@ -38,7 +38,7 @@ use super::Fronts;
 use super::body::{AnswerBody, Batch, BodyError};
 use super::ending::Ending;
 use super::flow::{Allowance, Answering, End, Flow};
-use super::hit::{Answer, Hits};
+use super::hit::{Answer, Responder};
 use super::line::{Heard, Line};
 use crate::metrics::Shed;
 
@@ -69,8 +69,8 @@ pub(crate) async fn serve(fronts: Rc<Fronts>, stream: TcpStream, stop: watch::Re
     let flow = Rc::new(Flow::new(Allowance::OF_CLIENTS, front.shared.heads.clone(), is_pressed));
     let answers = front.sources.answers.clone();
     drop(front);
-    let mut hits = Hits::new(fronts.clone());
-    let hit = move |bytes: &[u8], answer: &mut Answer| hits.answer(bytes, answer);
+    let mut responder = Responder::new(fronts.clone());
+    let hit = move |bytes: &[u8], answer: &mut Answer| responder.answer(bytes, answer);
     let answer = move |request| {
         let front = fronts.now();
         async move {
@@ -219,7 +219,7 @@ async fn with_hyper<A: Future<Output = Answered>>(
         // In a box, so that a connection that is only kept has no room for an answer's state.
         Box::pin(async move {
             let (answer, ending) = answer.await;
-            Ok::<_, Infallible>(answer.map(|body| Told { body, is_head, ending, _under_way: under_way }))
+            Ok::<_, Infallible>(answer.map(|body| Sending { body, is_head, ending, _under_way: under_way }))
         })
     });
     let mut server = http1::Builder::new();
@@ -323,7 +323,7 @@ fn poll_sleep(mut sleep: Pin<&mut Sleep>, due: Instant, context: &mut Context<'_
 }
 
 /// A body that tells when hyper is done with it.
-struct Told {
+struct Sending {
     body: AnswerBody,
     /// Its body stays here.
     is_head: bool,
@@ -331,7 +331,7 @@ struct Told {
     _under_way: Answering,
 }
 
-impl Body for Told {
+impl Body for Sending {
     type Data = Batch;
     type Error = BodyError;
 
@@ -351,7 +351,7 @@ impl Body for Told {
     }
 }
 
-impl Drop for Told {
+impl Drop for Sending {
     fn drop(&mut self) {
         if let Some(ending) = self.ending.take()
             && (self.is_head || self.body.is_end_stream())

@@ -22,7 +22,9 @@ use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use tokio::time::Instant;
 
+use super::Made;
 use super::body::{AnswerBody, BodyError};
+use super::ending::Came;
 use super::possession;
 use super::range::{Resolved, Wanted};
 use super::reader::{Reader, Sources};
@@ -88,7 +90,7 @@ impl ContentRequest {
 /// What to do when the store cannot hold the content: the caller passes it through.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    Answer(Response<AnswerBody>, Source),
+    Answer(Made),
     PassThrough,
 }
 
@@ -103,10 +105,10 @@ pub(super) async fn answer(sources: &Sources, request: &ContentRequest) -> Resul
     };
     let fail_after = if is_short { FAIL_AFTER } else { LONG_FAIL_AFTER };
     let entering = tokio::time::timeout_at(started + fail_after, enter(sources, request));
-    let (content, described) = match entering.await.map_err(|_| Trouble::Late)? {
+    let Entered { content, is_new, has_asked } = match entering.await.map_err(|_| Trouble::Late)? {
         Err(Trouble::Fetch(FetchError::Unkeepable)) => return Ok(Outcome::PassThrough),
         Err(Trouble::Fetch(FetchError::Unsatisfiable { length_bytes })) => {
-            return Ok(Outcome::Answer(unsatisfiable(length_bytes), Source::Origin));
+            return Ok(Outcome::Answer(Made::of(unsatisfiable(length_bytes), Source::Origin)));
         }
         entered => entered?,
     };
@@ -115,7 +117,9 @@ pub(super) async fn answer(sources: &Sources, request: &ContentRequest) -> Resul
     }
     let length_bytes = content.layout().length_bytes();
     let bytes = match request.wanted_of(&content).resolve(length_bytes) {
-        Resolved::Unsatisfiable => return Ok(Outcome::Answer(unsatisfiable(length_bytes), Source::Own)),
+        Resolved::Unsatisfiable => {
+            return Ok(Outcome::Answer(Made::of(unsatisfiable(length_bytes), Source::Own)));
+        }
         Resolved::Whole => None,
         Resolved::Part(bytes) => Some(bytes),
     };
@@ -129,7 +133,7 @@ pub(super) async fn answer(sources: &Sources, request: &ContentRequest) -> Resul
         bytes.clone().unwrap_or(0..length_bytes),
     );
     let all = bytes.as_ref().is_none_or(|bytes| *bytes == (0..length_bytes));
-    if described {
+    if is_new {
         reader = reader.of_new();
     }
     if all && content.verification() != Verification::Passed {
@@ -152,8 +156,14 @@ pub(super) async fn answer(sources: &Sources, request: &ContentRequest) -> Resul
         first.await.map_err(|_| Trouble::Late)??.map(|part| part.bytes).into_iter().collect()
     };
     let source = reader.source();
-    let body = if reader.left_bytes() == 0 { AnswerBody::Parts(parts) } else { streamed(parts, reader) };
-    Ok(Outcome::Answer(head.map(|()| body), source))
+    let (body, came) = match reader.left_bytes() {
+        0 => (AnswerBody::Parts(parts), None),
+        _ => {
+            let (body, came) = streamed(parts, reader);
+            (body, Some(came))
+        }
+    };
+    Ok(Outcome::Answer(Made { answer: head.map(|()| body), source, has_asked, came }))
 }
 
 /// An answer all of whose beginning is at hand.
@@ -162,8 +172,15 @@ pub(super) struct AtHand {
     pub(super) content: Arc<Content>,
     /// These of its bytes, as 206; all of them, as 200.
     pub(super) bytes: Option<Range<u64>>,
-    /// What follows the slices that were lent.
-    pub(super) rest: Option<AnswerBody>,
+    /// What follows the slices that were lent, and where that comes from.
+    pub(super) rest: Option<(AnswerBody, Came)>,
+}
+
+impl AtHand {
+    /// Of the whole answer.
+    pub(super) fn body_bytes(&self) -> u64 {
+        self.bytes.as_ref().map_or(self.content.layout().length_bytes(), |bytes| bytes.end - bytes.start)
+    }
 }
 
 /// The answer to a GET of what a digest names, if it can begin at once: the reader is let in, and what [`answer`]
@@ -229,23 +246,32 @@ pub(super) fn known_head(sources: &Sources, request: &ContentRequest) -> Option<
     is_granted.then(|| head(&content, None).map(|()| AnswerBody::empty()))
 }
 
-/// The content, for a reader that may read it; true if it had to be described.
-async fn enter(sources: &Sources, request: &ContentRequest) -> Result<(Arc<Content>, bool), Trouble> {
+/// A content, for a reader that may read it.
+struct Entered {
+    content: Arc<Content>,
+    /// It had to be described.
+    is_new: bool,
+    /// Somebody had to be asked, about the content or about the reader.
+    has_asked: bool,
+}
+
+async fn enter(sources: &Sources, request: &ContentRequest) -> Result<Entered, Trouble> {
     let Sources { store, access, origin, fetches, .. } = sources;
     let (id, target) = (&request.id, &request.target);
     let found = match store.find(id, target.scope()) {
         Some(found) if request.kind == Kind::Url => still_current(sources, request, found).await?,
         Some(found) => {
+            let has_asked = !access.is_granted(target, id) || !access.is_vouched_for(target, &found);
             access.admit(origin, target, id).await?;
             if !possession::is_shown(sources, target, &found).await? {
                 return Err(FetchError::Unkeepable.into());
             }
-            return Ok((found, false));
+            return Ok(Entered { content: found, is_new: false, has_asked });
         }
         None => None,
     };
-    if let Some(found) = found {
-        return Ok((found, false));
+    if let Some(content) = found {
+        return Ok(Entered { content, is_new: false, has_asked: true });
     }
     if let Some(verdict) = access.refusal(target, id) {
         return Err(FetchError::Verdict(verdict).into());
@@ -262,7 +288,7 @@ async fn enter(sources: &Sources, request: &ContentRequest) -> Result<(Arc<Conte
     let content = described?;
     // Described for whoever asked first; that may have been another reader.
     access.admit(origin, target, id).await?;
-    Ok((content, true))
+    Ok(Entered { content, is_new: true, has_asked: true })
 }
 
 /// Asks the registry, with the reader's own credential, whether the URL still stands for the same bytes.
@@ -360,19 +386,42 @@ impl Collecting {
     }
 }
 
-fn streamed(parts: VecDeque<Bytes>, reader: Reader) -> AnswerBody {
+/// A reader of the rest of an answer, which tells where what it has read came from.
+struct Telling {
+    reader: Reader,
+    came: Came,
+}
+
+impl Telling {
+    async fn next(&mut self) -> Result<Option<Bytes>, Trouble> {
+        let part = self.reader.next().await;
+        self.came.set(self.reader.source());
+        Ok(part?.map(|part| part.bytes))
+    }
+}
+
+impl Drop for Telling {
+    /// Who leaves in the middle may have waited for something that was not in the store.
+    fn drop(&mut self) {
+        self.came.set(self.reader.source());
+    }
+}
+
+fn streamed(parts: VecDeque<Bytes>, reader: Reader) -> (AnswerBody, Came) {
     let in_hand: u64 = parts.iter().map(|part| part.len() as u64).sum();
     let left_bytes = Some(in_hand + reader.left_bytes());
+    let came = Came::from(reader.source());
+    let telling = Telling { reader, came: came.clone() };
     let rest =
-        futures_util::stream::try_unfold(reader, async |mut reader: Reader| match reader.next().await {
-            Ok(part) => Ok(part.map(|part| (part.bytes, reader))),
+        futures_util::stream::try_unfold(telling, async |mut telling: Telling| match telling.next().await {
+            Ok(part) => Ok(part.map(|part| (part, telling))),
             Err(trouble) => {
                 tracing::warn!(%trouble, "an answer ends before its time");
                 Err(BodyError(trouble.to_string()))
             }
         });
     let parts = futures_util::stream::iter(parts).map(Ok).chain(rest).boxed_local();
-    AnswerBody::Stream { parts, left_bytes }
+    (AnswerBody::Stream { parts, left_bytes }, came)
 }
 
 fn head(content: &Content, bytes: Option<&Range<u64>>) -> Response<()> {

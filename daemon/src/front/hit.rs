@@ -13,12 +13,12 @@ use bytes::Buf;
 use darter_engine::store::Lent;
 use http::{Method, StatusCode};
 
-use super::Fronts;
 use super::body::AnswerBody;
 use super::content::{self, AtHand, ContentRequest};
 use super::ending::Ending;
 use super::head::PlainGet;
 use super::range::Wanted;
+use super::{Begins, Fronts};
 use crate::metrics::Source;
 
 /// The longest head that a connection remembers: what clients that mean well send.
@@ -26,7 +26,7 @@ const REMEMBERED_BYTES_MAX: usize = 4 << 10;
 
 /// Answers one connection's requests from what is at hand.
 #[derive(Debug)]
-pub(super) struct Hits {
+pub(super) struct Responder {
     fronts: Rc<Fronts>,
     asked: Option<Box<Asked>>,
     date: Date,
@@ -58,7 +58,7 @@ pub(super) struct Answer {
     pub(super) ending: Option<Ending>,
 }
 
-impl Hits {
+impl Responder {
     pub(super) fn new(fronts: Rc<Fronts>) -> Self {
         Self { fronts, asked: None, date: Date::default() }
     }
@@ -85,10 +85,21 @@ impl Hits {
         let found = content::at_hand(&front.sources, &asked.content, wanted, &mut answer.lent);
         if let Some(found) = found {
             let status = self.date.write_head(&found, &mut answer.head);
-            answer.rest = found.rest;
-            let path = asked.content.target.url().path();
-            front.note_answered(Source::Cache, status, started, Some((&Method::GET, path)));
-            answer.ending = Some(front.ending(Source::Cache, started));
+            let target = &asked.content.target;
+            let begins = Begins {
+                method: &Method::GET,
+                path: target.url().path(),
+                registry: Some(target.registry()),
+                started,
+                source: Source::Cache,
+                status,
+                has_asked: false,
+                body_bytes: Some(found.body_bytes()),
+                trouble: None,
+            };
+            let (rest, came) = found.rest.unzip();
+            answer.rest = rest;
+            answer.ending = Some(front.begin(begins, came));
             self.remember(asked, head_bytes);
             return Some(head_bytes);
         }

@@ -40,19 +40,20 @@ use tokio::sync::watch;
 
 use self::body::AnswerBody;
 use self::content::{ContentRequest, Outcome};
-use self::ending::Ending;
+use self::ending::{Came, Ending, Unsettled};
 use self::flow::Heads;
 use self::head::PlainGet;
 use self::manifest::Named;
 use self::range::Wanted;
 use self::reader::Sources;
 use self::realms::Realms;
-use self::recent::{Asked, Recent, Told};
+use self::recent::{Question, Recent, Reply};
 use self::route::{Errand, Kind, Route, Routing, What};
 use self::trouble::Trouble;
 use self::welcome::Welcomes;
+use crate::config::Registry;
 use crate::fetch::FetchError;
-use crate::metrics::{Shed, Source};
+use crate::metrics::{Fate, Shed, Source};
 use crate::origin::via::NodeId;
 use crate::origin::{Origin, Target};
 use crate::policy::Policy;
@@ -115,7 +116,43 @@ impl Fronts {
     }
 }
 
-type Answered = Result<(Response<AnswerBody>, Source), Trouble>;
+/// An answer whose head is made.
+#[derive(Debug)]
+struct Made {
+    answer: Response<AnswerBody>,
+    /// Whose it is, as far as it is there.
+    source: Source,
+    /// A registry, or the owner in the cluster, was asked before.
+    has_asked: bool,
+    /// Told of what follows.
+    came: Option<Came>,
+}
+
+impl Made {
+    /// One that is there as a whole, or that a registry sends.
+    fn of(answer: Response<AnswerBody>, source: Source) -> Self {
+        Self { answer, source, has_asked: false, came: None }
+    }
+
+    fn having_asked(self) -> Self {
+        Self { has_asked: true, ..self }
+    }
+}
+
+type Making = Result<Made, Trouble>;
+
+/// A request, and what is known when the head of its answer is made.
+struct Begins<'a> {
+    method: &'a Method,
+    path: &'a str,
+    registry: Option<&'a Registry>,
+    started: Instant,
+    source: Source,
+    status: StatusCode,
+    has_asked: bool,
+    body_bytes: Option<u64>,
+    trouble: Option<String>,
+}
 
 impl Front {
     fn under(&self, Policy { routing, origin }: Policy) -> Self {
@@ -126,11 +163,11 @@ impl Front {
     /// The answer, and what is to be told when all of it has gone out.
     async fn answer(&self, request: Request<Incoming>) -> (Response<AnswerBody>, Ending) {
         let started = Instant::now();
-        let shown = tracing::enabled!(tracing::Level::DEBUG)
-            .then(|| (request.method().clone(), request.uri().path().to_owned()));
-        let mut asked = Asked::new(request.method().as_str(), request.uri().path());
-        let (answer, source, trouble) = match self.dispatch(request, &mut asked).await {
-            Ok((answer, source)) => (answer, source, None),
+        // Neither is a copy: a method is a number, and the bytes of a URL are shared.
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let mut registry = None;
+        let (made, trouble) = match self.dispatch(request, &mut registry).await {
+            Ok(made) => (made, None),
             Err(trouble) => {
                 let (answer, source) = trouble.answer();
                 if trouble.is_of_load() {
@@ -139,39 +176,56 @@ impl Front {
                 if source == Source::Own {
                     tracing::warn!(%trouble, "a request was refused");
                 }
-                (answer, source, Some(trouble.to_string()))
+                (Made::of(answer, source), Some(trouble.to_string()))
             }
         };
-        let shown = shown.as_ref().map(|(method, path)| (method, &path[..]));
-        let status = answer.status();
-        self.note_answered(source, status, started, shown);
-        let told = Told {
+        let Made { answer, source, has_asked, came } = made;
+        let begins = Begins {
+            method: &method,
+            path: uri.path(),
+            registry: registry.as_ref(),
+            started,
             source,
-            status,
-            head_after: started.elapsed(),
+            status: answer.status(),
+            has_asked,
             body_bytes: answer.body().length(),
             trouble,
         };
-        self.shared.recent.note(asked, told);
-        (answer, self.ending(source, started))
+        let ending = self.begin(begins, came);
+        (answer, ending)
     }
 
-    fn ending(&self, source: Source, started: Instant) -> Ending {
-        Ending::new(self.sources.answers.clone(), source, started)
-    }
-
-    fn note_answered(
-        &self,
-        source: Source,
-        status: StatusCode,
-        started: Instant,
-        shown: Option<(&Method, &str)>,
-    ) {
-        self.shared.recent.count(source, status);
-        let (status, elapsed) = (status.as_u16(), started.elapsed());
-        self.sources.answers.answered(source, status, elapsed);
-        if let Some((method, path)) = shown {
-            tracing::debug!(%method, path, status, ?source, elapsed_ms = elapsed.as_secs_f64() * 1e3, "answered");
+    /// Counts an answer whose head is made, and remembers it unless it is a hit. `came` is told where the rest comes from, if
+    /// there is one.
+    fn begin(&self, begins: Begins<'_>, came: Option<Came>) -> Ending {
+        let Begins { method, path, registry, started, source, status, has_asked, body_bytes, trouble } =
+            begins;
+        let (answers, code, head_after) = (&self.sources.answers, status.as_u16(), started.elapsed());
+        tracing::debug!(%method, path, status = code, ?source, elapsed_ms = head_after.as_secs_f64() * 1e3, "answered");
+        if source != Source::Cache || !has_asked {
+            answers.head_after(source, head_after);
+        }
+        let ending = Ending::new(answers.clone(), source, started);
+        let fate = Fate::of(source, code);
+        let is_hit = fate == Some(Fate::Hit);
+        let note = || {
+            let question = Question::new(method.as_str(), path, registry);
+            (question, Reply { source, status, head_after, body_bytes, trouble })
+        };
+        if let (true, Some(came)) = (is_hit, &came) {
+            answers.begun(code);
+            let (question, reply) = note();
+            let unsettled = Unsettled { shared: self.shared.clone(), question, reply };
+            return ending.going_on(came.clone(), Some(unsettled));
+        }
+        answers.answered(source, code);
+        if let Some(fate) = fate.filter(|_| !is_hit) {
+            let (question, reply) = note();
+            self.shared.recent.note(question, fate, reply);
+        }
+        match came {
+            Some(came) => ending.going_on(came, None),
+            None => ending,
         }
     }
 
@@ -191,34 +245,35 @@ impl Front {
         Some(ContentRequest { id, kind, target, wanted, of_version: None, prefetch })
     }
 
-    async fn dispatch(&self, request: Request<Incoming>, asked: &mut Asked) -> Answered {
+    /// `asked_of` is the registry from where on it is known.
+    async fn dispatch(&self, request: Request<Incoming>, asked_of: &mut Option<Registry>) -> Making {
         if NodeId::of_this_process().is_in(request.headers()) {
             return Err(Trouble::Loop);
         }
         let errand = match self.routing.route(request.method(), request.uri(), request.headers())? {
             Route::Ping => {
-                return Ok((Response::new(AnswerBody::full(Bytes::from_static(b"pong\n"))), Source::Own));
+                let pong = AnswerBody::full(Bytes::from_static(b"pong\n"));
+                return Ok(Made::of(Response::new(pong), Source::Own));
             }
             Route::Errand(errand) => errand,
         };
         let Errand { upstream, what, filter, prefetch } = errand;
         let target = Target::new(upstream.registry, &upstream.path_and_query, request.headers(), &filter)
             .ok_or(Trouble::Request("the path is none that a registry can have"))?;
-        let registry = target.registry().clone();
-        asked.registry = Some(registry.to_string().into());
-        let answered = self.run(what, prefetch, target, request).await;
-        let refused = match &answered {
-            Ok((answer, Source::Pass)) => Some((answer.status(), answer.headers())),
+        let registry = asked_of.insert(target.registry().clone());
+        let made = self.run(what, prefetch, target, request).await;
+        let refused = match &made {
+            Ok(Made { answer, source: Source::Pass, .. }) => Some((answer.status(), answer.headers())),
             Err(Trouble::Fetch(FetchError::Verdict(verdict))) => Some((verdict.status, &verdict.headers)),
             _ => None,
         };
         if let Some((StatusCode::UNAUTHORIZED, headers)) = refused {
-            self.shared.realms.note(&registry, headers);
+            self.shared.realms.note(registry, headers);
         }
-        answered
+        made
     }
 
-    async fn run(&self, what: What, prefetch: bool, target: Target, request: Request<Incoming>) -> Answered {
+    async fn run(&self, what: What, prefetch: bool, target: Target, request: Request<Incoming>) -> Making {
         let method = request.method().clone();
         let (id, kind, by_digest) = match what {
             What::Content { id, kind } => (id, kind, None),
@@ -236,22 +291,23 @@ impl Front {
             ContentRequest { id, kind, target: at.clone().for_blob(), wanted, of_version, prefetch };
         if method == Method::HEAD {
             return match content::known_head(&self.sources, &content) {
-                Some(head) => Ok((head, Source::Cache)),
+                Some(head) => Ok(Made::of(head, Source::Cache)),
                 None => self.pass(target, what, request).await,
             };
         }
         match content::answer(&self.sources, &content).await? {
-            Outcome::Answer(answer, source) => Ok((answer, source)),
+            Outcome::Answer(made) if what == What::Tag => Ok(made.having_asked()),
+            Outcome::Answer(made) => Ok(made),
             Outcome::PassThrough if kind == Kind::Url => self.pass(target, what, request).await,
             Outcome::PassThrough => {
                 let answer = pass::pass_by_digest(&self.origin, &self.sources.answers, at, id).await?;
-                Ok((answer, Source::Pass))
+                Ok(Made::of(answer, Source::Pass))
             }
         }
     }
 
     /// The registry itself answers; what its answer says of who may read is noted.
-    async fn pass(&self, target: Target, what: What, request: Request<Incoming>) -> Answered {
+    async fn pass(&self, target: Target, what: What, request: Request<Incoming>) -> Making {
         let (origin, answers) = (&self.origin, &self.sources.answers);
         let target = match self.realm_of(&target, &request)? {
             Some(realm) => target.to_realm(realm, request.uri().query()),
@@ -265,7 +321,7 @@ impl Front {
             && is_down
             && let Some(answer) = self.answer_while_down(&target, what, is_head)
         {
-            return Ok((answer, Source::Cache));
+            return Ok(Made::of(answer, Source::Cache).having_asked());
         }
         let answer = passed?;
         match what {
@@ -279,7 +335,7 @@ impl Front {
             What::Tag => _ = self.note_manifest(&target, answer.headers()),
             What::Content { .. } | What::Other => {}
         }
-        Ok((answer, Source::Pass))
+        Ok(Made::of(answer, Source::Pass))
     }
 
     /// The answer that the registry does not give, if it is known and its claim was proven within the grace.

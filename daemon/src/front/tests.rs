@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use darter_engine::ring::{Backend, run_shard};
 use darter_engine::{ContentId, Naming, RegistryScope, Store, StoreOptions};
-use futures_util::StreamExt;
-use http::{HeaderMap, StatusCode};
+use futures_util::{FutureExt, StreamExt};
+use http::{HeaderMap, Response, StatusCode};
 use tempfile::TempDir;
 
+use super::Made;
 use super::body::AnswerBody;
 use super::content::{self, ContentRequest, Outcome};
 use super::range::Wanted;
@@ -19,7 +20,7 @@ use super::trouble::Trouble;
 use crate::access::{Access, Lasting};
 use crate::demo::registry::{Blob, Faults, Registry, RegistryOptions};
 use crate::fetch::{Bounds, Copies, FetchKey, Fetches, Owner, Pace, Turns};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Source};
 use crate::origin::{Origin, Target};
 use crate::policy::Policy;
 
@@ -80,19 +81,27 @@ impl Node {
         Target::new(registry, &format!("/v2/app/blobs/sha256:{id}"), &HeaderMap::new(), &[]).unwrap()
     }
 
-    /// The status and all of the body, or the trouble.
-    async fn get(&self, id: ContentId, range: &str) -> Result<(StatusCode, Vec<u8>), Trouble> {
+    async fn made(&self, id: ContentId, range: Option<&str>) -> Result<Made, Trouble> {
         let request = ContentRequest {
             id,
             kind: Kind::Blob,
             target: self.target(id),
-            wanted: Wanted::parse(Some(range)),
+            wanted: Wanted::parse(range),
             of_version: None,
             prefetch: false,
         };
-        let Outcome::Answer(answer, _) = content::answer(&self.sources, &request).await? else {
+        let Outcome::Answer(made) = content::answer(&self.sources, &request).await? else {
             panic!("the store can hold it")
         };
+        Ok(made)
+    }
+
+    /// The status and all of the body, or the trouble.
+    async fn get(&self, id: ContentId, range: &str) -> Result<(StatusCode, Vec<u8>), Trouble> {
+        Self::read(self.made(id, Some(range)).await?.answer).await
+    }
+
+    async fn read(answer: Response<AnswerBody>) -> Result<(StatusCode, Vec<u8>), Trouble> {
         let status = answer.status();
         let body = match answer.into_body() {
             AnswerBody::Parts(parts) => parts.into_iter().flatten().collect(),
@@ -162,5 +171,53 @@ fn a_reader_whose_future_is_dropped_at_every_step_loses_nothing() {
             }
         }
         assert!(body.into_inner() == bytes_of(&blob));
+    });
+}
+
+#[test]
+fn where_an_answer_came_from_is_known_at_its_end() {
+    with_node(128, async |node| {
+        let (_, id) = node.blob(7);
+        let whole = async || {
+            let Made { answer, source, has_asked, came } = node.made(id, None).await.unwrap();
+            let came = came.expect("it is longer than its first part");
+            assert_eq!(came.source(), source);
+            let body = Node::read(answer).await.unwrap().1;
+            assert_eq!(body.len() as u64, BLOB_BYTES);
+            // Of what is on its way to the store, the next one would find nothing there.
+            while node.sources.store.pool().in_use() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            (source, came.source(), has_asked)
+        };
+        node.get(id, "bytes=0-1000").await.unwrap();
+        while node.sources.store.pool().in_use() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // It began with what was here.
+        assert_eq!(whole().await, (Source::Cache, Source::Origin, false));
+        assert_eq!(whole().await, (Source::Cache, Source::Cache, false));
+        node.sources.access.set_lasting(Lasting { proof: Duration::ZERO, grace: Duration::ZERO });
+        assert_eq!(whole().await, (Source::Cache, Source::Cache, true), "the registry says who may read");
+    });
+}
+
+#[test]
+fn who_leaves_while_something_is_fetched_had_no_hit() {
+    with_node(128, async |node| {
+        let (_, id) = node.blob(8);
+        node.get(id, "bytes=0-1000").await.unwrap();
+        while node.sources.store.pool().in_use() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        node.registry.set_faults(Faults { status: Some(500), ..Faults::default() });
+        let Made { answer, source, came, .. } = node.made(id, None).await.unwrap();
+        let came = came.expect("there is more");
+        assert_eq!((source, came.source()), (Source::Cache, Source::Cache));
+        let AnswerBody::Stream { mut parts, .. } = answer.into_body() else { panic!("there is more") };
+        parts.next().await.unwrap().unwrap();
+        assert!(parts.next().now_or_never().is_none(), "nothing comes");
+        drop(parts);
+        assert_eq!(came.source(), Source::Origin);
     });
 }

@@ -11,6 +11,7 @@ use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::fates::{Fate, Fates};
 use super::givers::{Giver, Givers};
 use super::latencies::{Latencies, Sum};
 use super::status::Status;
@@ -86,6 +87,7 @@ impl Shed {
 #[derive(Debug)]
 pub struct Answers {
     by_source: [OfSource; Source::ALL.len()],
+    begun: Begun,
     shed: [AtomicU64; Shed::ALL.len()],
     pub(crate) givers: Arc<Givers>,
 }
@@ -98,15 +100,39 @@ struct OfSource {
     whole: Latencies,
 }
 
+/// Answers that began with what was in the store and were not at their end with it.
+#[derive(Debug, Default)]
+struct Begun {
+    by_status: [AtomicU64; Status::COUNT],
+    /// Those that have ended or were cut, and had all from the store.
+    hit: AtomicU64,
+    /// And those that had not.
+    fetched: AtomicU64,
+}
+
 impl Answers {
-    /// A request was answered, its head after `elapsed`.
-    pub(crate) fn answered(&self, source: Source, status: u16, elapsed: Duration) {
-        let of_source = &self.by_source[source as usize];
-        of_source.by_status[Status::of(status).index()].fetch_add(1, Ordering::Relaxed);
-        of_source.head.observe(elapsed);
+    /// A request was answered, with a head of that status; whose the rest is, is known.
+    pub(crate) fn answered(&self, source: Source, status: u16) {
+        self.by_source[source as usize].by_status[Status::of(status).index()].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// All of an answer has gone out, `elapsed` after its request had come.
+    /// A request begins to be answered from the store; whether all of it is there is told by [`Self::settled`].
+    pub(crate) fn begun(&self, status: u16) {
+        self.begun.by_status[Status::of(status).index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One that was begun has ended or was cut, and so much is known of where it came from.
+    pub(crate) fn settled(&self, source: Source) {
+        let settled = if source == Source::Cache { &self.begun.hit } else { &self.begun.fetched };
+        settled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The head of an answer was there after `elapsed`.
+    pub(crate) fn head_after(&self, source: Source, elapsed: Duration) {
+        self.by_source[source as usize].head.observe(elapsed);
+    }
+
+    /// All of an answer has gone out, and came from there, `elapsed` after its request had come.
     pub(crate) fn ended(&self, source: Source, elapsed: Duration) {
         self.by_source[source as usize].whole.observe(elapsed);
     }
@@ -140,7 +166,8 @@ impl AllAnswers {
         registry.register_with_unit("body", "Body bytes of answers", Unit::Bytes, of(What::BodyBytes));
         registry.register_with_unit(
             "answer_head",
-            "From the end of a request's head to that of its answer, with which the first bytes go",
+            "From the end of a request's head to that of its answer, with which the first bytes go; from the cache, only where \
+             nobody was asked before",
             Unit::Seconds,
             of(What::Head),
         );
@@ -159,8 +186,12 @@ impl AllAnswers {
 
     /// Of one shard more.
     pub(super) fn of_a_shard(&self) -> Arc<Answers> {
-        let answers =
-            Answers { by_source: Default::default(), shed: Default::default(), givers: self.givers.clone() };
+        let answers = Answers {
+            by_source: Default::default(),
+            begun: Begun::default(),
+            shed: Default::default(),
+            givers: self.givers.clone(),
+        };
         let answers = Arc::new(answers);
         self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(answers.clone());
         answers
@@ -168,6 +199,26 @@ impl AllAnswers {
 
     pub(super) fn givers(&self) -> &Arc<Givers> {
         &self.givers
+    }
+
+    /// What became of all requests; of answers that are under way and begin in the store, nothing yet.
+    pub(super) fn fates(&self) -> Fates {
+        let mut fates = Fates::default();
+        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        for shard in &*shards {
+            for (source, status) in
+                Source::ALL.into_iter().flat_map(|source| Status::all().map(move |status| (source, status)))
+            {
+                let count =
+                    shard.by_source[source as usize].by_status[status.index()].load(Ordering::Relaxed);
+                if let Some(fate) = Fate::of_status(source, status) {
+                    fates.add(fate, count);
+                }
+            }
+            fates.add(Fate::Hit, shard.begun.hit.load(Ordering::Relaxed));
+            fates.add(Fate::Fetched, shard.begun.fetched.load(Ordering::Relaxed));
+        }
+        fates
     }
 
     pub(super) fn body_bytes(&self, source: Source) -> u64 {
@@ -247,7 +298,10 @@ impl Part {
     fn encode_requests(&self, encoder: &mut MetricEncoder<'_>, source: Source) -> fmt::Result {
         let usual = source.usual();
         for status in Status::all() {
-            let count = self.all.sum(|shard| &shard.by_source[source as usize].by_status[status.index()]);
+            let mut count = self.all.sum(|shard| &shard.by_source[source as usize].by_status[status.index()]);
+            if source == Source::Cache {
+                count += self.all.sum(|shard| &shard.begun.by_status[status.index()]);
+            }
             if count > 0 || usual.iter().any(|code| Status::of(*code) == status) {
                 let label = status.label();
                 counter(encoder, [("source", source.name()), ("status", &label)], count)?;
@@ -276,16 +330,18 @@ mod tests {
         all.register(&mut registry);
         let shards = [all.of_a_shard(), all.of_a_shard()];
         for shard in &shards {
-            shard.answered(Source::Cache, 206, Duration::from_micros(70));
+            shard.answered(Source::Cache, 206);
+            shard.head_after(Source::Cache, Duration::from_micros(70));
             shard.body(Source::Peers, 5);
             shard.ended(Source::Cache, Duration::from_millis(2));
         }
-        shards[1].answered(Source::Origin, 418, Duration::from_secs(2));
+        shards[1].answered(Source::Origin, 418);
+        shards[0].begun(206);
         shards[0].shed(Shed::Heads);
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         for line in [
-            "requests_total{source=\"cache\",status=\"206\"} 2",
+            "requests_total{source=\"cache\",status=\"206\"} 3",
             "requests_total{source=\"own\",status=\"503\"} 0",
             "requests_total{source=\"origin\",status=\"4xx\"} 1",
             "body_bytes_total{source=\"peers\"} 10",
@@ -297,5 +353,20 @@ mod tests {
             assert!(text.lines().any(|told| told == line), "{line} is not in:\n{text}");
         }
         assert!(!text.contains("status=\"418\""), "{text}");
+    }
+
+    #[test]
+    fn an_answer_that_begins_in_the_store_has_its_fate_at_its_end() {
+        let all = AllAnswers::default();
+        let shards = [all.of_a_shard(), all.of_a_shard()];
+        shards[0].answered(Source::Cache, 206);
+        shards[1].answered(Source::Own, 503);
+        (0..3).for_each(|_| shards[1].begun(200));
+        let known = Fates { hit: 1, failed: 1, ..Fates::default() };
+        assert_eq!(all.fates(), known, "of the others nothing yet");
+        shards[1].settled(Source::Cache);
+        shards[1].settled(Source::Peers);
+        shards[1].settled(Source::Origin);
+        assert_eq!(all.fates(), Fates { hit: 2, fetched: 2, ..known });
     }
 }

@@ -9,6 +9,7 @@
 
 mod answers;
 mod cluster;
+mod fates;
 mod fetches;
 mod front;
 mod givers;
@@ -36,6 +37,7 @@ use self::process::Process;
 
 pub(crate) use self::answers::Shed;
 pub(crate) use self::answers::{Answers, Source};
+pub(crate) use self::fates::{Fate, Fates};
 pub(crate) use self::fetches::Coalesced;
 pub(crate) use self::givers::{Giver, Givers};
 pub(crate) use self::limits::Limit;
@@ -85,6 +87,11 @@ impl Metrics {
     /// Who brought the blocks that came last.
     pub(crate) fn givers(&self) -> &Givers {
         self.answers.givers()
+    }
+
+    /// What became of requests since the start, for people to look at.
+    pub(crate) fn fates(&self) -> Fates {
+        self.answers.fates()
     }
 
     /// What has moved since the start, for people to look at.

@@ -1,10 +1,10 @@
 //! What is asked of registries, and what they send.
 //!
-//! A registry is named by a label once it has answered, the configured one from the beginning; of more than
-//! [`NAMED_MAX`] the rest are one, `other`, since clients may name any number of them.
+//! A registry is named by a label: those of the configuration from the beginning, each other one once it has answered. Of
+//! more than [`NAMED_MAX`] others the rest are one, `other`, since clients may name any number of them.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use http::{Method, StatusCode};
 use prometheus_client::metrics::counter::Counter;
@@ -13,10 +13,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::status::Status;
-use crate::config;
+use crate::config::{self, Scheme, Settings};
 use crate::origin::{BlobAnswer, BlobStream, OriginError};
 
-/// Registries that have a name of their own in labels.
+/// Registries that no configuration names and that have a name of their own in labels.
 const NAMED_MAX: usize = 32;
 const OTHER: &str = "other";
 /// In place of a status where there was no answer.
@@ -27,13 +27,20 @@ type Labels<const N: usize> = [(&'static str, Arc<str>); N];
 /// Of one node.
 #[derive(Debug, Default)]
 pub(crate) struct Registries {
-    named: RwLock<BTreeSet<Arc<str>>>,
+    named: RwLock<Named>,
     requests: Family<Labels<3>, Counter>,
     blob_requests: Family<Labels<3>, Counter>,
     blob_bytes: Family<Labels<2>, Counter>,
     /// The sum of those, which a family does not tell.
     all_blob_bytes: Counter,
     transfers: Gauge,
+}
+
+#[derive(Debug, Default)]
+struct Named {
+    /// By this configuration or an earlier one.
+    configured: BTreeSet<Arc<str>>,
+    others: BTreeSet<Arc<str>>,
 }
 
 /// A body that is being read, for as long as this lives.
@@ -69,9 +76,26 @@ impl Registries {
         );
     }
 
-    /// This one has a name from the beginning.
-    pub(crate) fn name(&self, registry: &config::Registry) {
-        let label = self.label(&registry.to_string(), true);
+    /// Those of a configuration have names from the beginning.
+    pub(crate) fn name_all_of(&self, settings: &Settings) {
+        self.name(&settings.registry);
+        for host in &settings.allowed_registries {
+            // How it is spoken to is the requests' to say; most are by TLS.
+            self.reserve(&host.over(Scheme::Http));
+            self.name(&host.over(Scheme::Https));
+        }
+    }
+
+    fn reserve(&self, registry: &config::Registry) -> Arc<str> {
+        let label: Arc<str> = registry.to_string().into();
+        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
+        named.others.remove(&label);
+        named.configured.insert(label.clone());
+        label
+    }
+
+    fn name(&self, registry: &config::Registry) {
+        let label = self.reserve(registry);
         // So that the first request counts as an increase.
         let bytes: Labels<2> = [("registry", label.clone()), ("status", "206".into())];
         let _ = self.blob_bytes.get_or_create(&bytes);
@@ -139,22 +163,25 @@ impl Registries {
 
     /// What stands for a registry in labels; one that `has_answered` gets a name if there is one left.
     fn label(&self, registry: &str, has_answered: bool) -> Arc<str> {
-        let named = self.named.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(name) = named.get(registry) {
+        let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = named.configured.get(registry).or_else(|| named.others.get(registry)) {
             return name.clone();
         }
-        let is_to_be_named = has_answered && named.len() < NAMED_MAX;
+        let is_to_be_named = has_answered && named.others.len() < NAMED_MAX;
         drop(named);
         if !is_to_be_named {
             return OTHER.into();
         }
-        let mut named = self.named.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
         // Others may have been named meanwhile, or the same.
-        if named.len() >= NAMED_MAX && !named.contains(registry) {
+        let is_named = named.others.contains(registry) || named.configured.contains(registry);
+        if named.others.len() >= NAMED_MAX && !is_named {
             return OTHER.into();
         }
         let name: Arc<str> = registry.into();
-        named.insert(name.clone());
+        if !is_named {
+            named.others.insert(name.clone());
+        }
         name
     }
 }
@@ -201,5 +228,41 @@ mod tests {
         assert_eq!((of("https://never", "none"), of(OTHER, "none")), (None, Some(1)));
         assert_eq!((of("https://3", "200"), of("https://31", "200")), (Some(2), Some(1)));
         assert_eq!((of("https://32", "200"), of(OTHER, "200")), (None, Some(68)));
+    }
+
+    #[test]
+    fn those_of_the_configuration_take_no_name_from_others() {
+        let registries = Registries::default();
+        let ok = Some(StatusCode::OK);
+        (0..100).for_each(|number| registries.sent(&format!("https://{number}.example"), &Method::GET, ok));
+        let settings = |yaml: &str| {
+            let (directory, inputs) = (tempfile::tempdir().unwrap(), yaml);
+            let file = directory.path().join("darter.yaml");
+            std::fs::write(&file, inputs).unwrap();
+            config::load(Some(&file), &[]).expect("a right configuration").settings
+        };
+        let named = |name: &str| &*registries.label(name, false) == name;
+        assert!(named("https://31.example") && !named("https://32.example"));
+        registries.name_all_of(&settings(
+            "proxy:\n  registryMirror: {url: \"https://mirror.example\"}\n  allowedRegistries: [\"listed.example:5000\"]\n  \
+             registries: [{host: \"own.example\", insecure: true}]\n",
+        ));
+        for name in ["mirror.example", "listed.example:5000", "own.example"] {
+            assert!(named(&format!("https://{name}")), "{name}");
+        }
+        assert!(named("http://listed.example:5000") && !named("http://mirror.example"));
+        // Those that were there keep theirs, and one of theirs makes place for another.
+        registries.name_all_of(&settings("proxy: {allowedRegistries: [\"7.example\"]}\n"));
+        assert!(named("https://7.example") && named("https://31.example") && named("https://own.example"));
+        registries.sent("https://99.example", &Method::GET, ok);
+        assert!(named("https://99.example"));
+        registries.sent("https://98.example", &Method::GET, ok);
+        assert!(!named("https://98.example"));
+        let labels: Labels<3> = [
+            ("registry", "https://own.example".into()),
+            ("method", "GET".into()),
+            ("status", NO_ANSWER.into()),
+        ];
+        assert_eq!(registries.requests.get(&labels).map(|counter| counter.get()), Some(0), "it is told of");
     }
 }

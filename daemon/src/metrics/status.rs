@@ -32,6 +32,14 @@ impl Status {
         self.0
     }
 
+    /// The first digit of the code; 0 for what is none of HTTP.
+    pub(super) fn class(self) -> u16 {
+        match self.0.checked_sub(CODES.len()) {
+            None => CODES[self.0] / 100,
+            Some(class) => class as u16,
+        }
+    }
+
     /// `206`, `4xx`.
     pub(super) fn label(self) -> String {
         match self.0.checked_sub(CODES.len()) {
@@ -60,5 +68,6 @@ mod tests {
         assert!(CODES.is_sorted());
         assert!((0..=u16::MAX).all(|code| Status::of(code).index() < Status::COUNT));
         assert!(Status::all().all(|status| !status.label().is_empty()));
+        assert_eq!([206, 418, 503, 599, 999, 0].map(|code| Status::of(code).class()), [2, 4, 5, 5, 0, 0]);
     }
 }

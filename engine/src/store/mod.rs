@@ -9,6 +9,7 @@ mod restore;
 mod room;
 mod scrub;
 mod stats;
+mod survey;
 mod write;
 
 use std::fmt;
@@ -44,6 +45,7 @@ pub use crate::slab::Lent;
 pub use read::ReadError;
 pub use room::{NoRoom, Reservation};
 pub use stats::{ContentStat, StoreStats};
+pub use survey::Survey;
 pub use write::WriteError;
 
 pub(crate) use room::{Room, piece_key};

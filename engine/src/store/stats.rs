@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Store;
-use crate::content::{Content, Verification};
-use crate::content_id::{ContentId, Naming, Scope};
+use crate::content::Verification;
+use crate::content_id::{ContentId, Naming};
 use crate::layout::{BLOCK_BYTES, PIECE_BYTES};
 
 /// Counted since start, but for what is under way.
@@ -31,7 +31,7 @@ pub struct StoreStats {
     pub capacity_bytes: u64,
     /// Bytes of slots in use.
     pub used_bytes: u64,
-    /// Contents known.
+    /// Contents that may be found: without those that are removed and whose records are still to be given back.
     pub contents: u64,
     /// Leases alive.
     pub leases: u64,
@@ -95,40 +95,6 @@ pub struct ContentStat {
 }
 
 impl Store {
-    /// What one content says of itself.
-    pub fn stat(&self, content: &Content) -> ContentStat {
-        let layout = content.layout();
-        let (mut held_bytes, mut durable_pieces) = (0, 0);
-        for (piece, slot) in content.slots() {
-            let Some(piece) = layout.piece(piece) else { continue };
-            let presence = self.inner.slots.presence(slot);
-            held_bytes += layout.present_bytes(piece, presence);
-            durable_pieces += u32::from(self.inner.slots.durable(slot) == layout.full_presence(piece));
-        }
-        ContentStat {
-            id: content.id(),
-            length_bytes: layout.length_bytes(),
-            pieces: layout.piece_count(),
-            naming: content.naming(),
-            media_type: content.media_type().to_owned(),
-            held_bytes,
-            held_pieces: content.held_pieces(),
-            durable_pieces,
-            verification: content.verification(),
-            pinned: content.pinned(),
-            registry: content.registry(),
-            shared: content.scope() == Scope::Verified,
-            created_at_s: content.created_at_s(),
-            used_at_s: content.used_at_s(),
-        }
-    }
-
-    /// How many blocks of each piece are here, for the pieces of which one is: the number of the piece, and 1 to 4.
-    pub fn held_blocks(&self, content: &Content) -> impl Iterator<Item = (u32, u32)> {
-        let held = |(piece, slot)| (piece, self.inner.slots.presence(slot).count_ones());
-        content.slots().map(held).filter(|(_, blocks)| *blocks > 0)
-    }
-
     /// What the store says of itself.
     pub fn stats(&self) -> StoreStats {
         let free = self.inner.room().free.len();
@@ -137,7 +103,7 @@ impl Store {
         StoreStats {
             capacity_bytes: self.inner.geometry.capacity_bytes(),
             used_bytes: u64::from(self.inner.slots.len() - free) * u64::from(PIECE_BYTES),
-            contents: self.inner.index.places().len() as u64,
+            contents: self.inner.index.places().live() as u64,
             leases: self.inner.slots.leases(),
             buffer_bytes: self.inner.pool.in_use() as u64 * u64::from(BLOCK_BYTES),
             evicted_pieces: count(&counters.evicted_pieces),

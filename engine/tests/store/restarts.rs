@@ -23,6 +23,12 @@ fn a_restart_finds_what_was_durable() {
             store.flush().await.unwrap();
             let stat = store.stat(&content);
             assert_eq!((stat.durable_pieces, stat.pieces), (6, 6));
+            let (mut survey, mut seen) = (store.survey(&content), Vec::new());
+            assert!(survey.step(4, |piece, blocks| seen.push((piece, blocks))), "two are left");
+            assert!(!survey.step(4, |piece, blocks| seen.push((piece, blocks))));
+            assert_eq!(seen, [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4), (5, 3)]);
+            let stepped = survey.end();
+            assert_eq!((stepped.held_bytes, stepped.durable_pieces), (bytes.len() as u64, 6));
         })
         .unwrap();
         store.close();

@@ -128,6 +128,8 @@ fn every_call_is_as_documented() {
         let strange = Request::post(target).header("Origin", "http://elsewhere.example");
         held.call(strange, path, 403);
     }
+    let rebound = Request::get("/api/v1/status").header("Host", "elsewhere.example");
+    held.call(rebound, "/api/v1/status", 403);
     let documented: BTreeSet<_> = held.document.calls().into_iter().collect();
     assert_eq!(held.seen, documented, "every call of the document was made, and no other");
 }

@@ -270,9 +270,9 @@ impl RecvHalf {
         Ok(part)
     }
 
-    /// Fills the front of `into` with what comes next, in order: all that is here, at least one byte; how many. `None` at the end
-    /// of the stream. To be preferred to [`read`](Self::read) where much comes: the packets that are here cost one look at the
-    /// connection, not one each.
+    /// Fills the front of `into` with what comes next, in order, at least one byte; how many. `None` at the end of the stream. On
+    /// QUIC that is all that is here and fits, on TCP one frame or a part of it. To be preferred to [`read`](Self::read) where
+    /// much comes: on QUIC the packets that are here cost one look at the connection, not one each.
     ///
     /// # Errors
     /// The stream was given up or the connection is over.

@@ -10,6 +10,8 @@ const EVERY_MS = 1000;
 const ANSWER_WITHIN_MS = 5000;
 // How often what rarely changes is asked for while nothing moves.
 const AT_REST_MS = 10_000;
+// By how much two looks at when the daemon was started may differ: answers take time, and clocks are put right.
+const STARTED_WITHIN_MS = 5000;
 
 const plot = new Plot();
 const contents = new Contents();
@@ -17,6 +19,7 @@ const cluster = new Cluster();
 const requests = new Requests();
 
 let before = null;
+let startedAt = null;
 let timer = 0;
 let round = 0;
 const askedAt = { contents: -Infinity, peers: -Infinity };
@@ -26,8 +29,33 @@ let seenAt = 0;
 
 async function ask(path) {
   const answer = await fetch(`/api/v1/${path}`, { cache: 'no-store', signal: AbortSignal.timeout(ANSWER_WITHIN_MS) });
-  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+  if (!answer.ok) throw new Error(`${path}: ${answer.status}`, { cause: answer.status });
   return answer.json();
+}
+
+async function askForRequests() {
+  let answer = await ask(`requests?after=${requests.last}`);
+  if (answer.last < requests.last) {
+    requests.forget();
+    answer = await ask('requests?after=0');
+  }
+  requests.show(answer);
+}
+
+async function askForContents(held) {
+  try {
+    contents.show(await ask(`contents?order=use&limit=${CONTENTS_SHOWN}&cells=${CELLS}`), held);
+  } catch (error) {
+    // Others look through them: the next round is soon enough.
+    if (error.cause !== 503) throw error;
+  }
+}
+
+// Whether the daemon is another one than at the last look, even if that was long ago.
+function isAnother(status) {
+  const last = startedAt;
+  startedAt = Date.now() - status.at_ms;
+  return last !== null && (Math.abs(startedAt - last) > STARTED_WITHIN_MS || (before !== null && status.at_ms < before.at_ms));
 }
 
 // One look at the node. `number` says for which round: what comes late is dropped.
@@ -36,8 +64,10 @@ async function look(number) {
   const status = await ask('status');
   if (number !== round) return;
   // It was started again: what was counted begins anew.
-  if (before !== null && status.at_ms < before.at_ms) {
+  if (isAnother(status)) {
     before = null;
+    peersNow = null;
+    askedAt.contents = askedAt.peers = -Infinity;
     requests.forget();
     return look(number);
   }
@@ -48,12 +78,11 @@ async function look(number) {
   const asked = [];
   const listed = status.requests;
   if (before === null || sum(listed) - listed.hit !== sum(before.requests) - before.requests.hit) {
-    asked.push(ask(`requests?after=${requests.last}`).then((answer) => requests.show(answer)));
+    asked.push(askForRequests());
   }
   if (isDue('contents') || before?.store.contents !== status.store.contents) {
     askedAt.contents = now;
-    const page = ask(`contents?order=use&limit=${CONTENTS_SHOWN}&cells=${CELLS}`);
-    asked.push(page.then((answer) => contents.show(answer, status.store.contents)));
+    asked.push(askForContents(status.store.contents));
   }
   if (status.node && (isDue('peers') || before?.node?.connected !== status.node.connected)) {
     askedAt.peers = now;
@@ -99,7 +128,7 @@ function show(status, flows) {
   const { hit, fetched } = status.requests;
   const ever = status.bytes.cache + status.bytes.fetched;
   const now = lately.cache + lately.fetched;
-  const [share, when] = now > 0 ? [percent(lately.cache, now), 'in 5 min'] : [percent(status.bytes.cache, ever), 'in all'];
+  const [share, when] = now > 0 ? [percent(lately.cache, now), `in ${duration(plot.span_ms)}`] : [percent(status.bytes.cache, ever), 'in all'];
   say('hit-ratio', share);
   say('hit-note', ever > 0 ? `of bytes ${when}; ${percent(hit, hit + fetched)} of requests` : 'nothing was read yet');
   for (const name of ['cache', 'peers', 'origin', 'given']) {

@@ -1,6 +1,6 @@
 // The moving plot: what came from where in each of the last seconds, above the line; what was given to others, below.
 
-import { clock, rate, say, svg } from './words.js';
+import { clock, duration, rate, say, svg } from './words.js';
 
 // Of the windows, the shortest that has room for all that is known.
 const WINDOWS_S = [60, 120, 300];
@@ -48,6 +48,7 @@ export class Plot {
       origin: history.origin_bytes[index],
       given: history.given_bytes[index],
     }));
+    this.#dropOld();
     this.#draw();
   }
 
@@ -55,17 +56,35 @@ export class Plot {
     const last = this.#points.at(-1);
     if (last && point.at_ms <= last.at_ms) this.#points = [];
     this.#points.push(point);
-    if (this.#points.length > SECONDS + 2) this.#points.splice(0, this.#points.length - SECONDS - 2);
+    this.#dropOld();
     this.#unixOffset = Date.now() - point.at_ms;
     this.#draw();
     this.#move();
   }
 
-  // Sums of bytes over what is shown.
+  #dropOld() {
+    const oldest = (this.#points.at(-1)?.at_ms ?? 0) - SECONDS * STEP_MS;
+    this.#points = this.#points.filter((point) => point.at_ms > oldest);
+  }
+
+  // Sums of bytes over what is known: a point is of the time since the one before, which is not always a second.
   sums() {
     const sums = { cache: 0, fetched: 0, peers: 0, origin: 0, given: 0 };
-    for (const point of this.#points) for (const name of Object.keys(sums)) sums[name] += point[name];
+    this.#points.forEach((point, index) => {
+      const seconds = this.#step(index) / 1000;
+      for (const name of Object.keys(sums)) sums[name] += point[name] * seconds;
+    });
     return sums;
+  }
+
+  // Of the first one the time before is not known; a daemon's are a second apart.
+  #step(index) {
+    return index === 0 ? STEP_MS : this.#points[index].at_ms - this.#points[index - 1].at_ms;
+  }
+
+  // The time that the sums are of.
+  get span_ms() {
+    return this.#points.reduce((sum, _, index) => sum + this.#step(index), 0);
   }
 
   #draw() {
@@ -144,14 +163,14 @@ export class Plot {
   #describe() {
     const last = this.#points.at(-1);
     if (!last) return;
-    const seconds = Math.max(1, this.#points.length);
+    const seconds = Math.max(1, this.span_ms / 1000);
     const sums = this.sums();
     const words = Object.entries(NAMES).map(([name, words]) => `${words} ${rate(last[name])}, on average ${rate(sums[name] / seconds)}`);
     this.#root.setAttribute('aria-label', `Throughput by source in ${this.#span()}. Now ${words.join('; ')}. Arrow keys read earlier seconds.`);
   }
 
   #span() {
-    return this.#window === 60 ? 'the last minute' : `the last ${this.#window / 60} minutes`;
+    return this.#points.length === 0 ? '' : `the last ${duration(this.span_ms)}`;
   }
 
   #point(event) {

@@ -28,18 +28,19 @@ export class Requests {
     return this.#button.getAttribute('aria-pressed') === 'true';
   }
 
-  // What has come since the last time. A daemon that was started again counts anew.
+  // What has come since the last time.
   show(answer) {
-    if (answer.last < this.last) this.#known = [];
     this.last = answer.last;
     if (answer.requests.length === 0) return;
     this.#known = [...answer.requests.reverse(), ...this.#known].slice(0, KEPT);
     this.#draw();
   }
 
+  // What is known may be of another daemon, which counts anew.
   forget() {
     this.#known = [];
     this.last = 0;
+    this.#draw();
   }
 
   note(requests) {

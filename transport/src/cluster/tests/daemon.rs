@@ -125,6 +125,11 @@ impl Daemon {
         }
     }
 
+    /// Connects with another node.
+    pub(super) async fn meet(&self, node: &Node) {
+        self.cluster().mesh().session(node).await.expect("it listens");
+    }
+
     /// Takes of another node what it gives of the blob, and says how many blocks these were. Each has to be right.
     pub(super) async fn take_all_of(&self, node: &Node) -> usize {
         let cluster = self.cluster();
@@ -153,7 +158,7 @@ impl Daemon {
     async fn keep(&self, content: &Arc<Content>, block: BlockIndex, bytes: Bytes) {
         let run = content.layout().run(block.number(), block.number() + 1).unwrap();
         let reservation = Arc::new(self.store.reserve(content, run).await.expect("room"));
-        self.cluster().came(content, self.scope(), block, std::slice::from_ref(&bytes));
+        self.cluster().came(content, self.scope(), block, std::slice::from_ref(&bytes)).await;
         self.store.write(&reservation, block, vec![bytes], REGISTRY).await.expect("written");
         // What is just being written for somebody else is passed over.
         while !self.store.has(content, self.scope(), block) {

@@ -56,10 +56,25 @@ fn an_owner_knows_the_digests_of_what_it_has_brought_for_itself() {
     let registry = Registry::new(3 * MIB + 5);
     let nodes = nodes(&secrets(), 1, 1, &registry);
     let known = |node: &TestNode| node.shared.books().attestations().known(&registry.plot()).len();
-    block_on(nodes[0].run(|daemon| async move { daemon.pull_whole().await }));
+    let owner = nodes[0].node.clone();
+    block_on(async {
+        nodes[1].run(|daemon| async move { daemon.meet(&owner).await }).await;
+        until("the connection", || nodes[0].shared.peers().totals().nodes == 1).await;
+        nodes[0].run(|daemon| async move { daemon.pull_whole().await }).await;
+    });
     assert_eq!([known(&nodes[0]), known(&nodes[1])], [registry.layout().block_count(), 0]);
     block_on(nodes[1].run(|daemon| async move { daemon.pull_whole().await }));
     assert_eq!((wrong_blocks(&nodes[1]), registry.given()), (0, registry.bytes.len() as u64));
+}
+
+/// It may be the only node for long, and hashes what others ask for when they do.
+#[test]
+fn an_owner_without_company_hashes_nothing_for_others() {
+    let registry = Registry::new(3 * MIB + 5);
+    let nodes = nodes(&secrets(), 1, 0, &registry);
+    block_on(nodes[0].run(|daemon| async move { daemon.pull_whole().await }));
+    assert_eq!(nodes[0].shared.books().attestations().known(&registry.plot()).len(), 0);
+    assert_eq!(registry.given(), registry.bytes.len() as u64);
 }
 
 #[test]
