@@ -58,6 +58,8 @@ const SOME_PARENTS: usize = 8;
 /// Of so many parents as there may be, those that refuse most often are let go for others, so many each time: whoever
 /// came early knows only who came early, and some parents are everybody's.
 const LET_GO: usize = 4;
+/// How long an owner that brings nothing of a bulk is not asked for more of it.
+const WITHOUT_OWNER: Duration = Duration::from_millis(100);
 /// An owner that has failed so often in a row cannot be reached.
 const OWNER_FAILURES_MAX: u32 = 2;
 
@@ -160,6 +162,9 @@ pub struct Download {
     owner: Link,
     owner_failures: u32,
     stand_in: bool,
+    /// The owner brings nothing for this node: before this it is not asked for more of the bulk, and what parents hold of it
+    /// comes from them.
+    bulk_without_owner_until: Option<Instant>,
     find_at: Option<Instant>,
     /// How many parents hold each block.
     rarity: Vec<u8>,
@@ -288,6 +293,7 @@ impl Download {
             owner: Link::default(),
             owner_failures: 0,
             stand_in: false,
+            bulk_without_owner_until: None,
             find_at: None,
             rarity: vec![0; blocks.end() as usize],
             complaints: Vec::new(),
@@ -552,7 +558,7 @@ impl Download {
             (Source::Parent(id), _) => self.gone(id),
             (Source::Owner, Reaction::GoToOrigin) => {
                 self.release(source, places);
-                self.leave_to_the_origin();
+                self.leave_to_the_origin(now);
             }
             (Source::Owner, _) => {
                 self.release(source, places);
@@ -596,6 +602,7 @@ impl Download {
         self.release(&Source::Owner, &ALL);
         if known_new {
             (self.owner, self.owner_failures, self.stand_in) = (Link::default(), 0, false);
+            self.bulk_without_owner_until = None;
         } else {
             self.owner_failed(now);
         }
@@ -612,12 +619,13 @@ impl Download {
             (self.stand_in, self.owner_failures) = (true, 0);
         } else {
             self.owner_failures = 0;
-            self.leave_to_the_origin();
+            self.leave_to_the_origin(now);
         }
     }
 
     /// Nobody brings blocks for this node: what somebody waits for, and of the bulk what no parent has.
-    fn leave_to_the_origin(&mut self) {
+    fn leave_to_the_origin(&mut self, now: Instant) {
+        self.bulk_without_owner_until = Some(now + WITHOUT_OWNER);
         let mut elsewhere = self.asked;
         self.parents.iter().for_each(|parent| elsewhere.add(&parent.held.and(&self.attested)));
         let of_bulk = self.bulk.minus(&self.held).minus(&elsewhere);
@@ -700,7 +708,8 @@ impl Download {
         }
         // The owner of a bulk gives what is rarest; a reader is sent to parents first, and may ask the owner for more
         // while that brings other blocks.
-        if !urgent && self.owner.is_free(now) {
+        let without_owner = self.bulk_without_owner_until.is_some_and(|until| now < until);
+        if !urgent && !without_owner && self.owner.is_free(now) {
             return Some(self.ask_owner(open, true, now));
         }
         let rests = self.owner.rest_until.is_some_and(|until| now < until);
@@ -782,7 +791,12 @@ impl Download {
             .parents
             .iter()
             .flat_map(|parent| [parent.link.overdue_at(parent.link.patience()), parent.link.rest_until]);
-        let of_owner = [self.owner.overdue_at(OWNER_PATIENCE), self.owner.rest_until, self.find_at];
+        let of_owner = [
+            self.owner.overdue_at(OWNER_PATIENCE),
+            self.owner.rest_until,
+            self.bulk_without_owner_until,
+            self.find_at,
+        ];
         of_parents.chain(of_owner).flatten().filter(|at| *at > now).min()
     }
 }

@@ -13,6 +13,7 @@ use darter_transport::pull::Wanted;
 use darter_transport::span::SPAN_BLOCKS;
 
 use super::active::Active;
+use super::demand::Waiter;
 use super::plan::TransferId;
 use super::pulled::{self, Outcome};
 use crate::cluster::errand;
@@ -144,19 +145,26 @@ impl Active {
         }
     }
 
-    /// The same, if they have not come in this time.
+    /// The same, each time that some of them have not come in this time.
     pub(super) fn hurry_after(self: &Rc<Self>, patience: Duration, run: BlockRun) {
         if self.may_be_coming(run) || self.owner.cluster_for(&self.target()).is_some() {
             let active = self.clone();
             self.owner.spawn(async move {
-                tokio::time::sleep(patience).await;
-                // One at a time: all that pull the content are late with the same ones.
-                let late = run.blocks().find(|block| active.plan.borrow().is_awaited(*block));
-                if let Some(late) = late.and_then(|block| run.starting_at(block)) {
+                loop {
+                    tokio::time::sleep(patience).await;
+                    // One at a time: all that pull the content are late with the same ones.
+                    let Some(late) = active.first_awaited(run) else { return };
                     active.hurry(late.take(1));
                 }
             });
         }
+    }
+
+    /// A run from the first of its blocks on that somebody waits for.
+    fn first_awaited(&self, run: BlockRun) -> Option<BlockRun> {
+        let plan = self.plan.borrow();
+        let first = run.blocks().find(|block| plan.is_awaited(*block, Waiter::is_there));
+        run.starting_at(first?)
     }
 }
 

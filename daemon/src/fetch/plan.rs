@@ -238,10 +238,10 @@ impl<W> Plan<W> {
         })
     }
 
-    /// Whether somebody waits for the block.
-    pub(crate) fn is_awaited(&self, block: BlockIndex) -> bool {
+    /// Whether somebody waits for the block. `alive` as in [`Self::next_request`].
+    pub(crate) fn is_awaited(&self, block: BlockIndex, alive: impl Fn(&W) -> bool) -> bool {
         match self.blocks.get(&block.number()) {
-            Some(State::Wanted(waiters) | State::Coming(_, waiters)) => !waiters.is_empty(),
+            Some(State::Wanted(waiters) | State::Coming(_, waiters)) => waiters.iter().any(alive),
             _ => false,
         }
     }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::active::Active;
+use super::demand::Waiter;
 use super::landing::Landing;
 use super::plan::REQUEST_BLOCKS_MAX;
 use crate::metrics::Giver;
@@ -58,7 +59,9 @@ pub(super) async fn take_all(
         } else {
             unkept += 1
         }
-        if unkept >= UNKEPT_MAX && !missing.iter().any(|block| active.plan.borrow().is_awaited(*block)) {
+        if unkept >= UNKEPT_MAX
+            && !missing.iter().any(|block| active.plan.borrow().is_awaited(*block, Waiter::is_there))
+        {
             break;
         }
     }

@@ -182,7 +182,10 @@ impl<'a> Transfer<'a> {
     /// Without room in the store, bytes that nobody waits for would be asked for in vain. False if that is all.
     fn leave_out_what_nobody_waits_for(&mut self) -> bool {
         let mut plan = self.active.plan.borrow_mut();
-        let Some(last) = self.run.blocks().rev().find(|block| plan.is_awaited(*block)) else { return false };
+        let Some(last) = self.run.blocks().rev().find(|block| plan.is_awaited(*block, Waiter::is_there))
+        else {
+            return false;
+        };
         let count = last.number() + 1 - self.run.first().number();
         if let Some(rest) = self.run.skip(count) {
             plan.failed(rest, self.id);

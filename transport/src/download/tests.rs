@@ -205,6 +205,30 @@ fn without_an_owner_the_deputy_is_asked_and_then_the_origin() {
     assert!(bench.download.is_done());
 }
 
+/// No seed is left, as when the last one was killed half way.
+#[test]
+fn what_parents_hold_of_a_bulk_comes_from_them_when_there_is_no_owner() {
+    let mut bench = Bench::new(0);
+    bench.download.named(&[holder(node(7), set([4, 5]), BlockSet::EMPTY)], "");
+    bench.download.wants_only(&BlockSet::EMPTY, &set([3, 4, 5]));
+    let (mut taken, mut left) = (BlockSet::EMPTY, BlockSet::EMPTY);
+    for _ in 0..50 {
+        match bench.download.poll(bench.now, &mut bench.chance) {
+            Some(Step::Want { places, any, .. }) => {
+                let asked = if any { BlockSet::EMPTY } else { places };
+                bench.download.refused(&Source::Owner, &asked, Reaction::GoToOrigin, bench.now);
+            }
+            Some(Step::GoToOrigin(places)) => {
+                left.add(&places);
+                bench.download.wants_only(&BlockSet::EMPTY, &set([3, 4, 5]).minus(&left));
+            }
+            Some(Step::Take { places, .. }) => taken.add(&places),
+            _ => {}
+        }
+    }
+    assert_eq!((taken, left), (set([4, 5]), set([3])));
+}
+
 #[test]
 fn an_owner_that_is_at_a_slow_origin_is_given_time() {
     let mut bench = Bench::new(0);
