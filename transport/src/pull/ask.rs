@@ -1,6 +1,7 @@
 //! One stream to an owner or a parent: what is read from it.
 
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -99,8 +100,9 @@ impl PlotPull {
             let Some(block) = self.block(place) else { return lost };
             let source = &request.source;
             let reading_one = async {
-                let buffer = self.buffer(source).await;
-                let bytes = exchange.read_block(buffer, self.layout.block_bytes(block)).await;
+                let bytes = self.layout.block_bytes(block);
+                let buffer = self.buffer(source, bytes).await;
+                let bytes = exchange.read_block(buffer, bytes).await;
                 let bytes = bytes.inspect_err(|error| tracing::debug!(%error, "a block broke off"));
                 self.wait_for_digest(source, place).await;
                 bytes.ok()
@@ -118,14 +120,20 @@ impl PlotPull {
         ControlFlow::Continue(())
     }
 
-    /// A buffer; while there is none, the source is not to blame.
-    async fn buffer(&self, source: &Source) -> BlockBuffer {
-        let pool = self.context.store.pool();
-        if let Some(buffer) = pool.try_take() {
-            return buffer;
+    /// Room for a block of so many bytes: what this node's limits allow, and a buffer. While there is none, the source is not
+    /// to blame.
+    async fn buffer(&self, source: &Source, bytes: u32) -> BlockBuffer {
+        let mut room = pin!(async {
+            self.context.shared.books().limits().download(bytes.into()).await;
+            self.context.store.pool().take().await
+        });
+        tokio::select! {
+            biased;
+            buffer = &mut room => return buffer,
+            () = std::future::ready(()) => {}
         }
         let _still = StandsStill::new(self, source);
-        pool.take().await
+        room.await
     }
 
     async fn wait_for_digest(&self, source: &Source, place: u32) {

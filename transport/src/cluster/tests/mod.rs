@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use self::nodes::*;
 use self::registry::Registry;
 use self::rogue::Rogue;
+use crate::limits::Allowed;
 
 const MIB: usize = 1 << 20;
 
@@ -94,6 +95,43 @@ fn readers_that_wait_cost_the_origin_the_blob_once() {
     let reads = nodes.iter().map(|node| node.run(|daemon| async move { daemon.read_whole(5).await }));
     block_on(join_all(reads));
     assert_eq!(registry.given(), registry.bytes.len() as u64);
+}
+
+#[test]
+fn a_node_takes_no_more_of_others_than_its_limit_allows() {
+    let registry = Registry::new(3 * MIB);
+    let nodes = nodes(&secrets(), 1, 1, &registry);
+    let limits = nodes[1].shared.books().limits();
+    limits.set(Allowed { download_bytes_per_s: 6 << 20, ..Allowed::default() });
+    let start = Instant::now();
+    block_on(nodes[1].run(|daemon| async move { daemon.pull_whole().await }));
+    // Half a second's worth; what may come at once after a rest is a twentieth of a second's.
+    assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
+    assert!(limits.hits().download_bandwidth > 0);
+}
+
+/// Nobody is left who would bring it blocks, and one node still has them all.
+#[test]
+fn when_the_last_seed_dies_half_way_the_rest_of_a_bulk_comes_from_parents() {
+    let registry = Registry::new(12 * MIB + 1);
+    let mut nodes = nodes(&secrets(), 1, 2, &registry);
+    let length = registry.bytes.len() as u64;
+    block_on(async {
+        nodes[1].run(|daemon| async move { daemon.pull_whole().await }).await;
+        let child = nodes.pop().expect("three");
+        // So slow that much is still to come when it is clear that no seed answers.
+        let slow = Allowed { download_bytes_per_s: 3 << 20, ..Allowed::default() };
+        child.shared.books().limits().set(slow);
+        let pull = child.run(|daemon| async move { daemon.pull_whole().await });
+        let dies = async {
+            let counted = || child.shared.counters().now();
+            until("a part", || counted().from_owner_bytes + counted().from_parents_bytes > 0).await;
+            drop(nodes.remove(0));
+        };
+        tokio::join!(pull, dies);
+        assert_eq!(wrong_blocks(&child), 0);
+    });
+    assert!(registry.given() < length * 3 / 2, "{} of {length}", registry.given());
 }
 
 /// Two parents flip one bit of each block that they send. Whoever reads is sent to them, since the owner has its two copies
