@@ -210,9 +210,8 @@ impl Builder {
     fn spawn(self) -> Daemon {
         let below = self.place.as_ref().map_or_else(env::temp_dir, |place| place.directory.clone());
         let home = TempDir::with_prefix_in("darter-test-", below).expect("a temporary directory can be made");
-        let host = own_loopback_address();
         let data_dir = self.data_dir.clone().unwrap_or_else(|| home.path().join("data"));
-        let (front, admin) = (SocketAddr::new(host, free_port()), SocketAddr::new(host, free_port()));
+        let (front, admin) = (free_address(), free_address());
         let child = command(&self, &data_dir, front, admin, home.path());
         Daemon { builder: self, home, data_dir, front, admin, child }
     }
@@ -489,6 +488,11 @@ pub fn built(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!(
         "{name} is not built; `cargo test --workspace` builds it, for one package alone run `cargo build --workspace` first",
     ))
+}
+
+/// An address and port for a server, which nothing else has: see [`own_loopback_address`] and [`free_port`].
+pub fn free_address() -> SocketAddr {
+    SocketAddr::new(own_loopback_address(), free_port())
 }
 
 /// An address of 127.64.0.0/10 that belongs to this process alone, by its id (at most 22 bits). No other test

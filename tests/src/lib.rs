@@ -47,7 +47,7 @@ pub use cgroup::MemoryCgroup;
 pub use client::{Answer, AnswerHead, Client, Reading, Request};
 pub use containerd::Containerd;
 pub use crashes::Crashes;
-pub use daemon::{Builder, Daemon, Io, built};
+pub use daemon::{Builder, Daemon, Io, built, free_address};
 pub use debian_registry::DebianRegistry;
 pub use deployed::deployed;
 pub use disk::{DISK, Disk, FileSystem, Journal};
