@@ -490,7 +490,7 @@ pub fn built(name: &str) -> PathBuf {
     ))
 }
 
-/// An address and port for a server, which nothing else has: see [`own_loopback_address`] and [`free_port`].
+/// An address of this process alone, and a port there that no other server of it has: it can be named before it is bound.
 pub fn free_address() -> SocketAddr {
     SocketAddr::new(own_loopback_address(), free_port())
 }
