@@ -20,6 +20,7 @@ pub mod eviction;
 mod fault;
 pub mod format;
 mod free_slots;
+mod from_disk;
 mod frontier;
 mod hasher;
 mod index;
