@@ -145,16 +145,20 @@ impl Active {
         }
     }
 
-    /// The same, each time that some of them have not come in this time.
+    /// The same, if they have not come in this time: the first of them, and while nothing else comes either, the next.
     pub(super) fn hurry_after(self: &Rc<Self>, patience: Duration, run: BlockRun) {
         if self.may_be_coming(run) || self.owner.cluster_for(&self.target()).is_some() {
             let active = self.clone();
             self.owner.spawn(async move {
+                let mut held_pieces = None;
                 loop {
                     tokio::time::sleep(patience).await;
-                    // One at a time: all that pull the content are late with the same ones.
                     let Some(late) = active.first_awaited(run) else { return };
-                    active.hurry(late.take(1));
+                    let before = held_pieces.replace(active.content().held_pieces());
+                    // One at a time: all that pull the content are late with the same ones.
+                    if before.is_none() || before == held_pieces {
+                        active.hurry(late.take(1));
+                    }
                 }
             });
         }
