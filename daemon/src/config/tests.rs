@@ -78,6 +78,7 @@ verbose: true
 pprofPort: 1
 log: {format: json}
 metrics: {enable: false}
+tracing: {endpoint: 'http://c:4318', sampleRatio: 0.5}
 storage: {capacity: 1GiB, taskExpireTime: 6h, io: pool, scrub: {rate: 0, interval: 1h}}
 download: {prefetch: true, prefetchRateLimit: 1MB}
 health: {tcpListen: {listen: '::1', port: 2}}
@@ -116,6 +117,8 @@ cluster:
     assert_eq!(settings.io, IoChoice::Pool);
     assert_eq!(settings.log, LogSettings { format: LogFormat::Json, verbose: true });
     assert!(!settings.registry_dynamic && !settings.metrics);
+    let tracing = settings.tracing.as_ref().expect("a collector");
+    assert_eq!((tracing.endpoint.as_str(), tracing.sample_ratio), ("http://c:4318/v1/traces", 0.5));
     let cluster = settings.cluster.as_ref().expect("a cluster");
     assert_eq!((cluster.role, cluster.lanes, &*cluster.zone), (Role::Seed, Lanes::Quic, "a"));
     assert_eq!(cluster.join, ["dns+srv://seeds".parse().expect("a place")]);
@@ -133,6 +136,27 @@ cluster:
             .any(|allowed| allowed.names(&registry.parse().expect("a registry")))
     };
     assert!(named("https://a") && named("https://b:1"), "a listed registry is allowed");
+}
+
+#[test]
+fn the_environment_names_a_collector_below_the_file() {
+    let collector = |text: &str| Some(("OTEL_EXPORTER_OTLP_ENDPOINT", text.to_owned()));
+    let resolved = |yaml: &str, text| {
+        let surroundings = Surroundings { collector: collector(text), ..Surroundings::default() };
+        resolve(&parse("f", yaml.as_bytes())?, &[], &surroundings)
+    };
+    let of = |yaml, text| {
+        let tracing = resolved(yaml, text).expect("right values").settings.tracing.expect("a collector");
+        (tracing.endpoint.to_string(), tracing.sample_ratio)
+    };
+    assert_eq!(of("", "http://e/v1/traces"), ("http://e/v1/traces".into(), 0.01));
+    assert_eq!(of("tracing: {endpoint: http://f}", "http://e"), ("http://f/v1/traces".into(), 0.01));
+    let effective = resolved("", "http://e/v1/traces").expect("right values").effective;
+    let row = effective.iter().find(|row| row.key == "tracing.endpoint").expect("a row");
+    assert_eq!(row.source.to_string(), "OTEL_EXPORTER_OTLP_ENDPOINT");
+    let wrong = resolved("", "grpc://e").expect_err("no such collector").to_string();
+    assert!(wrong.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: tracing.endpoint: "), "{wrong}");
+    assert_eq!(settings("tracing: {sampleRatio: 0.5}").tracing, None, "nobody takes them");
 }
 
 #[test]
