@@ -14,7 +14,7 @@
 //! In no span: credentials, queries of URLs (there may be a signature in them), headers but for `Range`.
 //!
 //! Absent on purpose: spans inside the engine and the transport, and a general purpose library for them. What is
-//! recorded are a handful of places that all have a [`Target`](crate::origin::Target), which carries the [`Trace`] with it.
+//! recorded are a handful of places that all have a [`Target`](crate::origin::Target), which carries the trace with it.
 
 mod chance;
 pub mod context;
