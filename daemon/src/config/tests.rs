@@ -169,7 +169,7 @@ fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
     check(
         "bananas: {a: {b: c}}",
         "f:1: bananas: unknown key; allowed here: access, cluster, dataDir, download, health, log, metrics, pprofPort, proxy, \
-         shards, storage, verbose",
+         shards, storage, tracing, verbose",
     );
     check(
         "proxy:\n  proxies:\n  - regx: a\n    regexp: b",
@@ -304,7 +304,7 @@ fn all_problems_are_named_in_the_order_of_the_file() {
         "shards: x\nbananas: 1\ndataDir: ''",
         "f:1: shards: \"x\" is refused: invalid digit found in string; allowed: a number of threads, 1 to 256\n\
          f:2: bananas: unknown key; allowed here: access, cluster, dataDir, download, health, log, metrics, pprofPort, proxy, shards, \
-         storage, verbose\n\
+         storage, tracing, verbose\n\
          f:3: dataDir: \"\" is not allowed; allowed: a directory; ~ is not expanded",
     );
 }

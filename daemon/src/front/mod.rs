@@ -29,7 +29,6 @@ pub mod trouble;
 mod welcome;
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -161,6 +160,33 @@ struct Begins<'a> {
     span: Span,
 }
 
+impl Begins<'_> {
+    /// What its span says of it. Of what it asked for the path: there may be a signature in the query.
+    fn record(&mut self) {
+        let span = &mut self.span;
+        span.set("http.request.method", || self.method.as_str());
+        span.set("url.scheme", || "http");
+        span.set("url.path", || self.path);
+        span.set("http.response.status_code", || self.status.as_u16());
+        if let Some(bytes) = self.body_bytes {
+            span.set("http.response.body.size", || bytes);
+        }
+        if let Some(registry) = self.registry {
+            span.set("darter.registry", || registry.to_string());
+        }
+        if let Some(id) = self.id {
+            span.set("darter.request.id", || id.as_str());
+        }
+        // What the client has done wrong is no fault of the one who tells it so.
+        if self.status.is_server_error() {
+            match &self.trouble {
+                Some(trouble) => span.fail(trouble),
+                None => span.fail(&self.status),
+            }
+        }
+    }
+}
+
 /// What is learned of a request on its way.
 #[derive(Default)]
 struct Learned {
@@ -221,7 +247,8 @@ impl Front {
 
     /// Counts an answer whose head is made, and remembers it unless it is a hit. `came` is told where the rest comes from, if
     /// there is one.
-    fn begin(&self, begins: Begins<'_>, came: Option<Came>) -> Ending {
+    fn begin(&self, mut begins: Begins<'_>, came: Option<Came>) -> Ending {
+        begins.record();
         let Begins {
             method,
             path,
@@ -233,29 +260,12 @@ impl Front {
             body_bytes,
             trouble,
             id,
-            mut span,
+            span,
         } = begins;
         let (answers, code, head_after) = (&self.sources.answers, status.as_u16(), started.elapsed());
         tracing::debug!(%method, path, status = code, ?source, elapsed_ms = head_after.as_secs_f64() * 1e3, "answered");
         if source != Source::Cache || !has_asked {
             answers.head_after(source, head_after);
-        }
-        span.set("http.request.method", || method.as_str());
-        span.set("url.path", || path);
-        span.set("url.scheme", || "http");
-        span.set("http.response.status_code", || code);
-        if let Some(registry) = registry {
-            span.set("darter.registry", || registry.to_string());
-        }
-        if let Some(bytes) = body_bytes {
-            span.set("http.response.body.size", || bytes);
-        }
-        if let Some(id) = id {
-            span.set("darter.request.id", || id.as_str());
-        }
-        // What the client has done wrong is no fault of the one who tells it so.
-        if status.is_server_error() {
-            span.fail(trouble.as_ref().map_or(&status as &dyn fmt::Display, |trouble| trouble));
         }
         let ending = Ending::new(answers.clone(), source, started).recorded(span);
         let fate = Fate::of(source, code);
