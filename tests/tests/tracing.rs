@@ -192,7 +192,9 @@ fn a_cold_request_is_one_trace_of_two_nodes() {
     );
     assert!(fetch.attribute("darter.blocks").parse::<u64>().expect("a number") > 0);
     let node = seed.peers()["node"]["id"].as_str().expect("its name").to_owned();
-    assert_eq!((pull.attribute("darter.content"), pull.attribute("darter.node")), (digest, node));
+    assert_eq!(pull.attribute("darter.content"), digest);
+    // As in logs: the beginning of its name.
+    assert!(pull.attribute("darter.node").len() == 12 && node.starts_with(&pull.attribute("darter.node")));
     assert_eq!(origin_span.span.kind, SpanKind::Client as i32);
     assert_eq!(origin_span.attribute("server.address"), gate.address().ip().to_string());
     assert_eq!(origin_span.attribute("url.full"), format!("{}{}", gate.url(), blob.target()));
