@@ -25,9 +25,11 @@ use crate::logs::Verbosity;
 use crate::memory_limit::{free_memory, memory_limit};
 use crate::metrics::Metrics;
 use crate::origin::proxies::Proxies;
+use crate::origin::via::NodeId;
 use crate::policy::NoClient;
 use crate::reload::{Live, Reload};
 use crate::shard::{self, Common, Own, Shard, StartError};
+use crate::trace::{Exporting, NoExporter, Tracer};
 
 /// Block buffers of the node: 128 MiB. They hold what is on its way from the network to the disk and to readers.
 pub(crate) const POOL_BLOCKS: usize = 2048;
@@ -80,6 +82,9 @@ pub enum ServeError {
     /// The client of registries.
     #[error(transparent)]
     NoClient(#[from] NoClient),
+    /// The client of the collector of traces.
+    #[error(transparent)]
+    NoExporter(#[from] NoExporter),
     /// A shard is gone, and with it the contents that it fetched.
     #[error("a shard ended by itself; the log says why. Start darter again: what is cached will be found")]
     ShardEnded,
@@ -153,6 +158,8 @@ impl Daemon {
         let (turns, copies) = (Turns::within(memory_max), Copies::within(memory_max));
         let bounds = Bounds { prefetch_pace: live.prefetch_pace.clone(), turns, copies };
         let (stop, stopping) = watch::channel(false);
+        let mut cluster = self.join(count)?;
+        let (tracer, exporting) = self.trace(&metrics, cluster.as_ref())?;
         let common = Common {
             store: self.store.clone(),
             metrics: metrics.clone(),
@@ -160,6 +167,7 @@ impl Daemon {
             fetches,
             bounds,
             front: Arc::default(),
+            tracer,
             stop: stopping.clone(),
         };
         let pulses: Vec<Arc<Pulse>> = std::iter::repeat_with(Arc::default).take(count).collect();
@@ -170,7 +178,6 @@ impl Daemon {
             health: Health::new(pulses.clone(), stopping),
             connections_max: self.connections_max,
         };
-        let mut cluster = self.join(count)?;
         if cluster.is_some() {
             access.ask_owners(common.fetches.downgrade());
             common.fetches.follow_boots();
@@ -230,6 +237,9 @@ impl Daemon {
                 std::process::exit(130);
             }
         }
+        if let Some(exporting) = exporting {
+            exporting.finish().await;
+        }
         admin.abort();
         reloading.abort();
         keeping.iter().for_each(tokio::task::JoinHandle::abort);
@@ -243,6 +253,22 @@ impl Daemon {
         let settings = &self.resolved.settings;
         let open = |cluster| NodePart::open(cluster, &settings.data_dir, &self.store, shards);
         settings.cluster.as_ref().map(open).transpose()
+    }
+
+    /// Who decides what is recorded of requests, and, if anything is, who exports it.
+    fn trace(
+        &self,
+        metrics: &Metrics,
+        cluster: Option<&NodePart>,
+    ) -> Result<(Tracer, Option<Exporting>), NoExporter> {
+        let Some(settings) = &self.resolved.settings.tracing else { return Ok(Default::default()) };
+        let node = match cluster {
+            Some(part) => part.shared.own().id.to_string(),
+            None => NodeId::of_this_process().to_string(),
+        };
+        let (tracer, exporting) = Exporting::start(settings, &node, metrics.traces.clone())?;
+        tracing::info!(collector = %settings.endpoint, ratio = settings.sample_ratio, "requests are traced");
+        Ok((tracer, Some(exporting)))
     }
 
     /// Where the daemon listens, what it keeps where, which I/O it uses, and a command to try.

@@ -23,6 +23,7 @@ use crate::front::{Front, Fronts, Shared};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::polls;
+use crate::trace::Tracer;
 
 /// How long other nodes may take to get what they have asked for when the node stops.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
@@ -38,6 +39,7 @@ pub(crate) struct Common {
     pub(crate) fetches: Fetches,
     pub(crate) bounds: Bounds,
     pub(crate) front: Arc<Shared>,
+    pub(crate) tracer: Tracer,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
@@ -160,6 +162,7 @@ impl Serving {
             access: common.access.clone(),
             fetches: common.fetches.downgrade(),
             policy: policy.clone(),
+            tracer: common.tracer.clone(),
         };
         let cluster = cluster.map(|part| part.start(origin())).transpose()?;
         if let Some(cluster) = &cluster {
@@ -181,7 +184,7 @@ impl Serving {
             fetches: common.fetches,
             answers: common.metrics.of_a_shard(),
         };
-        let front = Front { routing, sources, origin, shared: common.front };
+        let front = Front { routing, sources, origin, shared: common.front, tracer: common.tracer };
         let fronts = Rc::new(Fronts::new(front, policy));
         let mut connections = JoinSet::new();
         let mut stop = common.stop.clone();

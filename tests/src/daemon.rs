@@ -450,6 +450,9 @@ fn command(builder: &Builder, data_dir: &Path, front: SocketAddr, admin: SocketA
     for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
         command.env_remove(proxy);
     }
+    for told in ["ENDPOINT", "TRACES_ENDPOINT"] {
+        command.env_remove(format!("OTEL_EXPORTER_OTLP_{told}"));
+    }
     if let Some(file) = &builder.clock {
         command
             .env("LD_PRELOAD", FAKETIME)

@@ -80,6 +80,7 @@ impl Settings {
             io: running.io,
             log: LogSettings { format: running.log.format, ..self.log },
             metrics: running.metrics,
+            tracing: running.tracing.clone(),
             pprof_port: running.pprof_port,
             ttl: running.ttl,
             ..self
@@ -223,6 +224,10 @@ mod tests {
 
     /// Two files that differ in the value of one key, as far as lists let it be one.
     fn differing_in(key: &str) -> [String; 2] {
+        if key == "tracing.sampleRatio" {
+            return ["0.5", "0.25"]
+                .map(|ratio| format!("tracing: {{endpoint: http://a, sampleRatio: {ratio}}}"));
+        }
         let Some(name) = key.strip_prefix("cluster.") else {
             return [String::new(), other_than_default(key)];
         };
@@ -278,6 +283,7 @@ mod tests {
             "access.proof" | "access.grace" => "1m",
             "download.prefetchRateLimit" => "1MiB",
             "shards" => "3",
+            "tracing.endpoint" => "http://a:1",
             "log.format" => "json",
             _ => "true",
         };

@@ -12,6 +12,7 @@ use std::time::Duration;
 use darter_engine::store::ScrubOptions;
 
 use super::age::Age;
+use super::collector::Collector;
 use super::error::{ConfigError, Problem, quoted};
 use super::keys::{self, Fallback, Key, Known};
 use super::layers::{Given, Layers, Override, Source, Surroundings};
@@ -19,7 +20,7 @@ use super::listed::{ListedRegistry, TlsSetting};
 use super::raw::{RawConfig, Shape};
 use super::registry::{Registry, RegistryHost};
 use super::rules::{Pattern, Rule, Rules};
-use super::settings::{IoChoice, LogFormat, LogSettings, Settings};
+use super::settings::{IoChoice, LogFormat, LogSettings, Settings, TracingSettings};
 use super::size::ByteSize;
 use super::warnings::{self, Warning};
 use crate::access::Lasting;
@@ -123,6 +124,7 @@ impl Pass<'_> {
         let format: LogFormat = self.value(&keys::LOG_FORMAT);
         let verbose = self.value(&keys::VERBOSE);
         let metrics = self.value(&keys::METRICS);
+        let tracing = self.tracing();
         let pprof_port =
             self.value_if(&keys::PPROF_PORT, |port: &i32| *port == -1 || (1..=65535).contains(port));
         Settings {
@@ -146,9 +148,18 @@ impl Pass<'_> {
             scrub: ScrubOptions { bytes_per_s: scrub_rate.0, interval: scrub_interval.0 },
             log: LogSettings { format, verbose },
             metrics,
+            tracing,
             pprof_port: u16::try_from(pprof_port).ok(),
             ttl: ttl.map(|age| age.0),
         }
+    }
+
+    /// `None` where no collector is named.
+    fn tracing(&mut self) -> Option<TracingSettings> {
+        let endpoint: Option<Collector> = self.optional_if(&keys::TRACING_ENDPOINT, |_| true);
+        let sample_ratio =
+            self.value_if(&keys::TRACING_SAMPLE_RATIO, |ratio: &f64| (0.0..=1.0).contains(ratio));
+        endpoint.map(|Collector(endpoint)| TracingSettings { endpoint, sample_ratio })
     }
 
     /// Every key of the file is known, and holds what the table says: a value, a list or a map.

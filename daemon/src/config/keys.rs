@@ -234,6 +234,19 @@ pub(super) const VERBOSE: Key =
     Key { path: "verbose", takes: BOOL, fallback: Text("false"), taken_up: AtOnce };
 pub(super) const METRICS: Key =
     Key { path: "metrics.enable", takes: BOOL, fallback: Text("true"), taken_up: Restart };
+pub(super) const TRACING_ENDPOINT: Key = Key {
+    path: "tracing.endpoint",
+    takes: "http:// or https://, HOST and optionally :PORT and a path: a collector that takes OTLP over HTTP, such as \
+            http://127.0.0.1:4318",
+    fallback: Decided("no traces"),
+    taken_up: Restart,
+};
+pub(super) const TRACING_SAMPLE_RATIO: Key = Key {
+    path: "tracing.sampleRatio",
+    takes: "a number from 0 to 1",
+    fallback: Text("0.01"),
+    taken_up: Restart,
+};
 pub(super) const PPROF_PORT: Key = Key {
     path: "pprofPort",
     takes: "a port, 1 to 65535, or -1 for none",
@@ -242,7 +255,7 @@ pub(super) const PPROF_PORT: Key = Key {
 };
 
 /// All of them, in the order in which `config show` prints them.
-pub(super) const KEYS: [&Key; 44] = [
+pub(super) const KEYS: [&Key; 46] = [
     &DATA_DIR,
     &CAPACITY,
     &TASK_EXPIRE_TIME,
@@ -286,6 +299,8 @@ pub(super) const KEYS: [&Key; 44] = [
     &LOG_FORMAT,
     &VERBOSE,
     &METRICS,
+    &TRACING_ENDPOINT,
+    &TRACING_SAMPLE_RATIO,
     &PPROF_PORT,
 ];
 

@@ -21,6 +21,7 @@ mod age;
 mod changes;
 mod check;
 mod cluster;
+mod collector;
 pub mod commands;
 mod error;
 mod keys;
@@ -48,7 +49,9 @@ pub use listed::{ListedRegistry, TlsSetting};
 pub use raw::{CONFIG_BYTES_MAX, RawConfig, parse};
 pub use registry::{Registry, RegistryError, RegistryHost, Scheme};
 pub use rules::{Rule, Rules};
-pub use settings::{ClusterLimits, ClusterSettings, IoChoice, LogFormat, LogSettings, Settings};
+pub use settings::{
+    ClusterLimits, ClusterSettings, IoChoice, LogFormat, LogSettings, Settings, TracingSettings,
+};
 pub use warnings::Warning;
 
 /// Where a daemon's configuration comes from, so that it can be read again.

@@ -11,6 +11,7 @@ use darter_engine::store::ScrubOptions;
 use darter_transport::lane::Lanes;
 use darter_transport::node::{Role, ZONE_BYTES_MAX};
 use darter_transport::wire::Text;
+use url::Url;
 
 use super::cluster::{Advertise, IdentitySource, JoinTarget};
 use super::listed::ListedRegistry;
@@ -63,6 +64,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// Whether `/metrics` is served.
     pub metrics: bool,
+    /// Where what is recorded of requests goes; `None`: nothing is.
+    pub tracing: Option<TracingSettings>,
     /// Where profiles will be served; accepted so that configurations carry over, not used by this version.
     pub pprof_port: Option<u16>,
     /// How long content is kept that nobody reads; `None`: until its space is needed.
@@ -111,6 +114,15 @@ pub struct ClusterLimits {
     pub download_bytes_per_s: Option<u64>,
     /// Requests of other nodes for blocks that are answered at a time, 1 to 4096.
     pub concurrent_uploads: usize,
+}
+
+/// Of which requests what is recorded, and where it goes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TracingSettings {
+    /// The whole URL that spans are sent to, by OTLP over HTTP.
+    pub endpoint: Url,
+    /// Of requests that come without a trace so much is recorded, 0 to 1.
+    pub sample_ratio: f64,
 }
 
 /// How the daemon reports what it does.
