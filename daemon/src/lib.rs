@@ -22,5 +22,6 @@ pub mod origin;
 mod policy;
 mod polls;
 mod reload;
+pub mod sandbox;
 pub mod serve;
 mod shard;

@@ -277,6 +277,8 @@ mod tests {
             "proxy.defaultFilter" => "x",
             "access.proof" | "access.grace" => "1m",
             "download.prefetchRateLimit" => "1MiB",
+            "sandbox.mode" => "required",
+            "sandbox.user" => "darter",
             "shards" => "3",
             "log.format" => "json",
             _ => "true",

@@ -48,7 +48,9 @@ pub use listed::{ListedRegistry, TlsSetting};
 pub use raw::{CONFIG_BYTES_MAX, RawConfig, parse};
 pub use registry::{Registry, RegistryError, RegistryHost, Scheme};
 pub use rules::{Rule, Rules};
-pub use settings::{ClusterLimits, ClusterSettings, IoChoice, LogFormat, LogSettings, Settings};
+pub use settings::{
+    ClusterLimits, ClusterSettings, IoChoice, LogFormat, LogSettings, SandboxMode, SandboxSettings, Settings,
+};
 pub use warnings::Warning;
 
 /// Where a daemon's configuration comes from, so that it can be read again.

@@ -49,7 +49,7 @@ impl Line {
         mut hit: impl FnMut(&[u8]) -> Option<usize>,
     ) -> Poll<io::Result<Heard>> {
         if self.flow.stopping.get() {
-            return Poll::Ready(Ok(Heard::End));
+            return Poll::Ready(self.hear_the_last(context));
         }
         if !self.seen.is_empty() {
             let head_bytes = hit(&self.seen);
@@ -67,6 +67,20 @@ impl Line {
             self.seen = Bytes::copy_from_slice(&bytes[head_bytes.unwrap_or(0)..]);
             Poll::Ready(Ok(head_bytes.map_or(Heard::Else, |_| Heard::Hit)))
         })
+    }
+
+    /// What has come before the daemon stops is still answered: by hyper, which says that it is the last.
+    fn hear_the_last(&mut self, context: &mut Context<'_>) -> io::Result<Heard> {
+        if self.seen.is_empty() {
+            self.seen = READ.with_borrow_mut(|buffer| {
+                let mut buffer = ReadBuf::new(&mut buffer[..]);
+                match Pin::new(&mut *self).poll_read(context, &mut buffer) {
+                    Poll::Ready(read) => read.map(|()| Bytes::copy_from_slice(buffer.filled())),
+                    Poll::Pending => Ok(Bytes::new()),
+                }
+            })?;
+        }
+        Ok(if self.seen.is_empty() { Heard::End } else { Heard::Else })
     }
 
     /// Ready when the client has ended its side, or the connection is broken: nobody waits for an answer.
