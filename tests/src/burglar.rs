@@ -52,7 +52,8 @@ pub fn threads(process: u32) -> Vec<u32> {
 }
 
 impl Burglar {
-    /// Stops a thread that waits for something in a system call. `None` if it has ended, or is at work all the time.
+    /// Stops a thread that waits for something in a system call. `None` if it has ended, is at work all the time, or is
+    /// one of the kernel's own that works for a ring.
     ///
     /// # Panics
     /// When this process may not debug it.
@@ -67,6 +68,9 @@ impl Burglar {
             stopped(thread)?;
             let registers = ptrace::getregs(thread).ok()?;
             let burglar = Burglar { thread, registers };
+            if registers.rip == 0 {
+                return None;
+            }
             if burglar.waits() {
                 return Some(burglar);
             }

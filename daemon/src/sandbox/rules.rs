@@ -169,7 +169,7 @@ mod tests {
     fn only_the_data_directory_is_written() {
         let (_home, rules) = rules("dataDir: /var/lib/darter", true);
         assert_eq!(rules.written, ["/var/lib/darter", "/var/lib/darter/store"].map(PathBuf::from));
-        assert_eq!(rules.bound, []);
+        assert!(rules.bound.is_empty());
     }
 
     #[test]
