@@ -55,13 +55,16 @@ pub(super) fn hold(rules: &Rules, is_required: bool) -> Result<Held, FilesError>
         .handle_access(AccessFs::from_all(LEAST))?
         // From here on as far as the kernel can: 6.7, 6.10 and 6.12.
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessNet::BindTcp)?
         .handle_access(AccessFs::IoctlDev)?
-        .scope(Scope::Signal | Scope::AbstractUnixSocket)?
+        .scope(Scope::Signal | Scope::AbstractUnixSocket)?;
+    if rules.bound.is_some() {
+        ruleset = ruleset.handle_access(AccessNet::BindTcp)?;
+    }
+    let mut ruleset = ruleset
         .create()?
         .add_rules(path_beneath_rules(&rules.read, read()))?
         .add_rules(path_beneath_rules(&rules.written, written()))?;
-    for port in &rules.bound {
+    for port in rules.bound.iter().flatten() {
         ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
     }
     let status = ruleset.restrict_self()?;

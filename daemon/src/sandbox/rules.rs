@@ -15,8 +15,8 @@ pub struct Rules {
     pub written: Paths,
     /// Files, and directories with all that is in them, that are read.
     pub read: Paths,
-    /// TCP ports that may still be bound.
-    pub bound: Vec<u16>,
+    /// TCP ports that may still be bound; `None`: any, since the system is to choose one.
+    pub bound: Option<Vec<u16>>,
     /// Whether rings are used; otherwise nobody makes one.
     pub io_uring: bool,
 }
@@ -110,7 +110,8 @@ impl Rules {
         }
         // Somebody may have moved the slabs to another disk, and left a link.
         let written = vec![settings.data_dir.clone(), settings.data_dir.join("store")];
-        let bound = settings.cluster.iter().map(|cluster| cluster.listen.port()).collect();
+        let ports = || settings.cluster.iter().map(|cluster| cluster.listen.port());
+        let bound = ports().all(|port| port != 0).then(|| ports().collect());
         Self { written, read, bound, io_uring: true }
     }
 }
@@ -169,7 +170,7 @@ mod tests {
     fn only_the_data_directory_is_written() {
         let (_home, rules) = rules("dataDir: /var/lib/darter", true);
         assert_eq!(rules.written, ["/var/lib/darter", "/var/lib/darter/store"].map(PathBuf::from));
-        assert!(rules.bound.is_empty());
+        assert_eq!(rules.bound, Some(Vec::new()));
     }
 
     #[test]
