@@ -37,6 +37,8 @@ pub enum Loot<'a> {
     Number(u64),
     /// The address of a path.
     Path(&'a Path),
+    /// The address of these bytes.
+    Bytes(&'a [u8]),
 }
 
 /// The threads of a process, the first one first.
@@ -99,22 +101,25 @@ impl Burglar {
     /// What it answers.
     ///
     /// # Panics
-    /// When the thread is gone, or with more than one path.
+    /// When the thread is gone, or with more than one address.
     pub fn call(&mut self, number: i64, given: &[Loot<'_>]) -> io::Result<u64> {
         let mut registers = self.registers;
         let text_at = (registers.rsp - RED_ZONE_BYTES - TEXT_BYTES_MAX as u64) & !0xf;
         let value = |loot: &Loot<'_>| match loot {
             Loot::Number(number) => *number,
             Loot::Path(path) => {
-                self.put(text_at, path);
+                let path = CString::new(path.as_os_str().as_bytes()).expect("a path without a zero");
+                self.put(text_at, path.as_bytes_with_nul());
+                text_at
+            }
+            Loot::Bytes(bytes) => {
+                self.put(text_at, bytes);
                 text_at
             }
         };
         let mut values: Vec<u64> = given.iter().map(value).collect();
-        assert!(
-            given.iter().filter(|loot| matches!(loot, Loot::Path(_))).count() <= 1,
-            "there is room for one"
-        );
+        let addresses = given.iter().filter(|loot| !matches!(loot, Loot::Number(_))).count();
+        assert!(addresses <= 1, "there is room for one");
         values.resize(4, 0);
         (registers.rdi, registers.rsi, registers.rdx, registers.r10) =
             (values[0], values[1], values[2], values[3]);
@@ -138,11 +143,9 @@ impl Burglar {
         ptrace::read(self.thread, address).is_ok_and(|word| word.to_le_bytes().starts_with(&SYSCALL))
     }
 
-    fn put(&self, address: u64, path: &Path) {
-        let text =
-            CString::new(path.as_os_str().as_bytes()).expect("a path without a zero").into_bytes_with_nul();
-        assert!(text.len() <= TEXT_BYTES_MAX, "a path that is too long");
-        for (index, part) in text.chunks(8).enumerate() {
+    fn put(&self, address: u64, bytes: &[u8]) {
+        assert!(bytes.len() <= TEXT_BYTES_MAX, "there is no room for that");
+        for (index, part) in bytes.chunks(8).enumerate() {
             let mut word = [0; 8];
             word[..part.len()].copy_from_slice(part);
             let address = (address + 8 * index as u64) as *mut c_void;

@@ -146,8 +146,8 @@ fn without_a_sandbox_he_opens_what_he_wants() {
 }
 
 #[test]
-fn signals_reach_nobody_else() {
-    if !need("signals_reach_nobody_else", &[Need::Root, Need::LandlockSignals]) {
+fn signals_reach_nobody_else_and_no_port_is_bound() {
+    if !need("signals_reach_nobody_else_and_no_port_is_bound", &[Need::Root, Need::LandlockSignals]) {
         return;
     }
     let (_origin, daemon) = at_work(Daemon::builder());
@@ -156,10 +156,18 @@ fn signals_reach_nobody_else() {
     let kill = |process: u32, signal: u64| [Loot::Number(process.into()), Loot::Number(signal)];
     let sent = burglar.call(libc::SYS_kill, &kill(other.id(), 9));
     let own = burglar.call(libc::SYS_kill, &kill(daemon.pid(), 0));
+    let stream =
+        burglar.call(libc::SYS_socket, &[Loot::Number(2), Loot::Number(1)]).expect("a socket is had");
+    // 127.0.0.1, any port.
+    let address = [2, 0, 0, 0, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    let bound =
+        burglar.call(libc::SYS_bind, &[Loot::Number(stream), Loot::Bytes(&address), Loot::Number(16)]);
+    burglar.call(libc::SYS_close, &[Loot::Number(stream)]).expect("a file is closed");
     drop(burglar);
     let ended = other.try_wait().expect("a child can be waited for");
     other.kill().and_then(|()| other.wait()).expect("a child can be ended");
     assert_eq!(errno(sent), libc::EPERM);
+    assert_eq!(errno(bound), libc::EACCES);
     own.expect("a process may signal itself");
     assert!(ended.is_none());
 }
