@@ -101,8 +101,8 @@ impl Sandbox {
 #[must_use]
 pub fn hint(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::PermissionDenied && FILES_ARE_HELD.load(Ordering::Relaxed) {
-        "; the sandbox lets a running daemon open what its configuration named when it started, and what is beside \
-         that in a directory of its own: restart it to have it read elsewhere"
+        "; may its user read it? Then it is this: the sandbox lets a running daemon open what its configuration named \
+         when it started, and what is beside that in a directory of its own: restart it to have it read elsewhere"
     } else {
         ""
     }
