@@ -223,6 +223,8 @@ fn nodes_of_a_cluster_read_from_each_other() {
     let seed = secrets.seed().registry(&origin.url()).start();
     let address = seed.peers()["node"]["address"].as_str().expect("an address").to_owned();
     let peer = secrets.peer(&address).registry(&origin.url()).start();
+    let standing = || peer.peers()["standing"].clone();
+    wait_until(SOON, || standing() == "joined", || format!("the peer is {}", standing()));
     let blob = origin.blob(1, 4 * MIB);
     blob.read(&mut peer.client(), blob.whole()).expect("a whole answer");
     origin.forget();

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -49,7 +49,7 @@ impl Line {
         mut hit: impl FnMut(&[u8]) -> Option<usize>,
     ) -> Poll<io::Result<Heard>> {
         if self.flow.stopping.get() {
-            return Poll::Ready(self.hear_the_last(context));
+            return Poll::Ready(self.hear_the_last());
         }
         if !self.seen.is_empty() {
             let head_bytes = hit(&self.seen);
@@ -69,16 +69,22 @@ impl Line {
         })
     }
 
-    /// What has come before the daemon stops is still answered: by hyper, which says that it is the last.
-    fn hear_the_last(&mut self, context: &mut Context<'_>) -> io::Result<Heard> {
+    /// What has come before the daemon stops is still answered: by hyper, which says that it is the last. The runtime
+    /// may not know of it yet, so the system is asked.
+    fn hear_the_last(&mut self) -> io::Result<Heard> {
         if self.seen.is_empty() {
-            self.seen = READ.with_borrow_mut(|buffer| {
-                let mut buffer = ReadBuf::new(&mut buffer[..]);
-                match Pin::new(&mut *self).poll_read(context, &mut buffer) {
-                    Poll::Ready(read) => read.map(|()| Bytes::copy_from_slice(buffer.filled())),
-                    Poll::Pending => Ok(Bytes::new()),
-                }
-            })?;
+            let read = READ.with_borrow_mut(|buffer| {
+                let (bytes, _) =
+                    rustix::net::recv(&*self.stream.borrow(), &mut buffer[..], RecvFlags::DONTWAIT)?;
+                Ok(Bytes::copy_from_slice(&buffer[..bytes]))
+            });
+            self.seen = match read {
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Bytes::new(),
+                read => read?,
+            };
+            if !self.seen.is_empty() {
+                self.flow.read(self.seen.len())?;
+            }
         }
         Ok(if self.seen.is_empty() { Heard::End } else { Heard::Else })
     }
