@@ -76,6 +76,7 @@ impl Settings {
                 (Some(new), Some(running)) => Some(ClusterSettings { limits: new.limits, ..running.clone() }),
                 (_, running) => running.clone(),
             },
+            sandbox: running.sandbox.clone(),
             shards: running.shards,
             io: running.io,
             log: LogSettings { format: running.log.format, ..self.log },
