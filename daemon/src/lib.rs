@@ -22,6 +22,7 @@ pub mod origin;
 mod policy;
 mod polls;
 mod reload;
+pub mod sandbox;
 pub mod serve;
 mod shard;
 pub mod trace;

@@ -18,7 +18,7 @@ use crate::admin::health::{Health, Pulse};
 use crate::admin::preheat::{Others, ThroughFront};
 use crate::admin::{Admin, Watched};
 use crate::cluster::{NoPart, NodePart};
-use crate::config::{Inputs, IoChoice, Resolved};
+use crate::config::{Inputs, IoChoice, Resolved, Settings};
 use crate::fetch::{Bounds, Copies, Fetches, Turns};
 use crate::front::connection;
 use crate::logs::Verbosity;
@@ -28,6 +28,7 @@ use crate::origin::proxies::Proxies;
 use crate::origin::via::NodeId;
 use crate::policy::NoClient;
 use crate::reload::{Live, Reload};
+use crate::sandbox::{self, Rules, Sandbox, SandboxError, UserError};
 use crate::shard::{self, Common, Own, Shard, StartError};
 use crate::trace::{Exporting, NoExporter, Tracer};
 
@@ -88,6 +89,12 @@ pub enum ServeError {
     /// A shard is gone, and with it the contents that it fetched.
     #[error("a shard ended by itself; the log says why. Start darter again: what is cached will be found")]
     ShardEnded,
+    /// Another user.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// What is to hold the process.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// Threads, signals.
     #[error("cannot {what}: {source}")]
     System {
@@ -108,9 +115,12 @@ pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
     let verbosity = crate::logs::start(settings.log);
     let memory_max = memory_limit();
     let connections_max = connections_max(raise_file_limit(), memory_max);
-    let (backend, ring_denied) = choose_backend(settings.io)?;
     let front = listen(settings.front, "front", "--front")?;
     let admin = listen(settings.admin, "admin port", "--admin")?;
+    keep_to_oneself(settings)?;
+    // As that user: what may be locked in memory is the user's.
+    let (backend, ring_denied) = choose_backend(settings.io)?;
+    let (memory, sandbox) = (Memory::now(memory_max), confine(&inputs, settings, backend)?);
     let store = Store::open(&StoreOptions {
         data_dir: settings.data_dir.clone(),
         capacity_bytes: settings.capacity_bytes,
@@ -122,7 +132,16 @@ pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
         .enable_all()
         .build()
         .map_err(|source| ServeError::System { what: "start the control thread", source })?;
-    let daemon = Daemon { inputs, resolved, verbosity, store: store.clone(), ring_denied, connections_max };
+    let daemon = Daemon {
+        inputs,
+        resolved,
+        verbosity,
+        store: store.clone(),
+        ring_denied,
+        connections_max,
+        memory,
+        sandbox,
+    };
     let served = tokio::task::LocalSet::new().block_on(&runtime, daemon.run(front, admin));
     store.close();
     // For what writes a file, not for a configuration that is being read from a disk that does not answer.
@@ -138,6 +157,8 @@ struct Daemon {
     store: Store,
     ring_denied: Option<ProbeError>,
     connections_max: usize,
+    memory: Memory,
+    sandbox: Sandbox,
 }
 
 impl Daemon {
@@ -154,8 +175,8 @@ impl Daemon {
         let access_file = settings.data_dir.join("access");
         access.recall(&access_file);
         let (fetches, inboxes) = Fetches::new(count);
-        let memory_max = memory_limit();
-        let (turns, copies) = (Turns::within(memory_max), Copies::within(memory_max));
+        let memory = &self.memory;
+        let (turns, copies) = (Turns::within(memory.max), Copies::within(memory.max));
         let bounds = Bounds { prefetch_pace: live.prefetch_pace.clone(), turns, copies };
         let (stop, stopping) = watch::channel(false);
         let mut cluster = self.join(count)?;
@@ -197,7 +218,7 @@ impl Daemon {
         let front = tokio::net::TcpListener::from_std(front).map_err(system("use the front's socket"))?;
         let admin = tokio::net::TcpListener::from_std(admin).map_err(system("use the admin socket"))?;
         self.greet(&front, &admin, shards.len());
-        let warm_up_bytes_max = warm_up_bytes_max(free_memory(), memory_max);
+        let warm_up_bytes_max = warm_up_bytes_max(memory.free, memory.max);
         self.store.start_scrub(settings.scrub, warm_up_bytes_max).map_err(system("start a thread"))?;
         let metrics_served = settings.metrics.then(|| metrics.clone());
         let mut bring = ThroughFront::new(front.local_addr().unwrap_or(settings.front));
@@ -222,7 +243,7 @@ impl Daemon {
                 Ok(())
             }
         };
-        drop(front);
+        self.take_the_last(front, &shards);
         let _ = stop.send(true);
         // Each is waited for, whatever became of the others.
         let joined = tokio::task::spawn_blocking(move || {
@@ -246,6 +267,19 @@ impl Daemon {
         remembering.abort();
         access.remember(&access_file);
         served
+    }
+
+    /// Stops listening. Who has connected before that is handed over: closing would reset what waits to be accepted.
+    fn take_the_last(&self, front: tokio::net::TcpListener, shards: &[Shard]) {
+        // Asked directly: the runtime may not know yet that somebody waits.
+        let Ok(front) = front.into_std() else { return };
+        for _ in 0..self.connections_max {
+            let Ok((stream, _)) = front.accept() else { return };
+            let Some(least) = shards.iter().min_by_key(|shard| shard.load()) else { return };
+            let _ = stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true));
+            // Too many at once: this one is closed.
+            let _ = least.hand_over(stream);
+        }
     }
 
     /// The node's part in its cluster, if it has one.
@@ -288,6 +322,13 @@ impl Daemon {
             "try: curl http://{front}/v2/library/alpine/tags/list -H 'X-Dragonfly-Registry: {}' ; curl http://{admin}/metrics",
             settings.registry
         );
+        self.sandbox.greet();
+        if sandbox::is_root() {
+            tracing::warn!(
+                "the daemon runs as root: start it as a user of its own, or name one with --user, who then owns {}",
+                settings.data_dir.display()
+            );
+        }
         if let Some(reason) = &self.ring_denied {
             tracing::warn!("{reason}; reads and writes go through a pool of threads, which is slower");
         }
@@ -384,6 +425,36 @@ fn warm_up_bytes_max(free: Option<u64>, memory_max: Option<u64>) -> u64 {
 pub(crate) fn pool_blocks(memory_max: Option<u64>) -> usize {
     let by_memory = memory_max.map_or(u64::MAX, |memory| memory / 4 / u64::from(BLOCK_BYTES));
     usize::try_from(by_memory).unwrap_or(usize::MAX).clamp(POOL_BLOCKS_MIN, POOL_BLOCKS)
+}
+
+/// Memory in bytes, as it was looked at before the process gave up looking; `None`: nobody knows, or there is no limit.
+struct Memory {
+    max: Option<u64>,
+    free: Option<u64>,
+}
+
+impl Memory {
+    fn now(max: Option<u64>) -> Self {
+        Self { max, free: free_memory() }
+    }
+}
+
+/// What is made from now on is for this user only, and the user is the one that is configured.
+fn keep_to_oneself(settings: &Settings) -> Result<(), UserError> {
+    use rustix::fs::Mode;
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    let Some(user) = &settings.sandbox.user else { return Ok(()) };
+    sandbox::become_user(user)?;
+    sandbox::may_write(&settings.data_dir, user)
+}
+
+/// Gives up what the daemon does not need any more. There is one thread as yet, and no client has been heard.
+fn confine(inputs: &Inputs, settings: &Settings, backend: Backend) -> Result<Sandbox, ServeError> {
+    // A rule is for a directory that is there; why it cannot be made, the store says.
+    let _ = std::fs::create_dir_all(&settings.data_dir);
+    let mut rules = Rules::of(inputs, settings, sandbox::is_root());
+    rules.io_uring = backend == Backend::Ring;
+    Ok(sandbox::enter(settings.sandbox.mode, &rules)?)
 }
 
 fn choose_backend(choice: IoChoice) -> Result<(Backend, Option<ProbeError>), ServeError> {

@@ -58,6 +58,8 @@ pub struct Builder {
     clock: Option<PathBuf>,
     data_dir: Option<PathBuf>,
     deny_io_uring: bool,
+    deny_landlock: bool,
+    binary: Option<PathBuf>,
     expected_io: Option<Io>,
     under: Vec<String>,
     place: Option<Place>,
@@ -114,7 +116,8 @@ impl Builder {
     /// time the daemon asks how late it is.
     pub fn clock(mut self, file: impl Into<PathBuf>) -> Builder {
         self.clock = Some(file.into());
-        self
+        // The library opens its file again and again, wherever it is.
+        self.flag("--sandbox", "off")
     }
 
     /// Which I/O the daemon is told to use.
@@ -133,6 +136,18 @@ impl Builder {
     /// Whether the child runs under a seccomp filter that refuses io_uring, as in a container.
     pub fn deny_io_uring(mut self, deny: bool) -> Builder {
         self.deny_io_uring = deny;
+        self
+    }
+
+    /// As on a kernel without Landlock.
+    pub fn without_landlock(mut self) -> Builder {
+        self.deny_landlock = true;
+        self
+    }
+
+    /// Another binary than the one that was built.
+    pub fn binary(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.binary = Some(path.into());
         self
     }
 
@@ -263,6 +278,8 @@ impl Daemon {
             clock: None,
             data_dir: None,
             deny_io_uring: false,
+            deny_landlock: false,
+            binary: None,
             expected_io: None,
             under: Vec::new(),
             place: None,
@@ -374,6 +391,12 @@ impl Daemon {
         self.wait_until_ready()
     }
 
+    /// As [`Daemon::restart`], with another binary from now on.
+    pub fn restart_as(&mut self, binary: &Path) -> Duration {
+        self.builder.binary = Some(binary.to_owned());
+        self.restart()
+    }
+
     /// Sends any signal.
     pub fn signal(&self, signal: Signal) {
         // The child has not been reaped, or the id would not be the child's any more.
@@ -433,7 +456,10 @@ fn command(builder: &Builder, data_dir: &Path, front: SocketAddr, admin: SocketA
     if builder.deny_io_uring {
         programs.push(built("without-io-uring").into());
     }
-    programs.push(built("darter").into());
+    if builder.deny_landlock {
+        programs.push(built("without-landlock").into());
+    }
+    programs.push(builder.binary.clone().unwrap_or_else(|| built("darter")).into());
     let mut command = Command::new(&programs[0]);
     command.args(&programs[1..]);
     command.arg("serve").arg("--data-dir").arg(data_dir);
@@ -446,7 +472,7 @@ fn command(builder: &Builder, data_dir: &Path, front: SocketAddr, admin: SocketA
     command.args(["--front", &front.to_string(), "--admin", &admin.to_string()]).args(&builder.flags);
     // No configuration, proxy or state of the person who runs the tests, and no file beside what is named.
     command.current_dir(NO_FILES_HERE);
-    command.env("HOME", home).env_remove("XDG_STATE_HOME").env_remove("XDG_CONFIG_HOME");
+    command.env("HOME", home.join("user")).env_remove("XDG_STATE_HOME").env_remove("XDG_CONFIG_HOME");
     for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
         command.env_remove(proxy);
     }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod browser;
+pub mod burglar;
 mod cgroup;
 pub mod cli;
 mod client;

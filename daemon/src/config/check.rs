@@ -20,7 +20,9 @@ use super::listed::{ListedRegistry, TlsSetting};
 use super::raw::{RawConfig, Shape};
 use super::registry::{Registry, RegistryHost};
 use super::rules::{Pattern, Rule, Rules};
-use super::settings::{IoChoice, LogFormat, LogSettings, Settings, TracingSettings};
+use super::settings::{
+    IoChoice, LogFormat, LogSettings, SandboxMode, SandboxSettings, Settings, TracingSettings,
+};
 use super::size::ByteSize;
 use super::warnings::{self, Warning};
 use crate::access::Lasting;
@@ -120,6 +122,8 @@ impl Pass<'_> {
         let prefetch_rate = self
             .value_if(&keys::PREFETCH_RATE_LIMIT, |rate: &ByteSize| PREFETCH_BYTES_PER_S.contains(&rate.0));
         let cluster = self.cluster();
+        let mode: SandboxMode = self.value(&keys::SANDBOX_MODE);
+        let user: Option<String> = self.optional_if(&keys::SANDBOX_USER, |user: &String| is_user_name(user));
         let shards = self.optional_if(&keys::SHARDS, |shards: &NonZeroUsize| shards.get() <= SHARDS_MAX);
         let format: LogFormat = self.value(&keys::LOG_FORMAT);
         let verbose = self.value(&keys::VERBOSE);
@@ -143,6 +147,7 @@ impl Pass<'_> {
             prefetch,
             prefetch_bytes_per_s: prefetch_rate.0,
             cluster,
+            sandbox: SandboxSettings { mode, user },
             shards,
             io,
             scrub: ScrubOptions { bytes_per_s: scrub_rate.0, interval: scrub_interval.0 },
@@ -408,6 +413,13 @@ impl Pass<'_> {
             );
         }
     }
+}
+
+/// A name or a number as `useradd` takes it.
+fn is_user_name(name: &str) -> bool {
+    const BYTES_MAX: usize = 32;
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
+    (1..=BYTES_MAX).contains(&name.len()) && !name.starts_with('-') && name.chars().all(is_allowed)
 }
 
 /// A text as a value, or what is wrong with it and what is allowed.

@@ -222,6 +222,14 @@ pub(super) const CLUSTER_CONCURRENT_UPLOADS: Key = Key {
     fallback: Text("64"),
     taken_up: AtOnce,
 };
+pub(super) const SANDBOX_MODE: Key =
+    Key { path: "sandbox.mode", takes: "auto, off or required", fallback: Text("auto"), taken_up: Restart };
+pub(super) const SANDBOX_USER: Key = Key {
+    path: "sandbox.user",
+    takes: "the name or number of a user that this machine knows",
+    fallback: Decided("whoever starts the daemon"),
+    taken_up: Restart,
+};
 pub(super) const SHARDS: Key = Key {
     path: "shards",
     takes: "a number of threads, 1 to 256",
@@ -295,6 +303,8 @@ pub(super) const KEYS: [&Key; 46] = [
     &CLUSTER_UPLOAD_RATE,
     &CLUSTER_DOWNLOAD_RATE,
     &CLUSTER_CONCURRENT_UPLOADS,
+    &SANDBOX_MODE,
+    &SANDBOX_USER,
     &SHARDS,
     &LOG_FORMAT,
     &VERBOSE,

@@ -50,7 +50,8 @@ pub use raw::{CONFIG_BYTES_MAX, RawConfig, parse};
 pub use registry::{Registry, RegistryError, RegistryHost, Scheme};
 pub use rules::{Rule, Rules};
 pub use settings::{
-    ClusterLimits, ClusterSettings, IoChoice, LogFormat, LogSettings, Settings, TracingSettings,
+    ClusterLimits, ClusterSettings, IoChoice, LogFormat, LogSettings, SandboxMode, SandboxSettings, Settings,
+    TracingSettings,
 };
 pub use warnings::Warning;
 

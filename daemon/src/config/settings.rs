@@ -53,6 +53,8 @@ pub struct Settings {
     pub prefetch_bytes_per_s: u64,
     /// The cluster that this node belongs to; `None`: it has no identity, is its own seed and speaks to nobody.
     pub cluster: Option<ClusterSettings>,
+    /// What holds the process when it runs.
+    pub sandbox: SandboxSettings,
     /// Threads that serve; `None`: by the CPUs that the process may use. At most 256: a connection id holds
     /// its shard in one byte.
     pub shards: Option<NonZeroUsize>,
@@ -125,6 +127,26 @@ pub struct TracingSettings {
     pub sample_ratio: f64,
 }
 
+/// What holds the process when it runs, so that who breaks into it gains little.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SandboxSettings {
+    /// Whether it is held.
+    pub mode: SandboxMode,
+    /// Name or number of the user that the daemon becomes; `None`: it stays what it is.
+    pub user: Option<String>,
+}
+
+/// Whether the process gives up what it does not need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// As far as the kernel can.
+    Auto,
+    /// Not at all.
+    Off,
+    /// In full; where the kernel cannot, the daemon does not start.
+    Required,
+}
+
 /// How the daemon reports what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSettings {
@@ -171,6 +193,29 @@ impl fmt::Display for LogFormat {
         out.write_str(match self {
             Self::Text => "text",
             Self::Json => "json",
+        })
+    }
+}
+
+impl FromStr for SandboxMode {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            "required" => Ok(Self::Required),
+            _ => Err("not a mode of the sandbox"),
+        }
+    }
+}
+
+impl fmt::Display for SandboxMode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+            Self::Required => "required",
         })
     }
 }

@@ -74,6 +74,7 @@ fn every_key_is_looked_at() {
     let yaml = "
 dataDir: /d
 shards: 2
+sandbox: {mode: off, user: darter}
 verbose: true
 pprofPort: 1
 log: {format: json}
@@ -169,7 +170,7 @@ fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
     check(
         "bananas: {a: {b: c}}",
         "f:1: bananas: unknown key; allowed here: access, cluster, dataDir, download, health, log, metrics, pprofPort, proxy, \
-         shards, storage, tracing, verbose",
+         sandbox, shards, storage, tracing, verbose",
     );
     check(
         "proxy:\n  proxies:\n  - regx: a\n    regexp: b",
@@ -303,8 +304,8 @@ fn all_problems_are_named_in_the_order_of_the_file() {
     check(
         "shards: x\nbananas: 1\ndataDir: ''",
         "f:1: shards: \"x\" is refused: invalid digit found in string; allowed: a number of threads, 1 to 256\n\
-         f:2: bananas: unknown key; allowed here: access, cluster, dataDir, download, health, log, metrics, pprofPort, proxy, shards, \
-         storage, tracing, verbose\n\
+         f:2: bananas: unknown key; allowed here: access, cluster, dataDir, download, health, log, metrics, pprofPort, proxy, sandbox, \
+         shards, storage, tracing, verbose\n\
          f:3: dataDir: \"\" is not allowed; allowed: a directory; ~ is not expanded",
     );
 }

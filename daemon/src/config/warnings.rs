@@ -7,7 +7,7 @@ use url::Host;
 use super::keys::{self, Key};
 use super::layers::{Layers, Source};
 use super::registry::{Registry, Scheme};
-use super::settings::Settings;
+use super::settings::{SandboxMode, Settings};
 
 /// A setting with its consequence; said by `config check` and at every start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +55,10 @@ pub(super) fn of(settings: &Settings, layers: &Layers<'_>) -> Vec<Warning> {
         } else if told.is_loopback() {
             warn(&keys::CLUSTER_ADVERTISE, format!("nodes on other machines cannot connect to {told}"));
         }
+    }
+    if settings.sandbox.mode == SandboxMode::Off {
+        let text = "whoever breaks into the daemon may open all files of its user and execute programs";
+        warn(&keys::SANDBOX_MODE, text.into());
     }
     if settings.pprof_port.is_some() {
         warn(&keys::PPROF_PORT, "accepted, but this version serves no profiles".into());
