@@ -61,6 +61,7 @@ pub struct Builder {
     expected_io: Option<Io>,
     under: Vec<String>,
     place: Option<Place>,
+    admin_ip: Option<IpAddr>,
 }
 
 /// Where a daemon lives that does not live beside its test.
@@ -164,6 +165,12 @@ impl Builder {
         self
     }
 
+    /// With its admin port at that address, where other machines may reach it.
+    pub fn admin_on(mut self, address: IpAddr) -> Builder {
+        self.admin_ip = Some(address);
+        self
+    }
+
     /// Any further flag of `darter serve`.
     pub fn flag(mut self, name: &str, value: &str) -> Builder {
         self.flags.extend([name.to_owned(), value.to_owned()]);
@@ -212,7 +219,8 @@ impl Builder {
         let home = TempDir::with_prefix_in("darter-test-", below).expect("a temporary directory can be made");
         let host = own_loopback_address();
         let data_dir = self.data_dir.clone().unwrap_or_else(|| home.path().join("data"));
-        let (front, admin) = (SocketAddr::new(host, free_port()), SocketAddr::new(host, free_port()));
+        let admin_ip = self.admin_ip.unwrap_or(host);
+        let (front, admin) = (SocketAddr::new(host, free_port()), SocketAddr::new(admin_ip, free_port()));
         let child = command(&self, &data_dir, front, admin, home.path());
         Daemon { builder: self, home, data_dir, front, admin, child }
     }
@@ -267,6 +275,7 @@ impl Daemon {
             expected_io: None,
             under: Vec::new(),
             place: None,
+            admin_ip: None,
         }
     }
 

@@ -16,6 +16,7 @@ use super::cluster::{Advertise, IdentitySource, JoinTarget};
 use super::listed::ListedRegistry;
 use super::registry::{Registry, RegistryHost};
 use super::rules::Rules;
+use super::token::TokenSetting;
 use crate::access::Lasting;
 
 /// What `darter serve` runs by. docs/configuration.md says which key and flag each field comes from.
@@ -29,6 +30,8 @@ pub struct Settings {
     pub front: SocketAddr,
     /// Where `/server/ping`, `/healthz`, `/readyz` and `/metrics` are.
     pub admin: SocketAddr,
+    /// With what other machines may change something there; `None`: with nothing.
+    pub admin_token: Option<TokenSetting>,
     /// The upstream of requests that name none.
     pub registry: Registry,
     /// Whether a request may name its upstream, by `X-Dragonfly-Registry` or `ns`.

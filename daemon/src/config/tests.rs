@@ -80,7 +80,7 @@ log: {format: json}
 metrics: {enable: false}
 storage: {capacity: 1GiB, taskExpireTime: 6h, io: pool, scrub: {rate: 0, interval: 1h}}
 download: {prefetch: true, prefetchRateLimit: 1MB}
-health: {tcpListen: {listen: '::1', port: 2}}
+health: {tcpListen: {listen: '::1', port: 2}, tokenFile: t}
 proxy:
   tcpListen: {listen: '::1', port: 3}
   registryMirror: {url: 'http://r:5000', dynamic: false}
