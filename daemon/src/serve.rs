@@ -106,6 +106,7 @@ pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
     let (backend, ring_denied) = choose_backend(settings.io)?;
     let front = listen(settings.front, "front", "--front")?;
     let admin = listen(settings.admin, "admin port", "--admin")?;
+    let profiles = settings.profiles().map(|address| listen(address, "profiles", "pprofPort")).transpose()?;
     let store = Store::open(&StoreOptions {
         data_dir: settings.data_dir.clone(),
         capacity_bytes: settings.capacity_bytes,
@@ -118,7 +119,7 @@ pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
         .build()
         .map_err(|source| ServeError::System { what: "start the control thread", source })?;
     let daemon = Daemon { inputs, resolved, verbosity, store: store.clone(), ring_denied, connections_max };
-    let served = tokio::task::LocalSet::new().block_on(&runtime, daemon.run(front, admin));
+    let served = tokio::task::LocalSet::new().block_on(&runtime, daemon.run(front, admin, profiles));
     store.close();
     // For what writes a file, not for a configuration that is being read from a disk that does not answer.
     runtime.shutdown_timeout(BLOCKED_MAX);
@@ -136,7 +137,12 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn run(&self, front: TcpListener, admin: TcpListener) -> Result<(), ServeError> {
+    async fn run(
+        &self,
+        front: TcpListener,
+        admin: TcpListener,
+        profiles: Option<TcpListener>,
+    ) -> Result<(), ServeError> {
         let system = |what| move |source| ServeError::System { what, source };
         let mut signals = Signals::new().map_err(system("take signals"))?;
         let hangups = signal(SignalKind::hangup()).map_err(system("take signals"))?;
@@ -189,6 +195,8 @@ impl Daemon {
         drop(common);
         let front = tokio::net::TcpListener::from_std(front).map_err(system("use the front's socket"))?;
         let admin = tokio::net::TcpListener::from_std(admin).map_err(system("use the admin socket"))?;
+        let profiles = profiles.map(tokio::net::TcpListener::from_std).transpose();
+        let profiles = profiles.map_err(system("use the socket for profiles"))?;
         self.greet(&front, &admin, shards.len());
         let warm_up_bytes_max = warm_up_bytes_max(free_memory(), memory_max);
         self.store.start_scrub(settings.scrub, warm_up_bytes_max).map_err(system("start a thread"))?;
@@ -203,6 +211,7 @@ impl Daemon {
             answering = answering.in_cluster(part.shared.clone());
         }
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
+        let profiles = profiles.map(|listener| tokio::task::spawn_local(crate::profiles::serve(listener)));
         let (asked, limits) = (reload.identity_asked(), reload.peer_limits());
         let keeping = cluster.map(|part| tokio::task::spawn_local(part.stay(asked, limits)));
         let reloading = tokio::task::spawn_local(reload_at_each(hangups, reload));
@@ -231,6 +240,7 @@ impl Daemon {
             }
         }
         admin.abort();
+        profiles.iter().for_each(tokio::task::JoinHandle::abort);
         reloading.abort();
         keeping.iter().for_each(tokio::task::JoinHandle::abort);
         remembering.abort();

@@ -30,6 +30,7 @@ mod piece_table;
 pub mod probe;
 mod records;
 pub mod ring;
+pub mod sampler;
 mod scrub;
 #[cfg(test)]
 mod simulation;

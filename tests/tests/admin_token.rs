@@ -211,8 +211,7 @@ fn no_registry_is_shown_the_token() {
         let answer = daemon.admin_client().fetch(&request).expect("the admin port answers");
         assert_eq!(answer.status(), 200, "{}", String::from_utf8_lossy(&answer.body));
         let asked = registry.asked().into_iter().filter(|asked| asked.target() == path);
-        let shown: Vec<_> =
-            asked.map(|asked| asked.header("Authorization").map(str::to_owned)).collect();
+        let shown: Vec<_> = asked.map(|asked| asked.header("Authorization").map(str::to_owned)).collect();
         assert!(!shown.is_empty(), "{path} was asked for");
         shown
     };

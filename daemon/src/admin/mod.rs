@@ -7,9 +7,9 @@
 pub(crate) mod api;
 mod cells;
 mod concerns;
-mod connection;
+pub(crate) mod connection;
 mod contents;
-mod guard;
+pub(crate) mod guard;
 pub(crate) mod health;
 mod history;
 mod page;

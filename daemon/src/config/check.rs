@@ -366,6 +366,14 @@ impl Pass<'_> {
             let source = self.layers.source(&keys::ADMIN_PORT).max(self.layers.source(&keys::FRONT_PORT));
             self.problems.push(Problem { source, key: keys::ADMIN_PORT.path.into(), text });
         }
+        if let Some(profiles) = settings.profiles() {
+            let others = [("the front", settings.front), ("the admin port", settings.admin)];
+            for (what, _) in others.into_iter().filter(|(_, other)| would_meet(profiles, *other)) {
+                let text = format!("{what} has port {} too; give one another port", profiles.port());
+                let source = self.layers.source(&keys::PPROF_PORT);
+                self.problems.push(Problem { source, key: keys::PPROF_PORT.path.into(), text });
+            }
+        }
         if let Some(cluster) = &settings.cluster {
             self.peer_port_is_free(cluster.listen, settings);
         }
@@ -398,6 +406,11 @@ impl Pass<'_> {
             );
         }
     }
+}
+
+/// Whether who listens at one cannot listen at the other: it is the same, or one of all.
+fn would_meet(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() == other.port() && (one.ip() == other.ip() || other.ip().is_unspecified())
 }
 
 /// Nobody expands `~` here, and a directory of that name is hardly meant.

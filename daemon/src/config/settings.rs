@@ -1,7 +1,7 @@
 //! The checked configuration: every value with its type and unit. Nothing in here needs a second look.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -66,10 +66,18 @@ pub struct Settings {
     pub log: LogSettings,
     /// Whether `/metrics` is served.
     pub metrics: bool,
-    /// Where profiles will be served; accepted so that configurations carry over, not used by this version.
+    /// Where profiles are served, on loopback; `None`: nowhere.
     pub pprof_port: Option<u16>,
     /// How long content is kept that nobody reads; `None`: until its space is needed.
     pub ttl: Option<Duration>,
+}
+
+impl Settings {
+    /// Where profiles are served: on loopback, whatever listens elsewhere.
+    #[must_use]
+    pub fn profiles(&self) -> Option<SocketAddr> {
+        self.pprof_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
 }
 
 /// How a node belongs to a cluster.

@@ -63,9 +63,6 @@ pub(super) fn of(settings: &Settings, layers: &Layers<'_>) -> Vec<Warning> {
             warn(&keys::CLUSTER_ADVERTISE, format!("nodes on other machines cannot connect to {told}"));
         }
     }
-    if settings.pprof_port.is_some() {
-        warn(&keys::PPROF_PORT, "accepted, but this version serves no profiles".into());
-    }
     for (index, registry) in settings.registries.iter().enumerate() {
         let key = keys::REGISTRY_INSECURE.path.replace("[]", &format!("[{index}]"));
         if let Some(given) = layers.in_file(&key)
