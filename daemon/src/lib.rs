@@ -21,6 +21,7 @@ mod metrics;
 pub mod origin;
 mod policy;
 mod polls;
+mod profiles;
 mod reload;
 pub mod sandbox;
 pub mod serve;

@@ -117,6 +117,7 @@ pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
     let connections_max = connections_max(raise_file_limit(), memory_max);
     let front = listen(settings.front, "front", "--front")?;
     let admin = listen(settings.admin, "admin port", "--admin")?;
+    let profiles = settings.profiles().map(|address| listen(address, "profiles", "pprofPort")).transpose()?;
     keep_to_oneself(settings)?;
     // As that user: what may be locked in memory is the user's.
     let (backend, ring_denied) = choose_backend(settings.io)?;
@@ -142,7 +143,7 @@ pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
         memory,
         sandbox,
     };
-    let served = tokio::task::LocalSet::new().block_on(&runtime, daemon.run(front, admin));
+    let served = tokio::task::LocalSet::new().block_on(&runtime, daemon.run(front, admin, profiles));
     store.close();
     // For what writes a file, not for a configuration that is being read from a disk that does not answer.
     runtime.shutdown_timeout(BLOCKED_MAX);
@@ -162,7 +163,12 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn run(&self, front: TcpListener, admin: TcpListener) -> Result<(), ServeError> {
+    async fn run(
+        &self,
+        front: TcpListener,
+        admin: TcpListener,
+        profiles: Option<TcpListener>,
+    ) -> Result<(), ServeError> {
         let system = |what| move |source| ServeError::System { what, source };
         let mut signals = Signals::new().map_err(system("take signals"))?;
         let hangups = signal(SignalKind::hangup()).map_err(system("take signals"))?;
@@ -217,6 +223,8 @@ impl Daemon {
         drop(common);
         let front = tokio::net::TcpListener::from_std(front).map_err(system("use the front's socket"))?;
         let admin = tokio::net::TcpListener::from_std(admin).map_err(system("use the admin socket"))?;
+        let profiles = profiles.map(tokio::net::TcpListener::from_std).transpose();
+        let profiles = profiles.map_err(system("use the socket for profiles"))?;
         self.greet(&front, &admin, shards.len());
         let warm_up_bytes_max = warm_up_bytes_max(memory.free, memory.max);
         self.store.start_scrub(settings.scrub, warm_up_bytes_max).map_err(system("start a thread"))?;
@@ -231,6 +239,7 @@ impl Daemon {
             answering = answering.in_cluster(part.shared.clone());
         }
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
+        let profiles = profiles.map(|listener| tokio::task::spawn_local(crate::profiles::serve(listener)));
         let (asked, limits) = (reload.identity_asked(), reload.peer_limits());
         let keeping = cluster.map(|part| tokio::task::spawn_local(part.stay(asked, limits)));
         let reloading = tokio::task::spawn_local(reload_at_each(hangups, reload));
@@ -262,6 +271,7 @@ impl Daemon {
             exporting.finish().await;
         }
         admin.abort();
+        profiles.iter().for_each(tokio::task::JoinHandle::abort);
         reloading.abort();
         keeping.iter().for_each(tokio::task::JoinHandle::abort);
         remembering.abort();

@@ -11,7 +11,7 @@ use crate::sync::IS_PLAIN;
 use crate::sync::atomic::{AtomicU32, Ordering};
 
 /// 4 KiB, whatever the store. A model of an atomic is larger.
-const COUNTERS: usize = if IS_PLAIN { 1024 } else { 1 };
+const COUNTERS: usize = if IS_PLAIN { 1024 } else { 2 };
 
 #[derive(Debug)]
 pub(crate) struct FromDisk(Box<[AtomicU32]>);

@@ -31,6 +31,7 @@ mod piece_table;
 pub mod probe;
 mod records;
 pub mod ring;
+pub mod sampler;
 mod scrub;
 #[cfg(test)]
 mod simulation;

@@ -63,6 +63,7 @@ pub struct Builder {
     expected_io: Option<Io>,
     under: Vec<String>,
     place: Option<Place>,
+    admin_ip: Option<IpAddr>,
 }
 
 /// Where a daemon lives that does not live beside its test.
@@ -179,6 +180,12 @@ impl Builder {
         self
     }
 
+    /// With its admin port at that address, where other machines may reach it.
+    pub fn admin_on(mut self, address: IpAddr) -> Builder {
+        self.admin_ip = Some(address);
+        self
+    }
+
     /// Any further flag of `darter serve`.
     pub fn flag(mut self, name: &str, value: &str) -> Builder {
         self.flags.extend([name.to_owned(), value.to_owned()]);
@@ -226,7 +233,11 @@ impl Builder {
         let below = self.place.as_ref().map_or_else(env::temp_dir, |place| place.directory.clone());
         let home = TempDir::with_prefix_in("darter-test-", below).expect("a temporary directory can be made");
         let data_dir = self.data_dir.clone().unwrap_or_else(|| home.path().join("data"));
-        let (front, admin) = (free_address(), free_address());
+        let admin = match self.admin_ip {
+            Some(ip) => SocketAddr::new(ip, free_port()),
+            None => free_address(),
+        };
+        let front = free_address();
         let child = command(&self, &data_dir, front, admin, home.path());
         Daemon { builder: self, home, data_dir, front, admin, child }
     }
@@ -283,6 +294,7 @@ impl Daemon {
             expected_io: None,
             under: Vec::new(),
             place: None,
+            admin_ip: None,
         }
     }
 

@@ -281,6 +281,7 @@ mod tests {
             "proxy.registryMirror.dynamic" | "metrics.enable" => "false",
             "proxy.allowedRegistries[]" | "proxy.proxies[].regx" | "proxy.registries[].host" => "other",
             "proxy.defaultFilter" => "x",
+            "health.tokenFile" => "/token",
             "access.proof" | "access.grace" => "1m",
             "download.prefetchRateLimit" => "1MiB",
             "sandbox.mode" => "required",

@@ -78,6 +78,12 @@ pub(super) const ADMIN_IP: Key =
     Key { path: "health.tcpListen.listen", takes: IP, fallback: Text("127.0.0.1"), taken_up: Restart };
 pub(super) const ADMIN_PORT: Key =
     Key { path: "health.tcpListen.port", takes: PORT, fallback: Text("40901"), taken_up: Restart };
+pub(super) const ADMIN_TOKEN_FILE: Key = Key {
+    path: "health.tokenFile",
+    takes: "a file with a token of at least 16 bytes that only its owner may read; ~ is not expanded",
+    fallback: Decided("none: other machines change nothing"),
+    taken_up: AtOnce,
+};
 pub(super) const REGISTRY: Key = Key {
     path: "proxy.registryMirror.url",
     takes: "http:// or https://, HOST and optionally :PORT, without a path",
@@ -263,7 +269,7 @@ pub(super) const PPROF_PORT: Key = Key {
 };
 
 /// All of them, in the order in which `config show` prints them.
-pub(super) const KEYS: [&Key; 46] = [
+pub(super) const KEYS: [&Key; 49] = [
     &DATA_DIR,
     &CAPACITY,
     &TASK_EXPIRE_TIME,
@@ -274,6 +280,7 @@ pub(super) const KEYS: [&Key; 46] = [
     &FRONT_PORT,
     &ADMIN_IP,
     &ADMIN_PORT,
+    &ADMIN_TOKEN_FILE,
     &REGISTRY,
     &REGISTRY_DYNAMIC,
     &ALLOWED_REGISTRIES,

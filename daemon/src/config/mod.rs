@@ -34,6 +34,7 @@ mod settings;
 pub mod size;
 #[cfg(test)]
 mod tests;
+mod token;
 mod warnings;
 
 use std::fs::File;
@@ -53,6 +54,7 @@ pub use settings::{
     ClusterLimits, ClusterSettings, IoChoice, LogFormat, LogSettings, SandboxMode, SandboxSettings, Settings,
     TracingSettings,
 };
+pub use token::TokenSetting;
 pub use warnings::Warning;
 
 /// Where a daemon's configuration comes from, so that it can be read again.
@@ -113,7 +115,12 @@ pub fn load_with_problems(
         None => RawConfig::default(),
     };
     let mut resolved = resolve(&raw, overrides, &Surroundings::of_this_process())?;
-    let problems = [listed::read_files(&mut resolved), cluster::read_files(&mut resolved)].concat();
+    let problems = [
+        token::read_file(&mut resolved),
+        listed::read_files(&mut resolved),
+        cluster::read_files(&mut resolved),
+    ]
+    .concat();
     Ok((resolved, problems))
 }
 

@@ -1,7 +1,7 @@
 //! The checked configuration: every value with its type and unit. Nothing in here needs a second look.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -17,6 +17,7 @@ use super::cluster::{Advertise, IdentitySource, JoinTarget};
 use super::listed::ListedRegistry;
 use super::registry::{Registry, RegistryHost};
 use super::rules::Rules;
+use super::token::TokenSetting;
 use crate::access::Lasting;
 
 /// What `darter serve` runs by. docs/configuration.md says which key and flag each field comes from.
@@ -30,6 +31,8 @@ pub struct Settings {
     pub front: SocketAddr,
     /// Where `/server/ping`, `/healthz`, `/readyz` and `/metrics` are.
     pub admin: SocketAddr,
+    /// With what other machines may change something there; `None`: with nothing.
+    pub admin_token: Option<TokenSetting>,
     /// The upstream of requests that name none.
     pub registry: Registry,
     /// Whether a request may name its upstream, by `X-Dragonfly-Registry` or `ns`.
@@ -68,10 +71,18 @@ pub struct Settings {
     pub metrics: bool,
     /// Where what is recorded of requests goes; `None`: nothing is.
     pub tracing: Option<TracingSettings>,
-    /// Where profiles will be served; accepted so that configurations carry over, not used by this version.
+    /// Where profiles are served, on loopback; `None`: nowhere.
     pub pprof_port: Option<u16>,
     /// How long content is kept that nobody reads; `None`: until its space is needed.
     pub ttl: Option<Duration>,
+}
+
+impl Settings {
+    /// Where profiles are served: on loopback, whatever listens elsewhere.
+    #[must_use]
+    pub fn profiles(&self) -> Option<SocketAddr> {
+        self.pprof_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
 }
 
 /// How a node belongs to a cluster.

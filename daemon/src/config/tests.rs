@@ -50,7 +50,7 @@ fn the_section_that_users_of_dragonfly_know_works_as_it_stands() {
     assert!(settings.rules.cache("/v2/library/debian/blobs/sha256:00"));
     assert!(!settings.rules.cache("/v2/library/debian/manifests/sha256:00"));
     let keys: Vec<_> = warnings.iter().map(|warning| format!("{} {}", warning.source, warning.key)).collect();
-    assert_eq!(keys, ["f:9 proxy.tcpListen.listen", "f:8 proxy.security.insecure", "f:4 pprofPort"]);
+    assert_eq!(keys, ["f:9 proxy.tcpListen.listen", "f:8 proxy.security.insecure"]);
 }
 
 #[test]
@@ -82,7 +82,7 @@ metrics: {enable: false}
 tracing: {endpoint: 'http://c:4318', sampleRatio: 0.5}
 storage: {capacity: 1GiB, taskExpireTime: 6h, io: pool, scrub: {rate: 0, interval: 1h}}
 download: {prefetch: true, prefetchRateLimit: 1MB}
-health: {tcpListen: {listen: '::1', port: 2}}
+health: {tcpListen: {listen: '::1', port: 2}, tokenFile: t}
 proxy:
   tcpListen: {listen: '::1', port: 3}
   registryMirror: {url: 'http://r:5000', dynamic: false}
@@ -316,6 +316,12 @@ fn front_and_admin_do_not_meet() {
         "health: {tcpListen: {port: 65001}}",
         "f:1: health.tcpListen.port: front and admin port are both 127.0.0.1:65001; give one another port",
     );
+    check("pprofPort: 65001", "f:1: pprofPort: the front has port 65001 too; give one another port");
+    check(
+        "pprofPort: 40901\nhealth: {tcpListen: {listen: 0.0.0.0}}",
+        "f:1: pprofPort: the admin port has port 40901 too; give one another port",
+    );
+    check("pprofPort: 65001\nproxy: {tcpListen: {listen: 10.0.0.7}}", "ok");
     check("health: {tcpListen: {port: 0}}\nproxy: {tcpListen: {port: 0}}", "ok");
 }
 

@@ -183,6 +183,9 @@ fn ports(settings: &Settings) -> Vec<Port> {
         port("front", "--front", settings.front, Protocol::Tcp),
         port(ADMIN, "--admin", settings.admin, Protocol::Tcp),
     ];
+    if let Some(address) = settings.profiles() {
+        ports.push(port("profiles", "pprofPort", address, Protocol::Tcp));
+    }
     if let Some(cluster) = &settings.cluster {
         ports.push(port("peers, TCP", "--peer-listen", cluster.listen, Protocol::Tcp));
         ports.push(port("peers, UDP", "--peer-listen", cluster.listen, Protocol::Udp));

@@ -35,7 +35,6 @@ const REFUSED: &[c_long] = &[
     libc::SYS_personality,
     // Other processes.
     libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_process_madvise,
     libc::SYS_kcmp,
@@ -142,6 +141,7 @@ fn chains(io_uring: bool) -> Result<Chains, CallsError> {
     let calls = [REFUSED, REFUSED_HERE, rings].concat();
     let mut chains: Chains = calls.into_iter().map(|call| (call, Vec::new())).collect();
     chains.insert(libc::SYS_clone, vec![SeccompRule::new(vec![process_not_thread()?])?]);
+    chains.insert(libc::SYS_process_vm_readv, vec![SeccompRule::new(vec![other_process()?])?]);
     let foreign: Result<Vec<_>, _> = FAMILIES.into_iter().map(other_family).collect();
     chains.insert(libc::SYS_socket, vec![SeccompRule::new(foreign?)?]);
     if cfg!(target_arch = "x86_64") {
@@ -155,6 +155,12 @@ fn chains(io_uring: bool) -> Result<Chains, CallsError> {
 fn process_not_thread() -> Result<SeccompCondition, seccompiler::BackendError> {
     let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
     SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), 0)
+}
+
+/// Its own memory may be read so: the sampler of profiles does, to which a bad address is then an error.
+fn other_process() -> Result<SeccompCondition, seccompiler::BackendError> {
+    let own = u64::from(std::process::id());
+    SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, own)
 }
 
 fn other_family(family: i32) -> Result<SeccompCondition, seccompiler::BackendError> {

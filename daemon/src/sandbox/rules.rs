@@ -105,6 +105,8 @@ impl Rules {
             true => read.extend(READ_IN_ETC.iter().map(|name| Path::new("/etc").join(name))),
             false => read.push("/etc".into()),
         }
+        // Names of functions for profiles.
+        read.extend(settings.pprof_port.and_then(|_| env::current_exe().ok()));
         for named in named(inputs, settings) {
             read.extend(around(&named, home.as_deref()));
         }
@@ -124,6 +126,7 @@ fn named(inputs: &Inputs, settings: &Settings) -> Paths {
         Some(IdentitySource::Files { ca, cert, key }) => named.extend([ca, cert, key].map(PathBuf::clone)),
         None => {}
     }
+    named.extend(settings.admin_token.as_ref().map(|token| token.path().to_owned()));
     for registry in &settings.registries {
         let files = registry.tls.files();
         named.extend([files.ca, files.certificate, files.key].into_iter().flatten());
