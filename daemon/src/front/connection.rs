@@ -240,8 +240,11 @@ async fn with_hyper<A: Future<Output = Answered>>(
     server.max_header_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).max_buf_size(BUFFER_BYTES_MAX);
     // Times are kept here: hyper's one for a head begins while nothing is asked yet.
     server.header_read_timeout(None);
+    // Told of the stop before it has read anything, it would end without an answer.
+    let is_last = flow.stopping.get();
+    server.keep_alive(!is_last);
     let mut connection = server.serve_connection(TokioIo::new(line), service);
-    let mut is_told = false;
+    let mut is_told = is_last;
     let is_back = poll_fn(|context| {
         if flow.stopping.get() && !is_told {
             is_told = true;
