@@ -20,7 +20,7 @@ const NOWHERE: &str = "proxy: {registryMirror: {url: 'http://127.0.0.1:1'}}\n";
 
 /// A file that holds a token.
 struct TokenFile {
-    _directory: TempDir,
+    _directory: Option<TempDir>,
     path: PathBuf,
 }
 
@@ -28,10 +28,18 @@ impl TokenFile {
     fn of(text: &str) -> TokenFile {
         let directory = TempDir::new().expect("a temporary directory");
         let path = directory.path().join("token");
-        fs::write(&path, text).expect("the file can be written");
-        let file = TokenFile { _directory: directory, path };
-        file.mode(0o600);
-        file
+        TokenFile { _directory: Some(directory), path }.holding(text)
+    }
+
+    /// Beside the configuration, where a daemon that runs may read what was not there when it started.
+    fn beside(daemon: &Daemon, text: &str) -> TokenFile {
+        TokenFile { _directory: None, path: daemon.data_dir().with_file_name("token") }.holding(text)
+    }
+
+    fn holding(self, text: &str) -> TokenFile {
+        self.write(text);
+        self.mode(0o600);
+        self
     }
 
     fn write(&self, text: &str) {
@@ -116,7 +124,7 @@ fn another_machine_changes_something_with_the_token_only() {
     machines.run(&machines.other, &["reload"], None).failed(1, &["health.tokenFile", "--token-file"]);
 
     // The node's own operator gives it one, and it counts without a start.
-    let file = TokenFile::of(&format!("{TOKEN}\n"));
+    let file = TokenFile::beside(&machines.daemon, &format!("{TOKEN}\n"));
     machines.daemon.reconfigure(&file.config());
     let told = machines.run(&machines.own, &["reload", "--json"], None).json();
     assert_eq!(told["taken_up"][0]["key"], "health.tokenFile", "{told}");

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, HeaderValue, header};
 
+use crate::sandbox;
+
 /// Of a token: nobody guesses 16 bytes by asking over a network.
 const BYTES_MIN: usize = 16;
 /// Of its file.
@@ -30,7 +32,7 @@ pub(crate) struct Token {
 /// Why a file has no token that can be used. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TokenError {
-    #[error("{path} cannot be read ({source}): it is to hold a token; {how}", how = HowTo(.path))]
+    #[error("{path} cannot be read ({source}{}): it is to hold a token; {how}", sandbox::hint(.source), how = HowTo(.path))]
     Unreadable { path: PathBuf, source: io::Error },
     #[error(
         "{path} has mode {mode:o}, and whoever reads it may change something here: chmod 600 {path} (in Kubernetes \
