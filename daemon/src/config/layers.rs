@@ -164,7 +164,7 @@ impl<'a> Layers<'a> {
     /// What the environment says, of the key of which it may.
     fn in_environment(&self, key: &Key) -> Option<Given<'a>> {
         let (variable, text) = self.collector.filter(|_| key.path == TRACING_ENDPOINT.path)?;
-        Some(Given { text, source: Source::Environment(*variable) })
+        Some(Given { text, source: Source::Environment(variable) })
     }
 
     /// What holds when no layer says anything.
