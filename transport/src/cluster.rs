@@ -90,7 +90,8 @@ impl Cluster {
         server.begin(&mesh);
         let (chance, watches) = (Chance::seeded(chance_seed).into(), Watches::default());
         let context = Rc::new(Context { shared, mesh, store, chance, watches });
-        let (pulls, announcer) = (Pulls::new(context.clone()), Announcer::new(context.clone()));
+        let (pulls, announcer) =
+            (Pulls::new(context.clone(), server.clone()), Announcer::new(context.clone()));
         let cluster = Rc::new(Self { context, server, pulls, announcer });
         // Set once, here.
         let _ = front.cluster.set(Rc::downgrade(&cluster));
