@@ -18,34 +18,22 @@
 //! Pure: events go in with the time, [`Step`]s come out of [`Download::poll`]. Who checks digests, stores blocks and
 //! moves messages is elsewhere; the owner's side is [`crate::schedule`].
 
+mod link;
+
 use std::time::{Duration, Instant};
 
+use self::link::Link;
 use crate::block_set::BlockSet;
 use crate::chance::Chance;
 use crate::node::NodeId;
-use crate::wire::{CANDIDATES_MAX, Fault, Have, Holder, Load, RUN_BLOCKS_MAX, Reaction};
+use crate::wire::{CANDIDATES_MAX, Fault, Have, Holder, Load, Reaction};
 
 /// Parents that send at a time, besides the owner. Where all links are full each of them sends as much as its congestion
 /// window allows, and three filled half of a link (`docs/performance.md`).
 pub const SOURCES_AT_ONCE: usize = 8;
-/// A source that brings no block for so long loses its request: never before, however quick it was.
-const PATIENCE_MIN: Duration = Duration::from_millis(250);
-/// Nor later than this, so that with the way of the next request a reader goes on within a second.
-const PATIENCE_MAX: Duration = Duration::from_millis(800);
 /// The owner may be at a slow origin itself; that it is dead is known by its connection. A client waits half a second
 /// longer.
 const OWNER_PATIENCE: Duration = Duration::from_secs(3);
-/// How long a source is left alone after its first fault; doubled with each further one.
-const LEFT_ALONE: Duration = Duration::from_secs(1);
-const LEFT_ALONE_DOUBLINGS_MAX: u32 = 5;
-/// A parent that is to send no more than so many blocks is asked for the next ones: with its last block on the way here it
-/// would have nothing to send until the next request has come to it, and behind full links that takes 50 ms.
-const ASKED_AHEAD_BLOCKS: u32 = 3;
-/// A request is so long that a source needs this time for it: shorter ones cost round trips, longer ones let
-/// blocks be passed on later.
-const REQUEST_TIME: Duration = Duration::from_millis(80);
-/// Blocks asked of a parent whose speed is not known.
-const FIRST_REQUEST_BLOCKS: u32 = 4;
 /// Loads that differ by less than a fourth are alike: a parent tells its load with what it has got, and by then it is old.
 /// When the least loaded was always asked, all nodes asked the same few, and the others sent nothing for seconds.
 const LOADS_ALIKE: u8 = 64;
@@ -188,82 +176,10 @@ struct Parent {
     refusals: i32,
 }
 
-/// What is known of a source's ways.
-#[derive(Debug, Default)]
-struct Link {
-    request: Option<Box<Request>>,
-    rest_until: Option<Instant>,
-    /// Smoothed time for a block.
-    block_time: Option<Duration>,
-    faults: u32,
-    /// So many of its requests are not read on: this node has no room.
-    stands_still: u32,
-}
-
-#[derive(Debug)]
-struct Request {
-    /// Asked for and not here. Of the owner's «any of these» what it has announced.
-    left: BlockSet,
-    /// When the last block came, or the request was made.
-    progress: Instant,
-}
-
 impl Parent {
     fn coming(&self) -> &BlockSet {
         static NOTHING: BlockSet = BlockSet::EMPTY;
         self.coming.as_deref().unwrap_or(&NOTHING)
-    }
-}
-
-impl Link {
-    fn is_free(&self, now: Instant) -> bool {
-        self.request.is_none() && self.rest_until.is_none_or(|until| until <= now)
-    }
-
-    /// Whether it has little left to send of what it was asked for.
-    fn is_nearly_free(&self) -> bool {
-        let request = self.request.as_ref().filter(|_| self.stands_still == 0);
-        request.is_some_and(|request| request.left.len() <= ASKED_AHEAD_BLOCKS)
-    }
-
-    fn patience(&self) -> Duration {
-        let expected = self.block_time.map_or(PATIENCE_MIN, |block| block.saturating_mul(8));
-        expected.clamp(PATIENCE_MIN, PATIENCE_MAX)
-    }
-
-    /// When somebody else is to be asked for what this source was asked for.
-    fn overdue_at(&self, patience: Duration) -> Option<Instant> {
-        let request = self.request.as_ref().filter(|_| self.stands_still == 0);
-        request.map(|request| request.progress + patience)
-    }
-
-    fn ask(&mut self, places: &BlockSet, now: Instant) {
-        match &mut self.request {
-            Some(request) => request.left.add(places),
-            None => self.request = Some(Box::new(Request { left: *places, progress: now })),
-        }
-        self.rest_until = None;
-    }
-
-    fn fault(&mut self, now: Instant) {
-        let doublings = self.faults.min(LEFT_ALONE_DOUBLINGS_MAX);
-        self.faults = self.faults.saturating_add(1);
-        self.rest_until = Some(now + LEFT_ALONE * 2u32.pow(doublings));
-    }
-
-    /// A block has come of the request: how long it took is smoothed over eight.
-    fn progress(&mut self, place: u32, now: Instant) {
-        let Some(request) = &mut self.request else { return };
-        request.left.remove(place);
-        let took = now.saturating_duration_since(std::mem::replace(&mut request.progress, now));
-        self.block_time = Some(self.block_time.map_or(took, |before| (before * 7 + took) / 8));
-        self.faults = self.faults.saturating_sub(1);
-    }
-
-    fn request_blocks(&self) -> u32 {
-        let Some(block_time) = self.block_time else { return FIRST_REQUEST_BLOCKS };
-        let blocks = REQUEST_TIME.as_micros() / block_time.as_micros().max(1);
-        (blocks as u32).clamp(1, RUN_BLOCKS_MAX)
     }
 }
 
@@ -344,16 +260,14 @@ impl Download {
     /// fault. May be said several times, for several requests.
     pub fn stands_still(&mut self, source: &Source) {
         if let Some(link) = self.link(source) {
-            link.stands_still += 1;
+            link.stands_still();
         }
     }
 
     /// This node takes again what the source sends.
     pub fn goes_on(&mut self, source: &Source, now: Instant) {
-        let Some(link) = self.link(source) else { return };
-        link.stands_still = link.stands_still.saturating_sub(1);
-        if let Some(request) = &mut link.request {
-            request.progress = now;
+        if let Some(link) = self.link(source) {
+            link.goes_on(now);
         }
     }
 
@@ -459,8 +373,7 @@ impl Download {
     /// The owner says which blocks it is about to send, of those that it was asked for.
     pub fn announced(&mut self, places: &BlockSet) {
         let new = places.and(&self.blocks).minus(&self.held);
-        if let Some(request) = &mut self.owner.request {
-            request.left = request.left.or(&new);
+        if self.owner.will_send(&new) {
             self.asked = self.asked.or(&new);
         }
     }
@@ -516,13 +429,7 @@ impl Download {
 
     /// These are no longer asked of a source; which of them had not come.
     fn release(&mut self, source: &Source, places: &BlockSet) -> BlockSet {
-        let Some(link) = self.link(source) else { return BlockSet::EMPTY };
-        let Some(request) = &mut link.request else { return BlockSet::EMPTY };
-        let left = request.left.and(places);
-        request.left = request.left.minus(places);
-        if request.left.is_empty() {
-            link.request = None;
-        }
+        let left = self.link(source).map_or(BlockSet::EMPTY, |link| link.release(places));
         self.asked = self.asked.minus(&left);
         left
     }
@@ -546,7 +453,7 @@ impl Download {
             (_, Reaction::AskAgain { after_ms }) => {
                 self.release(source, places);
                 if let Some(link) = self.link(source) {
-                    link.rest_until = Some(now + Duration::from_millis(after_ms.into()));
+                    link.rests_until(now + Duration::from_millis(after_ms.into()));
                 }
                 if let Source::Parent(id) = source
                     && let Some(at) = self.at(id)
@@ -587,7 +494,7 @@ impl Download {
     fn let_the_worst_go(&mut self) {
         let excess = (self.parents.len() + LET_GO).saturating_sub(CANDIDATES_MAX);
         for _ in 0..excess {
-            let idle = |at: &usize| self.parents[*at].link.request.is_none() && !self.parents[*at].wrong;
+            let idle = |at: &usize| !self.parents[*at].link.has_request() && !self.parents[*at].wrong;
             let worst = (0..self.parents.len()).filter(idle).max_by_key(|at| self.parents[*at].refusals);
             if let Some(worst) = worst {
                 self.unwatched.push(self.parents[worst].id);
@@ -610,7 +517,7 @@ impl Download {
 
     fn owner_failed(&mut self, now: Instant) {
         self.owner_failures += 1;
-        self.owner.rest_until = Some(now + FIND_SOON);
+        self.owner.rests_until(now + FIND_SOON);
         if self.owner_failures < OWNER_FAILURES_MAX {
             return;
         }
@@ -663,7 +570,7 @@ impl Download {
         if let Some(step) = self.ask(&urgent, Need::Urgent, now, chance) {
             return Some(step);
         }
-        let sending = self.parents.iter().filter(|parent| parent.link.request.is_some()).count();
+        let sending = self.parents.iter().filter(|parent| parent.link.has_request()).count();
         if self.holds_back {
             return None;
         }
@@ -712,7 +619,7 @@ impl Download {
         if !urgent && !without_owner && self.owner.is_free(now) {
             return Some(self.ask_owner(open, true, now));
         }
-        let rests = self.owner.rest_until.is_some_and(|until| now < until);
+        let rests = self.owner.rest().is_some_and(|until| now < until);
         let from_parents = self.ask_parent(open, need, now, chance);
         if from_parents.is_none() && urgent && !rests {
             return Some(self.ask_owner(open, false, now));
@@ -724,7 +631,7 @@ impl Download {
         let left = if any { BlockSet::EMPTY } else { *places };
         self.asked = self.asked.or(&left);
         self.owner.ask(&left, now);
-        let failing = |parent: &&Parent| parent.wrong || parent.link.faults > 0;
+        let failing = |parent: &&Parent| parent.wrong || parent.link.faults() > 0;
         let failed = self.parents.iter().filter(failing).map(|parent| parent.id).collect();
         Step::Want { places: *places, any, stand_in: self.stand_in, failed }
     }
@@ -755,7 +662,7 @@ impl Download {
             .filter(|at| free(&&self.parents[*at]) && of(&self.parents[*at]).contains(first))
             .min_by_key(|at| {
                 let parent = &self.parents[*at];
-                (parent.link.faults, !parent.near, parent.load.busy / LOADS_ALIKE, chance.number())
+                (parent.link.faults(), !parent.near, parent.load.busy / LOADS_ALIKE, chance.number())
             })?;
         let parent = &self.parents[at];
         let behind = first..first.saturating_add(parent.link.request_blocks());
@@ -790,10 +697,10 @@ impl Download {
         let of_parents = self
             .parents
             .iter()
-            .flat_map(|parent| [parent.link.overdue_at(parent.link.patience()), parent.link.rest_until]);
+            .flat_map(|parent| [parent.link.overdue_at(parent.link.patience()), parent.link.rest()]);
         let of_owner = [
             self.owner.overdue_at(OWNER_PATIENCE),
-            self.owner.rest_until,
+            self.owner.rest(),
             self.bulk_without_owner_until,
             self.find_at,
         ];

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use super::link::{ASKED_AHEAD_BLOCKS, PATIENCE_MAX};
 use super::*;
 use crate::node::Node;
 use crate::tracker::tests::node;
@@ -403,9 +404,7 @@ proptest! {
             }
             let mut asked = BlockSet::EMPTY;
             let links = download.parents.iter().map(|parent| &parent.link).chain([&download.owner]);
-            for request in links.filter_map(|link| link.request.as_ref()) {
-                asked.add(&request.left);
-            }
+            links.for_each(|link| asked.add(&link.left()));
             // What has come from elsewhere may stand in a request until that ends; nothing is asked for by nobody.
             prop_assert!(download.asked.minus(&asked).is_empty());
         }
