@@ -183,6 +183,7 @@ impl Serving {
             origin: origin.clone(),
             fetches: common.fetches,
             answers: common.metrics.of_a_shard(),
+            looked_at: false,
         };
         let front = Front { routing, sources, origin, shared: common.front, tracer: common.tracer };
         let fronts = Rc::new(Fronts::new(front, policy));
