@@ -48,22 +48,34 @@ impl Termination {
         self.hosts.iter().any(|pattern| pattern.is_match(&text))
     }
 
-    /// How a client that wants to speak to that place is answered.
+    /// How a client that wants to speak to that place is answered. A key of RSA takes milliseconds to sign with, so that
+    /// a certificate is made off the shard.
     ///
     /// # Errors
     /// No certificate can be made for it.
-    pub(crate) fn config_for(
-        &self,
+    pub(crate) async fn config_for(
+        self: &Arc<Self>,
         place: &Place,
-        now: SystemTime,
     ) -> Result<Arc<ServerConfig>, AuthorityError> {
-        // What is behind the lock is changed whole, and making a certificate takes less than a millisecond.
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_fresh = |kept: &&Kept| now.duration_since(kept.made_at).is_ok_and(|age| age < RENEWED_AFTER);
-        if let Some(fresh) = kept.get(place).filter(is_fresh) {
-            return Ok(fresh.config.clone());
+        let now = SystemTime::now();
+        if let Some(kept) = self.kept_for(place, now) {
+            return Ok(kept);
         }
+        let (termination, place) = (self.clone(), place.clone());
+        let making = tokio::task::spawn_blocking(move || termination.make_for(&place, now));
+        making.await.unwrap_or_else(|error| Err(AuthorityError::Leaf(error.to_string())))
+    }
+
+    fn kept_for(&self, place: &Place, now: SystemTime) -> Option<Arc<ServerConfig>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_fresh = |kept: &&Kept| now.duration_since(kept.made_at).is_ok_and(|age| age < RENEWED_AFTER);
+        kept.get(place).filter(is_fresh).map(|kept| kept.config.clone())
+    }
+
+    fn make_for(&self, place: &Place, now: SystemTime) -> Result<Arc<ServerConfig>, AuthorityError> {
         let config = Arc::new(self.authority.server_config(place, now)?);
+        // What is behind the lock is changed whole.
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT_MAX && !kept.contains_key(place) {
             let oldest = kept.iter().min_by_key(|(_, kept)| kept.made_at).map(|(place, _)| place.clone());
             oldest.and_then(|place| kept.remove(&place));
@@ -107,14 +119,15 @@ mod tests {
     #[test]
     fn a_certificate_is_made_once_a_day_and_so_many_are_kept() {
         let termination = termination(&[""]);
-        let now = SystemTime::now();
-        let first = termination.config_for(&place("a.test:443"), now).unwrap();
-        let later = now + Duration::from_secs(3600);
-        assert!(Arc::ptr_eq(&first, &termination.config_for(&place("a.test:443"), later).unwrap()));
-        let next_day = now + RENEWED_AFTER;
-        assert!(!Arc::ptr_eq(&first, &termination.config_for(&place("a.test:443"), next_day).unwrap()));
+        let (now, a) = (SystemTime::now(), place("a.test:443"));
+        assert!(termination.kept_for(&a, now).is_none());
+        let first = termination.make_for(&a, now).unwrap();
+        let later = termination.kept_for(&a, now + Duration::from_secs(3600)).unwrap();
+        assert!(Arc::ptr_eq(&first, &later));
+        assert!(termination.kept_for(&a, now + RENEWED_AFTER).is_none());
+        assert!(termination.kept_for(&place("a.test:444"), now).is_none());
         for number in 0..KEPT_MAX + 10 {
-            termination.config_for(&place(&format!("h{number}.test:443")), now).unwrap();
+            termination.make_for(&place(&format!("h{number}.test:443")), now).unwrap();
         }
         assert_eq!(termination.kept.lock().unwrap().len(), KEPT_MAX);
     }

@@ -14,7 +14,6 @@ pub(crate) mod seats;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{StatusCode, Uri};
@@ -157,7 +156,7 @@ impl Front {
         let seat = self.shared.seats().take().ok_or(ConnectError::Full)?;
         let termination = self.termination.as_ref().filter(|termination| termination.takes(&place));
         let end = if let Some(termination) = termination {
-            let tls = termination.config_for(&place, SystemTime::now());
+            let tls = termination.config_for(&place).await;
             let failed = |error: AuthorityError| ConnectError::Certificate {
                 place: place.clone(),
                 reason: error.to_string(),

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::metrics::Tunnels;
 
-/// Of one node, whatever its limits allow. Each holds two sockets.
-const SEATS_MAX: usize = 2048;
+/// Of one node, whatever its limits allow. Each holds two sockets, and up to 128 KiB while bytes move.
+const SEATS_MAX: usize = 1024;
 /// The least, where limits are tight.
 const SEATS_MIN: usize = 16;
 
@@ -24,9 +24,9 @@ pub(crate) struct Seats {
 pub(crate) struct Seat(Arc<Seats>);
 
 impl Seats {
-    /// A quarter of the connections that a node may have.
+    /// An eighth of the connections that a node may have.
     pub(crate) fn of(connections_max: usize, counts: Arc<Tunnels>) -> Arc<Self> {
-        let max = (connections_max / 4).clamp(SEATS_MIN, SEATS_MAX);
+        let max = (connections_max / 8).clamp(SEATS_MIN, SEATS_MAX);
         Arc::new(Self { max, taken: AtomicUsize::new(0), counts })
     }
 
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn they_are_a_part_of_all_connections() {
-        assert_eq!(Seats::of(400, Arc::default()).max, 100);
+        assert_eq!(Seats::of(400, Arc::default()).max, 50);
         assert_eq!(Seats::of(1 << 20, Arc::default()).max, SEATS_MAX);
     }
 }
