@@ -105,6 +105,11 @@ impl Darter {
         &self.server
     }
 
+    /// Of its admin port.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
         self.server.kill()

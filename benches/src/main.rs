@@ -25,6 +25,7 @@ mod side;
 mod sparse_disk;
 mod suites;
 mod trace;
+mod watcher;
 mod workload;
 mod zero_origin;
 

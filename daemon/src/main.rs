@@ -11,6 +11,11 @@ use clap::Parser;
 use darter::cli::{Cli, ClusterCommand, Command, ConfigCommand, ProxyCommand, ShowArgs};
 use darter::commands::{self, CommandError};
 use darter::config::{self, ConfigError};
+use darter_engine::heap::SampledHeap;
+
+/// The system's; sampled where `pprofPort` is set.
+#[global_allocator]
+static HEAP: SampledHeap = SampledHeap;
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {

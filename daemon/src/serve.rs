@@ -113,6 +113,10 @@ pub enum ServeError {
 /// The daemon cannot start, and has changed nothing; or a shard ended, and the others were stopped in order.
 pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
     let settings = &resolved.settings;
+    if settings.pprof_port.is_some() {
+        // As early as can be: what was allocated before is in no profile.
+        darter_engine::heap::start();
+    }
     let verbosity = crate::logs::start(settings.log);
     let memory_max = memory_limit();
     let connections_max = connections_max(raise_file_limit(), memory_max);

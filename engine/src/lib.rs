@@ -23,6 +23,7 @@ mod free_slots;
 mod from_disk;
 mod frontier;
 mod hasher;
+pub mod heap;
 mod index;
 mod keeper;
 pub mod layout;

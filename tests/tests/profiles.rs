@@ -11,10 +11,21 @@ use darter_tests::{Answer, Client, Daemon, Io, Origin, Request, on_both_io};
 use flate2::read::GzDecoder;
 use prost::Message;
 
-on_both_io!(a_profile_names_what_the_daemon_does, nobody_who_is_served_notices);
+on_both_io!(
+    a_profile_names_what_the_daemon_does,
+    nobody_who_is_served_notices,
+    a_profile_of_the_heap_tells_who_has_it
+);
 
+const KINDS: [(&str, &str); 4] = [
+    ("alloc_objects", "count"),
+    ("alloc_space", "bytes"),
+    ("inuse_objects", "count"),
+    ("inuse_space", "bytes"),
+];
 const MIB: u64 = 1 << 20;
 const CPU: &str = "/debug/pprof/profile";
+const HEAP: &str = "/debug/pprof/heap";
 
 /// `perftools.profiles.Profile`, as far as it is looked at; numbers are those of google/pprof's `profile.proto`.
 #[derive(Clone, PartialEq, Message)]
@@ -136,19 +147,27 @@ impl Profile {
         self.sample.iter().map(|sample| sample.value[0]).sum()
     }
 
-    /// What must be so of each profile.
-    fn check(&self, hz: i64) {
-        let types: Vec<_> =
-            self.sample_type.iter().map(|kind| (self.text(kind.kind), self.text(kind.unit))).collect();
-        assert_eq!(types, [("samples", "count"), ("cpu", "nanoseconds")]);
-        assert_eq!(self.string_table[0], "");
+    /// What must be so of each profile of processor time.
+    fn check_cpu(&self, hz: i64) {
+        assert_eq!(self.types(), [("samples", "count"), ("cpu", "nanoseconds")]);
         assert_eq!(self.period, 1_000_000_000 / hz);
         assert_eq!(self.period_type.as_ref(), self.sample_type.get(1));
-        assert!(self.time_nanos > 0 && self.duration_nanos > 0);
+        assert!(self.duration_nanos > 0);
         for sample in &self.sample {
             assert!(sample.value[0] > 0 && sample.value[1] == sample.value[0] * self.period, "{sample:?}");
             assert_eq!(self.text(sample.label[0].key), "thread");
         }
+        self.check();
+    }
+
+    fn types(&self) -> Vec<(&str, &str)> {
+        self.sample_type.iter().map(|kind| (self.text(kind.kind), self.text(kind.unit))).collect()
+    }
+
+    /// What must be so of each profile.
+    fn check(&self) {
+        assert_eq!(self.string_table[0], "");
+        assert!(self.time_nanos > 0);
         for location in &self.location {
             let Some(mapping) = self.mapping.iter().find(|mapping| mapping.id == location.mapping_id) else {
                 assert_eq!(location.mapping_id, 0, "{location:?}");
@@ -209,7 +228,7 @@ fn a_profile_names_what_the_daemon_does(io: Io) {
     assert!(begun.elapsed() >= Duration::from_secs(2), "it lasts as long as was asked for");
     assert_eq!(answer.header("Content-Type"), Some("application/octet-stream"));
     let profile = Profile::of(&answer);
-    profile.check(250);
+    profile.check_cpu(250);
     assert!(read > 0);
     assert!(profile.count() >= 5, "{} samples of a daemon that works", profile.count());
     let of_shards = |sample: &&Sample| profile.text(sample.label[0].text).starts_with("darter-shard-");
@@ -223,6 +242,39 @@ fn a_profile_names_what_the_daemon_does(io: Io) {
     });
     let stacks = || of_shards.iter().map(|sample| profile.stack(sample)).collect::<Vec<_>>();
     assert!(whole.count() > 0, "{:#?}", stacks());
+}
+
+/// Who has allocated what since the start, and what of it is there.
+fn a_profile_of_the_heap_tells_who_has_it(io: Io) {
+    let origin = Origin::start();
+    let (daemon, port) = start(&origin, io);
+    let (answers, read) = under_load(&daemon, &origin, || [ask(port, HEAP), ask(port, HEAP)]);
+    assert!(read > 0);
+    let [first, second] = answers.map(|answer| Profile::of(&answer));
+    for profile in [&first, &second] {
+        assert_eq!(profile.types(), KINDS);
+        assert_eq!(profile.period, 512 << 10);
+        for sample in &profile.sample {
+            let [objects, bytes, objects_in_use, bytes_in_use] = sample.value[..] else {
+                panic!("{sample:?}")
+            };
+            assert!(objects >= objects_in_use && bytes >= bytes_in_use && bytes > 0, "{sample:?}");
+        }
+        profile.check();
+    }
+    let sum = |profile: &Profile, kind: usize| profile.sample.iter().map(|it| it.value[kind]).sum::<i64>();
+    assert!(sum(&second, 1) >= sum(&first, 1), "all that was ever allocated does not become less");
+    assert!(
+        !second
+            .sample
+            .iter()
+            .any(|it| second.stack(it).iter().any(|name| name.contains("darter::profiles::heap")))
+    );
+    // What copies for slow readers are made in is there from the start, and is one allocation.
+    let is_of_copies =
+        |sample: &&Sample| second.stack(sample).iter().any(|name| name.contains("Copies::within"));
+    let copies = second.sample.iter().find(is_of_copies).expect("what is so large is sampled");
+    assert!(copies.value[2] == 1 && copies.value[3] >= MIB as i64, "{copies:?}");
 }
 
 /// Profile upon profile, as often as can be: each byte is right, and no request fails.
@@ -265,7 +317,7 @@ fn a_wrong_question_is_told_what_is_allowed() {
     let (_daemon, port) = start(&origin, Io::Auto);
     for (target, status, words) in [
         ("/debug/pprof/", 200, "go tool pprof"),
-        ("/debug/pprof/heap", 404, "there is no profile of the heap"),
+        ("/debug/pprof/allocs", 404, "/debug/pprof/heap"),
         ("/", 404, "/debug/pprof/profile"),
         (
             "/debug/pprof/profile?seconds=0",

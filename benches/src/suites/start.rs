@@ -16,6 +16,7 @@ use crate::server::{Memory, Server, pause};
 use crate::setting::{SEED, Setting};
 use crate::side::Side;
 use crate::sparse_disk::SparseDisk;
+use crate::watcher::Watcher;
 use crate::workload::{Subject, Workload};
 use crate::zero_origin;
 
@@ -34,7 +35,9 @@ const KILLED: &str = "full cache, after kill -9";
 const UNREAD: &str = "full cache, records not in memory";
 const IDLE: &str = "full cache, idle";
 const LOOKED_AT: &str = "full cache, idle, its status page open";
-/// How long the page is open in each turn: ticks of the CPU's clock are hundredths of a second.
+/// The daemon and `darter top` together.
+const WATCHED: &str = "full cache, idle, darter top beside it";
+/// How long each turn takes: ticks of the CPU's clock are hundredths of a second.
 const LOOKED_AT_S: u64 = 20;
 /// In a quick run.
 const SHORTLY_LOOKED_AT_S: u64 = 5;
@@ -119,8 +122,8 @@ pub(crate) fn run(setting: &Setting) -> anyhow::Result<Vec<Table>> {
     let mut looked_at = Table::new(
         "Looked at",
         format!(
-            "CPU time of an idle node, over elapsed time, while its status page is open for {looked_at_s} s and the scrub \
-             is off. The cache of {} GiB is full of contents of {} MiB.",
+            "CPU time of an idle node, over elapsed time, while its status page is open for {looked_at_s} s, or `darter top` \
+             runs for as long, with its own time; the scrub is off. The cache of {} GiB is full of contents of {} MiB.",
             capacity_bytes >> 30,
             CONTENT_BYTES >> 20
         ),
@@ -135,6 +138,12 @@ pub(crate) fn run(setting: &Setting) -> anyhow::Result<Vec<Table>> {
         darter.be_looked_at(looked_at_s)?;
         let part = (darter.server().cpu()? - before).as_secs_f64() / looked_at_s as f64;
         looked_at.add(LOOKED_AT, Side::Darter, Round::default().with(Measure::CpuPart, part));
+        let (before, watcher) = (darter.server().cpu()?, Watcher::start(&setting.binary, &darter)?);
+        pause(Duration::from_secs(looked_at_s));
+        let both = darter.server().cpu()? - before + watcher.cpu()?;
+        watcher.end()?;
+        let part = both.as_secs_f64() / looked_at_s as f64;
+        looked_at.add(WATCHED, Side::Darter, Round::default().with(Measure::CpuPart, part));
     }
     drop(darter);
     let darter = Darter::start(&options)?;
@@ -143,7 +152,9 @@ pub(crate) fn run(setting: &Setting) -> anyhow::Result<Vec<Table>> {
     drop(darter);
 
     times.want(Goal::value(KILLED, Side::Darter, Measure::ElapsedS, Bound::AtMost(0.5)));
-    looked_at.want(Goal::value(LOOKED_AT, Side::Darter, Measure::CpuPart, Bound::AtMost(0.01)));
+    for case in [LOOKED_AT, WATCHED] {
+        looked_at.want(Goal::value(case, Side::Darter, Measure::CpuPart, Bound::AtMost(0.01)));
+    }
     let mib = |mib: u32| Bound::AtMost(f64::from(mib << 20));
     memory.want(Goal::value(IDLE, Side::Darter, Measure::OwnAndPageTablesBytes, mib(96)));
     memory.want(Goal::value(BUSY, Side::Darter, Measure::OwnAndPageTablesBytes, mib(256)));

@@ -4,22 +4,22 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use darter_engine::sampler::{Sampler, SamplerError, give_back_heap};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 
 use super::modules::Modules;
-use super::pprof::{Named, Place, Profile, Stack};
+use super::places::{Places, comment};
+use super::pprof::{Kind, Profile, Stack};
 
 /// Samples do not wait for longer.
 const TAKE_EVERY: Duration = Duration::from_millis(10);
 /// Different stacks of a profile. Of at most 128 addresses each: 16 MiB.
 const STACKS_MAX: usize = 16 << 10;
+const CPU: Kind = ("cpu", "nanoseconds");
 
 /// For how long, and how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,7 @@ struct Seen {
 /// Takes one, and returns it as `go tool pprof` reads it, compressed. Blocks for that long; ends early when `left` says that
 /// nobody waits.
 pub(super) fn take(asked: Asked, left: &AtomicBool) -> Result<Vec<u8>, NoProfile> {
+    tracing::info!(seconds = asked.duration.as_secs(), hz = asked.hz, "a profile is being taken");
     let taken = take_and_name(asked, left);
     // Symbols of a whole binary are large, and the next profile is far.
     backtrace::clear_symbol_cache();
@@ -79,14 +80,27 @@ fn take_and_name(asked: Asked, left: &AtomicBool) -> Result<Vec<u8>, NoProfile> 
     drop(sampler);
     let period_ns = 1_000_000_000 / u64::from(asked.hz);
     let (begun_at_ns, duration_ns) = (in_ns(begun_at), in_ns(begun.elapsed()));
-    let profile = Profile { begun_at_ns, duration_ns, period_ns, ..seen.named(&modules, missed) };
-    let mut compressed = GzEncoder::new(Vec::new(), Compression::default());
-    // Writing to a Vec does not fail.
-    let _ = compressed.write_all(&profile.encoded());
-    Ok(compressed.finish().unwrap_or_default())
+    let lost = missed + seen.dropped;
+    let mut places = Places::new(&modules);
+    let stacks = seen.stacks.into_iter().map(|((thread, addresses), count)| Stack {
+        thread: seen.threads.get(&thread).cloned().unwrap_or_default(),
+        values: vec![count, count.saturating_mul(period_ns)],
+        places: places.of(&addresses),
+    });
+    Ok(Profile {
+        kinds: vec![("samples", "count"), CPU],
+        begun_at_ns,
+        duration_ns,
+        period: (CPU, period_ns),
+        stacks: stacks.collect(),
+        places: places.all,
+        mappings: modules.mappings,
+        comment: comment(lost),
+    }
+    .compressed())
 }
 
-fn in_ns(duration: Duration) -> u64 {
+pub(super) fn in_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -102,46 +116,6 @@ impl Seen {
             None => self.dropped += 1,
         }
     }
-
-    /// With the names of functions where this binary has symbols.
-    fn named(self, modules: &Modules, missed: u64) -> Profile {
-        let mut places = Vec::new();
-        let mut known: HashMap<u64, usize> = HashMap::new();
-        let mut stacks = Vec::with_capacity(self.stacks.len());
-        for ((thread, addresses), count) in self.stacks {
-            let numbers = addresses.into_iter().map(|address| {
-                *known.entry(address).or_insert_with(|| {
-                    let mapping = modules.mapping(address);
-                    places.push(Place { address, mapping, functions: functions(address) });
-                    places.len() - 1
-                })
-            });
-            let places = numbers.collect();
-            let thread = self.threads.get(&thread).cloned().unwrap_or_default();
-            stacks.push(Stack { thread, count, places });
-        }
-        let lost = missed + self.dropped;
-        let comment =
-            format!("darter {}; {lost} samples for which there was no room", env!("CARGO_PKG_VERSION"));
-        Profile { mappings: modules.mappings.clone(), places, stacks, comment, ..Profile::default() }
-    }
-}
-
-/// Innermost first; the last one is the function that the others were inlined into.
-fn functions(address: u64) -> Vec<Named> {
-    let mut functions = Vec::new();
-    let address = std::ptr::without_provenance_mut(usize::try_from(address).unwrap_or(0));
-    backtrace::resolve(address, |symbol| {
-        let Some(name) = symbol.name() else { return };
-        let file = symbol.filename().map(|file| file.display().to_string()).unwrap_or_default();
-        functions.push(Named {
-            // Without the hash.
-            name: format!("{name:#}"),
-            file,
-            line: symbol.lineno().unwrap_or(0),
-        });
-    });
-    functions
 }
 
 /// What the thread is called now; one that has ended has only its number.
@@ -165,18 +139,5 @@ mod tests {
         seen.count(1, vec![0]);
         assert_eq!((seen.stacks.len(), seen.dropped), (STACKS_MAX, 3));
         assert_eq!(seen.stacks[&(1, vec![0])], 2);
-    }
-
-    #[inline(never)]
-    fn a_function_of_this_test() -> u64 {
-        std::hint::black_box(7)
-    }
-
-    #[test]
-    fn a_function_has_its_name() {
-        let address = a_function_of_this_test as fn() -> u64 as usize as u64 + 1;
-        assert_eq!(a_function_of_this_test(), 7);
-        let names: Vec<_> = functions(address).into_iter().map(|function| function.name).collect();
-        assert!(names.iter().any(|name| name.ends_with("a_function_of_this_test")), "{names:?}");
     }
 }

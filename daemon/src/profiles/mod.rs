@@ -1,10 +1,12 @@
 //! Profiles of this daemon, in the form and at the paths that `go tool pprof` knows: `pprofPort`, on loopback, off by default.
 //!
-//! One profile is taken at a time ([`cpu`]); the engine's `sampler` has the signal handler. There is no profile of the heap: it
-//! would need another allocator, of which the memory under slow readers would have to be measured anew.
+//! Processor time ([`cpu`]): the engine's `sampler` has the signal handler. The heap ([`heap`]): the engine's `heap` is the allocator,
+//! and samples from the start on where there is such a port. One profile is taken at a time, since names take memory.
 
 mod cpu;
+mod heap;
 mod modules;
+mod places;
 mod pprof;
 
 use std::rc::Rc;
@@ -13,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_engine::heap::unseen;
 use darter_engine::sampler::{HZ_MAX, SamplerError};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -21,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use url::form_urlencoded;
 
-use self::cpu::Asked;
+use self::cpu::{Asked, NoProfile};
 use crate::admin::connection::{self, Places};
 use crate::admin::guard::Ends;
 
@@ -32,10 +35,12 @@ const SECONDS_DEFAULT: u64 = 30;
 const HZ_DEFAULT: u32 = 99;
 const INDEX: &str = "/debug/pprof/";
 const CPU: &str = "/debug/pprof/profile";
+const HEAP: &str = "/debug/pprof/heap";
 const PAGE: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>darter: profiles</title>\
 <h1>Profiles of this darter</h1>\
 <p><a href=\"profile?seconds=10\">profile?seconds=10</a>: what its threads spend processor time on, sampled for so long \
 (1 to 60 s; <code>hz=99</code> samples in a second of it, 1 to 250).</p>\
+<p><a href=\"heap\">heap</a>: who has allocated what since the start, and what of it is there.</p>\
 <p>To look at one: <code>go tool pprof -http=: http://HOST:PORT/debug/pprof/profile?seconds=10</code></p>\n";
 
 type Answer = Response<Full<Bytes>>;
@@ -77,18 +82,22 @@ async fn answer(request: &Request<Incoming>, ends: Ends, turn: Arc<Semaphore>) -
     }
     match request.uri().path() {
         CPU => match asked(request.uri().query().unwrap_or_default()) {
-            Ok(asked) => profile(asked, turn).await,
+            Ok(asked) => profile(turn, move |left| cpu::take(asked, left)).await,
             Err(why) => text(StatusCode::BAD_REQUEST, &why),
         },
+        HEAP => profile(turn, |_| heap::take()).await,
         INDEX => whole(StatusCode::OK, "text/html; charset=utf-8", PAGE.into()),
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /debug/pprof/ and /debug/pprof/profile?seconds=N&hz=N; there is no profile of the heap",
+            "there are /debug/pprof/, /debug/pprof/profile?seconds=N&hz=N and /debug/pprof/heap",
         ),
     }
 }
 
-async fn profile(asked: Asked, turn: Arc<Semaphore>) -> Answer {
+async fn profile(
+    turn: Arc<Semaphore>,
+    take: impl FnOnce(&AtomicBool) -> Result<Vec<u8>, NoProfile> + Send + 'static,
+) -> Answer {
     // Until the thread of the profile has ended, and not only this call.
     let Ok(turn) = turn.try_acquire_owned() else {
         let mut answer = text(StatusCode::SERVICE_UNAVAILABLE, &SamplerError::Busy.to_string());
@@ -98,10 +107,9 @@ async fn profile(asked: Asked, turn: Arc<Semaphore>) -> Answer {
     let left = Arc::new(AtomicBool::new(false));
     // Dropped with this future, when the client hangs up.
     let _left = SetAtEnd(left.clone());
-    tracing::info!(seconds = asked.duration.as_secs(), hz = asked.hz, "a profile is being taken");
     let taken = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        cpu::take(asked, &left)
+        unseen(|| take(&left))
     });
     match taken.await {
         Ok(Ok(profile)) => {

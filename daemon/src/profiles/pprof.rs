@@ -2,6 +2,10 @@
 //! `go tool pprof` and others read. Only what is written here, field by field; pure.
 
 use std::collections::HashMap;
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 /// Where a stack's frame is in the code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,22 +39,29 @@ pub(super) struct Mapping {
     pub(super) build_id: String,
 }
 
-/// One stack, seen so often.
+/// What a value is and its unit.
+pub(super) type Kind = (&'static str, &'static str);
+
+/// One stack, and what was seen with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stack {
+    /// Empty: of all threads.
     pub(super) thread: String,
-    pub(super) count: u64,
+    /// One for each of the profile's kinds.
+    pub(super) values: Vec<u64>,
     /// Into `places`, innermost first.
     pub(super) places: Vec<usize>,
 }
 
-/// A profile of processor time.
+/// A profile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Profile {
+    /// What the values of each stack are. The last one is shown unless another is asked for.
+    pub(super) kinds: Vec<Kind>,
     pub(super) begun_at_ns: u64,
     pub(super) duration_ns: u64,
-    /// Processor time that one sample stands for.
-    pub(super) period_ns: u64,
+    /// What there is one sample of, and of how much.
+    pub(super) period: (Kind, u64),
     pub(super) mappings: Vec<Mapping>,
     pub(super) places: Vec<Place>,
     pub(super) stacks: Vec<Stack>,
@@ -59,24 +70,34 @@ pub(super) struct Profile {
 }
 
 impl Profile {
+    /// As `go tool pprof` reads it.
+    pub(super) fn compressed(&self) -> Vec<u8> {
+        let mut compressed = GzEncoder::new(Vec::new(), Compression::default());
+        // Writing to a Vec does not fail.
+        let _ = compressed.write_all(&self.encoded());
+        compressed.finish().unwrap_or_default()
+    }
+
     /// As the message, not compressed.
-    pub(super) fn encoded(&self) -> Vec<u8> {
+    fn encoded(&self) -> Vec<u8> {
         let mut strings = Strings::default();
         let mut functions = Functions::default();
         let mut message = Message::default();
-        let value_type = |kind: &str, unit: &str, strings: &mut Strings| {
+        let value_type = |(kind, unit): Kind, strings: &mut Strings| {
             Message::default().number(1, strings.index(kind)).number(2, strings.index(unit)).0
         };
-        let samples = value_type("samples", "count", &mut strings);
-        let cpu = value_type("cpu", "nanoseconds", &mut strings);
-        message = message.bytes(1, &samples).bytes(1, &cpu);
+        for kind in &self.kinds {
+            message = message.bytes(1, &value_type(*kind, &mut strings));
+        }
+        let period = value_type(self.period.0, &mut strings);
         for stack in &self.stacks {
-            let label = Message::default().number(1, strings.index("thread"));
-            let label = label.number(2, strings.index(&stack.thread));
-            let sample = Message::default()
+            let mut sample = Message::default()
                 .numbers(1, stack.places.iter().map(|place| *place as u64 + 1))
-                .numbers(2, [stack.count, stack.count.saturating_mul(self.period_ns)])
-                .bytes(3, &label.0);
+                .numbers(2, stack.values.iter().copied());
+            if !stack.thread.is_empty() {
+                let label = Message::default().number(1, strings.index("thread"));
+                sample = sample.bytes(3, &label.number(2, strings.index(&stack.thread)).0);
+            }
             message = message.bytes(2, &sample.0);
         }
         for (number, mapping) in self.mappings.iter().enumerate() {
@@ -117,8 +138,8 @@ impl Profile {
         message
             .number(9, self.begun_at_ns)
             .number(10, self.duration_ns)
-            .bytes(11, &cpu)
-            .number(12, self.period_ns)
+            .bytes(11, &period)
+            .number(12, self.period.1)
             .numbers(13, [comment])
             .0
     }
