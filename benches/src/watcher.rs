@@ -59,7 +59,10 @@ impl Watcher {
         let ended = self.top.try_wait()?;
         self.stop();
         let shown = self.reader.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
-        ensure!(ended.is_none() && shown > 1_000, "darter top ended ({ended:?}) or showed only {shown} bytes");
+        ensure!(
+            ended.is_none() && shown > 1_000,
+            "darter top ended ({ended:?}) or showed only {shown} bytes"
+        );
         Ok(())
     }
 

@@ -233,9 +233,8 @@ fn ask(daemon: &Daemon, registry: &str) -> Vec<Answer> {
 /// What comes of a CONNECT, and of a request through what it has opened.
 fn tunnel(daemon: &Daemon, host: &str) -> String {
     let mut stream = TcpStream::connect(daemon.front()).expect("the front listens");
-    let requests = format!("CONNECT {host}:443 HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+    let requests = format!("CONNECT {host}:443 HTTP/1.1\r\nConnection: close\r\n\r\nGET / HTTP/1.1\r\n\r\n");
     stream.write_all(requests.as_bytes()).expect("it is taken");
-    stream.shutdown(std::net::Shutdown::Write).expect("it is open");
     let mut told = Vec::new();
     stream.read_to_end(&mut told).expect("an end, and no reset");
     String::from_utf8(told).expect("text")

@@ -40,7 +40,7 @@ fn an_image_is_pulled_through_a_tunnel() {
         scene.gate.lines()
     );
     let metrics = daemon.metrics();
-    assert_eq!(metrics.sum("darter_store_contents"), 0.0);
+    assert_eq!(metrics.sum("darter_cache_contents"), 0.0);
     assert!(
         metrics.sum_where("darter_tunnel_bytes_total", &["towards=\"client\""])
             > scene.image.blob_bytes() as f64
