@@ -180,7 +180,7 @@ fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
     check(
         "proxy:\n  <<: {a: b}",
         "f:2: proxy.<<: unknown key; allowed here: allowedRegistries, defaultFilter, \
-         proxies, registries, registryMirror, security, tcpListen",
+         hijackHTTPS, proxies, registries, registryMirror, security, tcpListen",
     );
 }
 

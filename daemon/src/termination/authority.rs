@@ -244,6 +244,11 @@ mod tests {
         for host in ["ghcr.io.test", "example.test", "10.0.0.6"] {
             assert!(is_believed(&authority, host, host, now).is_err(), "{host}");
         }
+        for (only, host) in [("ghcr.io", "10.0.0.5"), ("ghcr.io", "[::1]"), ("10.0.0.5", "ghcr.io")] {
+            let (authority, server) = (self::authority(&[only]), host.trim_matches(['[', ']']));
+            assert_eq!(is_believed(&authority, only, only, now), Ok(()), "{only}");
+            assert!(is_believed(&authority, host, server, now).is_err(), "{host} by one for {only}");
+        }
     }
 
     #[test]
