@@ -206,6 +206,7 @@ fn a_daemon_that_stops_ends_tunnels_in_order() {
         tunnel.read_to_end(&mut got).expect("an end, and no reset");
         assert_eq!(got, b"x", "what was said before comes");
     }
+    assert!(!daemon.log().contains("cut because the daemon stops"), "they were waited for in vain");
 }
 
 /// Names are the proxy's to look up, which leads wherever it likes.
