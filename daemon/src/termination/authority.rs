@@ -147,8 +147,12 @@ impl Authority {
         };
         let mut leaf = CertificateParams::new([name.clone()]).map_err(failed)?;
         leaf.distinguished_name = DistinguishedName::new();
-        if name.len() <= COMMON_NAME_BYTES_MAX {
-            leaf.distinguished_name.push(DnType::CommonName, name);
+        // OpenSSL takes an address there for a name, of which constraints may know nothing.
+        match host {
+            Host::Domain(_) if name.len() <= COMMON_NAME_BYTES_MAX => {
+                leaf.distinguished_name.push(DnType::CommonName, name);
+            }
+            _ => leaf.distinguished_name.push(DnType::OrganizationName, "darter forward proxy"),
         }
         leaf.not_before = now.checked_sub(BACKDATED).unwrap_or(now).into();
         leaf.not_after = (now + LEAF_LIFETIME).min(self.ends_at).into();
