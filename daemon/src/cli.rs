@@ -17,6 +17,7 @@ use crate::commands::man::ManArgs;
 use crate::commands::peers::PeersArgs;
 use crate::commands::pin::PinArgs;
 use crate::commands::preheat::PreheatArgs;
+use crate::commands::proxy::ProxyInitArgs;
 use crate::commands::reload::ReloadArgs;
 use crate::commands::rm::RmArgs;
 use crate::commands::stat::StatArgs;
@@ -85,6 +86,9 @@ pub enum Command {
     /// Prepare a cluster of nodes
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Prepare the forward proxy for https
+    #[command(subcommand)]
+    Proxy(ProxyCommand),
     /// Print what a shell needs to complete commands and flags
     Completions(CompletionsArgs),
     /// Print the manual page, or write those of all commands
@@ -111,6 +115,14 @@ pub enum ClusterCommand {
     /// Write the secrets by which the nodes of a cluster know each other
     #[command(after_help = EXIT_STATUS)]
     Init(InitArgs),
+}
+
+/// The commands of `darter proxy`.
+#[derive(Debug, Subcommand)]
+pub enum ProxyCommand {
+    /// Write the authority by which clients of the forward proxy have their https cached
+    #[command(after_help = EXIT_STATUS)]
+    Init(ProxyInitArgs),
 }
 
 /// The flags of `darter config show`: those of `serve`, and how to print.

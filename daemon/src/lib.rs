@@ -26,4 +26,5 @@ mod reload;
 pub mod sandbox;
 pub mod serve;
 mod shard;
+mod termination;
 pub mod trace;

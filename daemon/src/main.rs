@@ -8,7 +8,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use darter::cli::{Cli, ClusterCommand, Command, ConfigCommand, ShowArgs};
+use darter::cli::{Cli, ClusterCommand, Command, ConfigCommand, ProxyCommand, ShowArgs};
 use darter::commands::{self, CommandError};
 use darter::config::{self, ConfigError};
 use darter_engine::heap::SampledHeap;
@@ -62,6 +62,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Doctor(args) => Ok(darter::doctor::run(&args)?),
         Command::Init(args) => Ok(darter::init::run(&args)?),
         Command::Cluster(ClusterCommand::Init(args)) => Ok(commands::cluster::init(&args)?),
+        Command::Proxy(ProxyCommand::Init(args)) => Ok(commands::proxy::init(&args)?),
         Command::Completions(args) => Ok(commands::completions::run(&args)?),
         Command::Man(args) => Ok(commands::man::run(&args)?),
         Command::Config(ConfigCommand::Check { file }) => print(&config::commands::check(&file)?),

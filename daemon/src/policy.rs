@@ -5,16 +5,19 @@
 
 use std::sync::Arc;
 
-use crate::config::Settings;
+use crate::config::{HijackSettings, Settings};
 use crate::front::route::Routing;
 use crate::metrics::Registries;
 use crate::origin::{Origin, OriginOptions, innermost};
+use crate::termination::Termination;
 
 /// Of one shard.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
     pub(crate) routing: Routing,
     pub(crate) origin: Origin,
+    /// For which hosts TLS of clients ends here, if for any; one for all shards.
+    pub(crate) termination: Option<Arc<Termination>>,
 }
 
 /// Why there is none.
@@ -35,9 +38,11 @@ impl Policy {
         counts: &Arc<Registries>,
     ) -> Result<Vec<Self>, NoClient> {
         let (routing, options) = (Routing::new(settings), OriginOptions::new(settings));
+        let termination = settings.hijack.as_ref().and_then(HijackSettings::termination);
         let one = || {
-            let origin = Origin::new(&options).map_err(|error| NoClient(innermost(&error)))?;
-            Ok(Self { routing: routing.clone(), origin: origin.counted(counts.clone()) })
+            let origin =
+                Origin::new(&options).map_err(|error| NoClient(innermost(&error)))?.counted(counts.clone());
+            Ok(Self { routing: routing.clone(), origin, termination: termination.clone() })
         };
         std::iter::repeat_with(one).take(count).collect()
     }
@@ -46,6 +51,7 @@ impl Policy {
     #[cfg(test)]
     pub(crate) fn open() -> tokio::sync::watch::Receiver<Self> {
         let settings = crate::config::load(None, &[]).expect("defaults are right").settings;
-        tokio::sync::watch::channel(Self { routing: Routing::new(&settings), origin: Origin::open() }).1
+        let routing = Routing::new(&settings);
+        tokio::sync::watch::channel(Self { routing, origin: Origin::open(), termination: None }).1
     }
 }

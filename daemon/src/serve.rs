@@ -20,7 +20,8 @@ use crate::admin::{Admin, Watched};
 use crate::cluster::{NoPart, NodePart};
 use crate::config::{Inputs, IoChoice, Resolved, Settings};
 use crate::fetch::{Bounds, Copies, Fetches, Turns};
-use crate::front::connection;
+use crate::front::connect::Seats;
+use crate::front::{Shared, connection};
 use crate::logs::Verbosity;
 use crate::memory_limit::{free_memory, memory_limit};
 use crate::metrics::Metrics;
@@ -197,7 +198,7 @@ impl Daemon {
             access: access.clone(),
             fetches,
             bounds,
-            front: Arc::default(),
+            front: Arc::new(Shared::new(Seats::of(self.connections_max, metrics.tunnels.clone()))),
             tracer,
             stop: stopping.clone(),
         };

@@ -176,15 +176,17 @@ impl Serving {
         let timer = common.metrics.clone();
         let owning = polls::timed(owner.run(inbox), move |longest| timer.front.longest_poll(longest));
         let mut owning = tokio::task::spawn_local(owning);
-        let Policy { routing, origin } = policy.borrow_and_update().clone();
+        let Policy { routing, origin, termination } = policy.borrow_and_update().clone();
         let sources = Sources {
             store: common.store,
             access: common.access,
             origin: origin.clone(),
             fetches: common.fetches,
             answers: common.metrics.of_a_shard(),
+            looked_at: false,
         };
-        let front = Front { routing, sources, origin, shared: common.front, tracer: common.tracer };
+        let front =
+            Front { routing, sources, origin, shared: common.front, tracer: common.tracer, termination };
         let fronts = Rc::new(Fronts::new(front, policy));
         let (metrics, stopping) = (common.metrics, common.stop.clone());
         let begin = |connection, connections: &mut JoinSet<()>| {

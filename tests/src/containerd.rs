@@ -23,6 +23,8 @@ const REGISTRY: &str = "https://registry.example.com";
 pub struct Containerd {
     socket: PathBuf,
     hosts: PathBuf,
+    /// Of `ctr`, which is what speaks to registries.
+    environment: Vec<(&'static str, String)>,
     _process: Process,
     home: TempDir,
 }
@@ -63,9 +65,24 @@ disabled_plugins = [
         fs::create_dir(&hosts).expect("a directory can be made");
         let mut command = process::command("containerd");
         command.arg("--config").arg(&config);
-        let ready = || ctr(&socket, &["version"]).is_ok();
+        let ready = || ctr(&socket, &[], &["version"]).is_ok();
         let process = Process::start(command, home.path(), ready);
-        Self { socket, hosts, _process: process, home }
+        Self { socket, hosts, environment: Vec::new(), _process: process, home }
+    }
+
+    /// From now on registries are spoken to through that proxy, and these certificates are believed and no others. It is
+    /// told by the environment, as where containerd is started with it.
+    ///
+    /// # Panics
+    /// When the certificates cannot be written.
+    pub fn behind_proxy(&mut self, proxy: &str, certificates: &str) {
+        let file = self.home.path().join("believed.pem");
+        fs::write(&file, certificates).expect("the certificates can be written");
+        self.environment = vec![
+            ("HTTPS_PROXY", proxy.to_owned()),
+            ("SSL_CERT_FILE", file.display().to_string()),
+            ("SSL_CERT_DIR", "/nonexistent".to_owned()),
+        ];
     }
 
     /// What may stand for `/` of the machine that it runs on: `darter init --root`. Its configuration there, which this
@@ -167,7 +184,7 @@ disabled_plugins = [
     }
 
     fn ctr(&self, arguments: &[&str]) -> Result<String, String> {
-        ctr(&self.socket, arguments)
+        ctr(&self.socket, &self.environment, arguments)
     }
 }
 
@@ -183,8 +200,13 @@ impl Drop for Containerd {
     }
 }
 
-fn ctr(socket: &std::path::Path, arguments: &[&str]) -> Result<String, String> {
+fn ctr(
+    socket: &std::path::Path,
+    environment: &[(&'static str, String)],
+    arguments: &[&str],
+) -> Result<String, String> {
     let mut command = process::command("ctr");
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.arg("--address").arg(socket).args(["--namespace", NAMESPACE, "--timeout", "50s"]).args(arguments);
     let output = command.output().map_err(|error| format!("ctr cannot be executed: {error}"))?;
     // What goes wrong is on the standard error; the other has pages of progress.

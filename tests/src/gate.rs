@@ -137,8 +137,10 @@ pub struct GateOptions {
     pub guard: Option<Arc<Guard>>,
     /// Where it listens; none: at an address and port of this process alone.
     pub address: Option<SocketAddr>,
-    /// With a certificate of its own, which nobody trusts.
+    /// With a certificate of its own, which nobody trusts who has not been given it.
     pub tls: bool,
+    /// A name that the certificate is for, beside the address.
+    pub name: Option<&'static str>,
 }
 
 impl Gate {
@@ -158,10 +160,12 @@ impl Gate {
     /// When its address is taken.
     pub fn with(options: GateOptions) -> Self {
         let address = options.address.unwrap_or_else(free_address);
+        let certificate = options.tls.then(|| own_certificate(address, options.name));
         let shared = Arc::new(Shared {
             upstream: options.upstream,
             guard: options.guard,
-            tls: options.tls.then(|| own_certificate(address)),
+            certificate: certificate.as_ref().map(|made| made.cert.pem()),
+            tls: certificate.as_ref().map(acceptor),
             seen: Mutex::default(),
             hold: watch::Sender::new(None),
             cut: Mutex::default(),
@@ -185,6 +189,14 @@ impl Gate {
     pub fn url(&self) -> String {
         let scheme = if self.shared.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
+    }
+
+    /// The certificate of a gate that speaks TLS, as PEM.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn certificate(&self) -> &str {
+        self.shared.certificate.as_deref().expect("a gate with TLS")
     }
 
     /// Every request since the start or the last [`Gate::forget`].
@@ -313,6 +325,7 @@ struct Shared {
     upstream: Option<SocketAddr>,
     guard: Option<Arc<Guard>>,
     tls: Option<TlsAcceptor>,
+    certificate: Option<String>,
     seen: Mutex<Vec<Seen>>,
     hold: watch::Sender<Option<u64>>,
     cut: Mutex<Option<u64>>,
@@ -494,10 +507,14 @@ impl Passing {
     }
 }
 
-/// Signed by itself, for that address.
-fn own_certificate(address: SocketAddr) -> TlsAcceptor {
-    let made = rcgen::generate_simple_self_signed([address.ip().to_string()]).expect("a certificate");
-    let key = rustls_key(&made);
+/// Signed by itself, for that address and that name.
+fn own_certificate(address: SocketAddr, name: Option<&str>) -> rcgen::CertifiedKey<rcgen::KeyPair> {
+    let names: Vec<_> = name.map(str::to_owned).into_iter().chain([address.ip().to_string()]).collect();
+    rcgen::generate_simple_self_signed(names).expect("a certificate")
+}
+
+fn acceptor(made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> TlsAcceptor {
+    let key = rustls_key(made);
     let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
     let config = tokio_rustls::rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -10,6 +10,7 @@ pub mod burglar;
 mod cgroup;
 pub mod cli;
 mod client;
+mod connect_proxy;
 mod containerd;
 mod crashes;
 mod daemon;
@@ -46,6 +47,7 @@ mod wait;
 
 pub use cgroup::MemoryCgroup;
 pub use client::{Answer, AnswerHead, Client, Reading, Request};
+pub use connect_proxy::ConnectProxy;
 pub use containerd::Containerd;
 pub use crashes::Crashes;
 pub use daemon::{Builder, Daemon, Io, built, free_address};

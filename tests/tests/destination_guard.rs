@@ -186,6 +186,25 @@ fn inside() {
     check_refused(&ask(&daemon, &changing), &format!("changing.example:{PORT}"));
     assert!(names.asked("changing.example") > 1, "the name was looked up once only");
 
+    // By a tunnel, to the port that needs no configuration.
+    let tls_port = |address: &str| SocketAddr::new(address.parse().expect("an address"), 443);
+    let tls_held_back: Vec<_> = HELD_BACK.iter().map(|address| Witness::start(tls_port(address))).collect();
+    let tls_public = Witness::start(tls_port(PUBLIC));
+    for host in [PUBLIC, "public.example", "mixed.example"] {
+        let told = tunnel(&daemon, host);
+        assert!(told.starts_with("HTTP/1.1 200 ") && told.ends_with("hello"), "{host}: {told}");
+    }
+    assert_eq!(tls_public.connections(), 3);
+    let names =
+        ["loopback.example", "private.example", "metadata.example", "six.example", "changing.example"];
+    for host in HELD_BACK.into_iter().chain(names) {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let told = tunnel(&daemon, &host);
+        let cure = format!("--allow-registry {host}, or add it");
+        assert!(told.starts_with("HTTP/1.1 403 ") && told.contains(&cure), "{host}: {told}");
+    }
+    assert_eq!(tls_held_back.iter().map(Witness::connections).sum::<usize>(), 0);
+
     // A host that is not for the environment's proxy is guarded in full.
     let proxied = Daemon::builder()
         .registry("http://127.0.0.1:1")
@@ -209,6 +228,16 @@ fn ask(daemon: &Daemon, registry: &str) -> Vec<Answer> {
         .map(|request| request.header("X-Dragonfly-Registry", registry))
         .map(|request| daemon.client().fetch(&request).expect("the front answers"))
         .collect()
+}
+
+/// What comes of a CONNECT, and of a request through what it has opened.
+fn tunnel(daemon: &Daemon, host: &str) -> String {
+    let mut stream = TcpStream::connect(daemon.front()).expect("the front listens");
+    let requests = format!("CONNECT {host}:443 HTTP/1.1\r\nConnection: close\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+    stream.write_all(requests.as_bytes()).expect("it is taken");
+    let mut told = Vec::new();
+    stream.read_to_end(&mut told).expect("an end, and no reset");
+    String::from_utf8(told).expect("text")
 }
 
 #[track_caller]

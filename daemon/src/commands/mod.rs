@@ -15,6 +15,7 @@ pub(crate) mod output;
 pub mod peers;
 pub mod pin;
 pub mod preheat;
+pub mod proxy;
 pub mod reload;
 pub mod rm;
 pub mod stat;

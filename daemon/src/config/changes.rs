@@ -229,6 +229,18 @@ mod tests {
             return ["0.5", "0.25"]
                 .map(|ratio| format!("tracing: {{endpoint: http://a, sampleRatio: {ratio}}}"));
         }
+        // They go together.
+        if let Some(name) = key.strip_prefix("proxy.hijackHTTPS.") {
+            let of = |cert, key, host| {
+                format!("proxy: {{hijackHTTPS: {{cert: {cert}, key: {key}, hosts: [{{regx: {host}}}]}}}}")
+            };
+            let other = match name {
+                "cert" => of("other", "k", "h"),
+                "key" => of("c", "other", "h"),
+                _ => of("c", "k", "other"),
+            };
+            return [of("c", "k", "h"), other];
+        }
         let Some(name) = key.strip_prefix("cluster.") else {
             return [String::new(), other_than_default(key)];
         };

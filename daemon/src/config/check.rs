@@ -1,6 +1,7 @@
 //! The one validation pass: layers of text in, typed settings out, or every problem at once.
 
 mod cluster;
+mod hijack;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -115,6 +116,7 @@ impl Pass<'_> {
         let registries = self.listed_registries();
         allowed_registries.extend(registries.iter().map(|registry| registry.host.clone()));
         let rules = self.rules();
+        let hijack = self.hijack();
         let filter: String = self.value(&keys::DEFAULT_FILTER);
         let insecure: bool = self.value(&keys::INSECURE);
         let access_proof: Age = self.value_if(&keys::ACCESS_PROOF, |age: &Age| PROOF.contains(&age.0));
@@ -143,6 +145,7 @@ impl Pass<'_> {
             allowed_registries,
             registries,
             rules,
+            hijack,
             filter_params: filter.split('&').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
             origin_tls_verified: !insecure,
             access: Lasting { proof: access_proof.0, grace: access_grace.0 },

@@ -140,6 +140,27 @@ pub(super) const RULE_REGX: Key = Key {
 };
 pub(super) const RULE_DIRECT: Key =
     Key { path: "proxy.proxies[].direct", takes: BOOL, fallback: Text("false"), taken_up: AtOnce };
+pub(super) const HIJACK_CERT: Key = Key {
+    path: "proxy.hijackHTTPS.cert",
+    takes: "a PEM file that `darter proxy init` has written, or another authority's; ~ is not expanded",
+    fallback: Decided("none: https is tunnelled"),
+    taken_up: AtOnce,
+};
+pub(super) const HIJACK_KEY: Key = Key {
+    path: "proxy.hijackHTTPS.key",
+    takes: "a PEM file with the private key of cert that only its owner may read; ~ is not expanded",
+    fallback: Decided("none: https is tunnelled"),
+    taken_up: AtOnce,
+};
+/// The list that the next key is in.
+pub(super) const HIJACK_HOSTS: &str = "proxy.hijackHTTPS.hosts";
+pub(super) const HIJACK_HOST: Key = Key {
+    path: "proxy.hijackHTTPS.hosts[].regx",
+    takes: "a regular expression without look-around or back-references, compared with HOST:PORT, such as \
+            ^registry\\.example\\.com:443$",
+    fallback: Decided("none: https is tunnelled"),
+    taken_up: AtOnce,
+};
 pub(super) const DEFAULT_FILTER: Key = Key {
     path: "proxy.defaultFilter",
     takes: "names of query parameters joined by &",
@@ -269,7 +290,7 @@ pub(super) const PPROF_PORT: Key = Key {
 };
 
 /// All of them, in the order in which `config show` prints them.
-pub(super) const KEYS: [&Key; 49] = [
+pub(super) const KEYS: [&Key; 52] = [
     &DATA_DIR,
     &CAPACITY,
     &TASK_EXPIRE_TIME,
@@ -291,6 +312,9 @@ pub(super) const KEYS: [&Key; 49] = [
     &REGISTRY_KEY,
     &RULE_REGX,
     &RULE_DIRECT,
+    &HIJACK_CERT,
+    &HIJACK_KEY,
+    &HIJACK_HOST,
     &DEFAULT_FILTER,
     &INSECURE,
     &ACCESS_PROOF,
@@ -346,7 +370,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("objectStorage", "remove it: Darter has no object storage service"),
     ("pprof-port", "set pprofPort"),
     ("proxy.basicAuth", "remove it: keep the front on loopback, proxy.tcpListen.listen: 127.0.0.1"),
-    ("proxy.hijackHTTPS", "remove it: point clients at the front over http"),
+    ("proxy.hijackHTTPS.hosts[].caCert", "set proxy.registries, a list with host and ca"),
+    ("proxy.hijackHTTPS.hosts[].certs", "set proxy.registries, a list with host and ca"),
+    ("proxy.hijackHTTPS.hosts[].insecure", "set proxy.registries, a list with host and insecure"),
+    ("proxy.hijackHTTPS.hosts[].regex", "set regx"),
     ("proxy.prefetch", "set download.prefetch"),
     ("proxy.prefetchRateLimit", "set download.prefetchRateLimit"),
     ("proxy.proxies[].filteredQueryParams", "set proxy.defaultFilter, which holds for every rule"),
@@ -365,7 +392,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("proxy.security.cert", "remove it: the front speaks http, on loopback by default"),
     ("proxy.security.key", "remove it: the front speaks http, on loopback by default"),
     ("proxy.security.tlsVerify", "remove it: origin TLS is verified unless proxy.security.insecure is true"),
-    ("proxy.server", "set proxy.tcpListen.listen and proxy.tcpListen.port"),
+    (
+        "proxy.server",
+        "set proxy.tcpListen.listen and proxy.tcpListen.port; for caCert and caKey proxy.hijackHTTPS.cert and key",
+    ),
     ("proxy.tcpListen.namespace", "remove it: start the daemon in that network namespace"),
     ("proxy.whiteList", "set proxy.allowedRegistries, a list of HOST or HOST:PORT"),
     ("scheduler", "remove it: Darter has no scheduler; name the seeds of a cluster in cluster.join"),

@@ -24,6 +24,7 @@ mod cluster;
 mod collector;
 pub mod commands;
 mod error;
+mod hijack;
 mod keys;
 mod layers;
 mod listed;
@@ -45,6 +46,7 @@ pub use changes::{Change, Changes};
 pub use check::{Effective, Resolved, resolve};
 pub use cluster::{Advertise, HostName, IdentitySource, JoinTarget};
 pub use error::{ConfigError, Problem};
+pub use hijack::HijackSettings;
 pub use layers::{Override, Source, Surroundings};
 pub use listed::{ListedRegistry, TlsSetting};
 pub use raw::{CONFIG_BYTES_MAX, RawConfig, parse};
@@ -118,6 +120,7 @@ pub fn load_with_problems(
     let problems = [
         token::read_file(&mut resolved),
         listed::read_files(&mut resolved),
+        hijack::read_files(&mut resolved),
         cluster::read_files(&mut resolved),
     ]
     .concat();

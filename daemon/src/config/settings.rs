@@ -14,6 +14,7 @@ use darter_transport::wire::Text;
 use url::Url;
 
 use super::cluster::{Advertise, IdentitySource, JoinTarget};
+use super::hijack::HijackSettings;
 use super::listed::ListedRegistry;
 use super::registry::{Registry, RegistryHost};
 use super::rules::Rules;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub registries: Vec<ListedRegistry>,
     /// Which GETs go through the cache.
     pub rules: Rules,
+    /// Of which clients' connections TLS ends here; `None`: of none.
+    pub hijack: Option<HijackSettings>,
     /// Query parameters that do not tell contents apart.
     pub filter_params: Vec<String>,
     /// Whether an origin that is not listed must prove who it is. False only by `proxy.security.insecure`.

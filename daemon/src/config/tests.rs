@@ -89,6 +89,7 @@ proxy:
   allowedRegistries: [a]
   registries: [{host: 'b:1', insecure: true, ca: c, cert: d, key: e}]
   proxies: [{regx: a, direct: true}]
+  hijackHTTPS: {cert: c, key: k, hosts: [{regx: h}]}
   defaultFilter: x&y
   security: {insecure: true}
 access: {proof: 1m, grace: 1h}
@@ -165,7 +166,7 @@ fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
     check(
         "proxy:\n  registryMiror: {url: x}",
         "f:2: proxy.registryMiror: unknown key; did you mean proxy.registryMirror? allowed here: \
-         allowedRegistries, defaultFilter, proxies, registries, registryMirror, security, tcpListen",
+         allowedRegistries, defaultFilter, hijackHTTPS, proxies, registries, registryMirror, security, tcpListen",
     );
     check(
         "bananas: {a: {b: c}}",
@@ -179,7 +180,7 @@ fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
     check(
         "proxy:\n  <<: {a: b}",
         "f:2: proxy.<<: unknown key; allowed here: allowedRegistries, defaultFilter, \
-         proxies, registries, registryMirror, security, tcpListen",
+         hijackHTTPS, proxies, registries, registryMirror, security, tcpListen",
     );
 }
 
@@ -292,7 +293,7 @@ fn a_wrong_shape_is_named_once() {
     check("verbose: {a: b}", "f:1: verbose: one value is expected");
     check(
         "proxy: 3",
-        "f:1: proxy: keys are expected; allowed here: allowedRegistries, defaultFilter, proxies, registries, registryMirror, security, tcpListen",
+        "f:1: proxy: keys are expected; allowed here: allowedRegistries, defaultFilter, hijackHTTPS, proxies, registries, registryMirror, security, tcpListen",
     );
     check("proxy: {proxies: {regx: a}}", "f:1: proxy.proxies: a list is expected; begin each item with `- `");
     check("proxy: {proxies: [a]}", "f:1: proxy.proxies[0]: keys are expected; allowed here: direct, regx");

@@ -80,6 +80,19 @@ pub(super) fn of(settings: &Settings, layers: &Layers<'_>) -> Vec<Warning> {
             warnings.push(Warning { source: given.source, key, text });
         }
     }
+    if let Some(hijack) = &settings.hijack {
+        let text = match hijack.hosts().is_empty() {
+            true => "no host is named in proxy.hijackHTTPS.hosts, so https is tunnelled all the same".to_owned(),
+            false => "this node can be any host to whoever believes this authority: let only clients of this front \
+                      believe it"
+                .to_owned(),
+        };
+        warnings.push(Warning {
+            source: layers.source(&keys::HIJACK_CERT),
+            key: keys::HIJACK_CERT.path.into(),
+            text,
+        });
+    }
     if settings.rules.is_empty() {
         let text = "no rule caches anything; every request passes straight through";
         warnings.push(Warning {

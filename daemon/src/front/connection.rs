@@ -5,6 +5,8 @@
 //! gives the connection back when it has answered and waits for a head. A request that has a body, and one after which
 //! the connection is not to be kept, it keeps to the end.
 //!
+//! After a CONNECT ([`connect`](super::connect)) the connection is a tunnel, or hyper's within TLS that ends here.
+//!
 //! [`Line`] stands between them and the socket, and sees when bytes move; what may stand still how long is said by
 //! [`Flow`]. What is read of a request is bounded by hyper: 32 KiB of head (431), and a buffer that is no longer than
 //! that of one read.
@@ -13,7 +15,7 @@
 //! end; what it goes on sending is read and dropped for some seconds. A reset would make its system throw away bytes
 //! that it has and has not read, and containerd resumes after an early end, but not after a reset.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -29,15 +31,18 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::TlsAcceptor;
 
 use super::Fronts;
 use super::body::{AnswerBody, Batch, BodyError};
+use super::connect::carry::carry;
+use super::connect::{FarEnd, Inside, Opened};
 use super::ending::Ending;
-use super::flow::{Allowance, Answering, End, Flow};
+use super::flow::{Allowance, Answering, End, Flow, Tunnelled};
 use super::hit::{Answer, Responder};
 use super::line::{Heard, Line};
 use crate::metrics::Shed;
@@ -74,20 +79,26 @@ pub(crate) async fn serve(fronts: Rc<Fronts>, stream: TcpStream, stop: watch::Re
     drop(front);
     let mut responder = Responder::new(fronts.clone());
     let hit = move |bytes: &[u8], answer: &mut Answer| responder.answer(bytes, answer);
-    let answer = move |request| {
-        let front = fronts.now();
-        async move {
-            let (answer, ending) = front.answer(request).await;
-            (answer, Some(ending))
-        }
+    let answer = move |request, inside: Option<Rc<Inside>>| {
+        let front = match inside {
+            Some(_) => fronts.now_in_tls(),
+            None => fronts.now(),
+        };
+        async move { front.answer(request, inside.as_deref().map(|inside| &inside.place)).await }
     };
     if converse(stream, flow, hit, answer, stop).await {
         answers.shed(Shed::Heads);
     }
 }
 
-/// An answer, and what is told when all of it has gone out.
-type Answered = (Response<AnswerBody>, Option<Ending>);
+/// An answer and what follows it.
+pub(super) struct Answered {
+    pub(super) answer: Response<AnswerBody>,
+    /// Told when all of it has gone out.
+    pub(super) ending: Option<Ending>,
+    /// What the connection is from then on.
+    pub(super) opened: Option<Opened>,
+}
 
 /// `hit` answers at once what it can; `answer` answers everything. True if the connection was refused for want of room
 /// for its head.
@@ -95,7 +106,7 @@ async fn converse<A: Future<Output = Answered>>(
     stream: TcpStream,
     flow: Rc<Flow>,
     hit: impl FnMut(&[u8], &mut Answer) -> Option<usize>,
-    answer: impl Fn(Request<Incoming>) -> A,
+    answer: impl Fn(Request<Incoming>, Option<Rc<Inside>>) -> A,
     mut stop: watch::Receiver<bool>,
 ) -> bool {
     // Whatever ends the talk, the stream is left.
@@ -133,6 +144,9 @@ async fn converse<A: Future<Output = Answered>>(
         End::Http(Err(error)) => tracing::debug!(%error, "a connection ended early"),
         End::Cut => tracing::warn!("an answer was cut because the daemon stops"),
         End::Stuck => tracing::debug!("a connection ended because nothing moved on it"),
+        End::SlowHead | End::NoHeadRoom if flow.tunnelled.get().is_some() => {
+            tracing::debug!("a connection ended because a handshake or a head took too long, or too much");
+        }
         End::SlowHead if flow.head_bytes.get() == 0 => {}
         End::SlowHead => refuse(&mut stream, "408 Request Timeout", "the head took too long to come").await,
         End::NoHeadRoom => {
@@ -156,17 +170,28 @@ async fn converse<A: Future<Output = Answered>>(
 async fn talk<A: Future<Output = Answered>>(
     mut line: Line,
     mut hit: impl FnMut(&[u8], &mut Answer) -> Option<usize>,
-    answer: impl Fn(Request<Incoming>) -> A,
+    answer: impl Fn(Request<Incoming>, Option<Rc<Inside>>) -> A,
 ) -> io::Result<()> {
+    let flow = line.flow.clone();
     let mut at_hand = Answer::default();
     loop {
         match poll_fn(|context| line.poll_hear(context, |bytes| hit(bytes, &mut at_hand))).await? {
             Heard::Hit => send(&mut line, &mut at_hand).await?,
             // In a box, so that a connection that does without has no room for it.
-            Heard::Else => match Box::pin(with_hyper(line, &answer)).await? {
-                Some(back) => line = back,
-                None => return Ok(()),
-            },
+            Heard::Else => {
+                // It may be the beginning of a head that came with the one before it.
+                flow.head_bytes.set(flow.head_bytes.get().max(line.seen.len()));
+                let ended = Box::pin(with_hyper(line, &flow, |request| answer(request, None))).await?;
+                line = ended.io;
+                if !ended.unread.is_empty() {
+                    line.seen = [ended.unread, std::mem::take(&mut line.seen)].concat().into();
+                }
+                match ended.next {
+                    Next::Heads => {}
+                    Next::End => return Ok(()),
+                    Next::Opened(opened) => return Box::pin(open(line, opened, &answer)).await,
+                }
+            }
             Heard::End => return Ok(()),
         }
     }
@@ -212,27 +237,84 @@ async fn write_all(line: &mut Line, unsent: &mut impl Buf) -> io::Result<()> {
     .await
 }
 
-/// hyper's turn: with what was heard, until it has answered and waits for a head, which gives the line back, or to the
-/// end.
-async fn with_hyper<A: Future<Output = Answered>>(
+/// What a CONNECT has opened, to its end.
+async fn open<A: Future<Output = Answered>>(
     line: Line,
-    answer: &impl Fn(Request<Incoming>) -> A,
-) -> io::Result<Option<Line>> {
+    opened: Opened,
+    answer: &impl Fn(Request<Incoming>, Option<Rc<Inside>>) -> A,
+) -> io::Result<()> {
     let flow = line.flow.clone();
+    let Opened { seat, end } = opened;
+    let is_carried = matches!(end, FarEnd::Upstream(_));
+    let tunnelled = flow.tunnelled.get_or_init(|| Tunnelled { seat, is_carried });
+    let counts = tunnelled.seat.counts();
+    let inside = match end {
+        FarEnd::Upstream(upstream) => {
+            let _under_way = Answering::begin(&flow);
+            return carry(line, upstream, counts).await;
+        }
+        FarEnd::Here(inside) => inside,
+    };
+    // A handshake has the time and the room of a head.
+    flow.await_head();
+    let tls = match TlsAcceptor::from(inside.tls.clone()).accept(line).await {
+        Ok(tls) => tls,
+        Err(error) => {
+            counts.handshake_failed();
+            tracing::debug!(place = %inside.place, %error, "a TLS handshake of a client came to nothing");
+            return Ok(());
+        }
+    };
+    flow.await_head();
+    // Only hyper reads what is within.
+    flow.hypers.set(true);
+    let within = |request| answer(request, Some(inside.clone()));
+    let mut tls = Box::pin(with_hyper(tls, &flow, within)).await?.io;
+    // Who looks at nothing but the end of TLS sees that nothing was cut off.
+    let _ = tokio::time::timeout(TURN_AWAY_WITHIN, tls.shutdown()).await;
+    Ok(())
+}
+
+/// What hyper leaves.
+struct Ended<I> {
+    io: I,
+    /// Read by it, and belonging to no request.
+    unread: Bytes,
+    next: Next,
+}
+
+/// What comes on a connection after hyper's turn.
+enum Next {
+    /// The next head.
+    Heads,
+    /// What a CONNECT has opened.
+    Opened(Opened),
+    /// Nothing.
+    End,
+}
+
+/// hyper's turn: with what was heard, until it has answered and waits for a head, or has answered a CONNECT, or to the
+/// end.
+async fn with_hyper<I: AsyncRead + AsyncWrite + Unpin, A: Future<Output = Answered>>(
+    io: I,
+    flow: &Rc<Flow>,
+    answer: impl Fn(Request<Incoming>) -> A,
+) -> io::Result<Ended<I>> {
     flow.asked_hyper.set(false);
-    // It may be the beginning of a head that came with the one before it.
-    flow.head_bytes.set(flow.head_bytes.get().max(line.seen.len()));
+    let opened = Cell::new(None);
     let service = service_fn(|request: Request<Incoming>| {
-        let under_way = Answering::begin(&flow);
+        let under_way = Answering::begin(flow);
         let is_plain = request.version() == Version::HTTP_11
             && request.body().is_end_stream()
+            && request.method() != Method::CONNECT
             && !request.headers().contains_key(header::CONNECTION);
         flow.asked_hyper.set(true);
         flow.hypers.set(flow.hypers.get() || !is_plain);
-        let (is_head, answer) = (request.method() == Method::HEAD, answer(request));
+        let (is_head, answer, opened) = (request.method() == Method::HEAD, answer(request), &opened);
         // In a box, so that a connection that is only kept has no room for an answer's state.
         Box::pin(async move {
-            let (answer, ending) = answer.await;
+            let Answered { answer, ending, opened: opens } = answer.await;
+            opened.set(opens);
             Ok::<_, Infallible>(answer.map(|body| Sending { body, is_head, ending, _under_way: under_way }))
         })
     });
@@ -243,7 +325,7 @@ async fn with_hyper<A: Future<Output = Answered>>(
     // Told of the stop before it has read anything, it would end without an answer.
     let is_last = flow.stopping.get();
     server.keep_alive(!is_last);
-    let mut connection = server.serve_connection(TokioIo::new(line), service);
+    let mut connection = server.serve_connection(TokioIo::new(io), service);
     let mut is_told = is_last;
     let is_back = poll_fn(|context| {
         if flow.stopping.get() && !is_told {
@@ -258,11 +340,12 @@ async fn with_hyper<A: Future<Output = Answered>>(
     })
     .await?;
     let parts = connection.into_parts();
-    let mut line = parts.io.into_inner();
-    if !parts.read_buf.is_empty() {
-        line.seen = [parts.read_buf, std::mem::take(&mut line.seen)].concat().into();
-    }
-    Ok(is_back.then_some(line))
+    let next = match opened.take() {
+        Some(opened) => Next::Opened(opened),
+        None if is_back => Next::Heads,
+        None => Next::End,
+    };
+    Ok(Ended { io: parts.io.into_inner(), unread: parts.read_buf, next })
 }
 
 /// Tells a client for whom there is no place, and ends within two seconds.
@@ -315,8 +398,7 @@ async fn until_end(mut connection: impl FnMut(&mut Context<'_>) -> Poll<io::Resu
             }
             let ((due, end), now) = (flow.due(), Instant::now());
             if now < due && !flow.outstays(now) {
-                let look = if flow.blocked.get() { due.min(now + flow.allowance.pressed) } else { due };
-                ready!(poll_sleep(sleep.as_mut(), look, context));
+                ready!(poll_sleep(sleep.as_mut(), flow.look_at(now, due), context));
             } else if flow.insist.take() || !flow.blocked.get() {
                 return Poll::Ready(end);
             } else {
@@ -395,8 +477,15 @@ mod tests {
     /// Times after which a test has failed.
     const LONG: Duration = Duration::from_secs(3600);
     const SHORT: Duration = Duration::from_millis(100);
-    const PATIENT: Allowance =
-        Allowance { head: LONG, idle: LONG, untaken: LONG, pressed: SHORT, unmoved: LONG };
+    const PATIENT: Allowance = Allowance {
+        head: LONG,
+        idle: LONG,
+        untaken: LONG,
+        pressed: SHORT,
+        unmoved: LONG,
+        tunnel: LONG,
+        tunnel_pressed: SHORT,
+    };
 
     thread_local! {
         /// Whether the last connection ended for want of room for its head.
@@ -419,7 +508,9 @@ mod tests {
             let pressing = heads.clone();
             let is_pressed = Box::new(move || pressing.held_bytes.load(Ordering::Relaxed) > 0);
             let flow = Rc::new(Flow::new(allowance, heads.clone(), is_pressed));
-            let answer = move |_| async move { (Response::new(body()), None) };
+            let answer = move |_, _| async move {
+                Answered { answer: Response::new(body()), ending: None, opened: None }
+            };
             let (_stop, stopping) = watch::channel(false);
             tokio::task::spawn_local(async move {
                 WAS_SHED.set(converse(stream, flow, hit, answer, stopping).await);

@@ -3,7 +3,7 @@
 //! A head that does not come to its end, a client that takes nothing of its answer, a connection that is kept and not
 //! used each have a time, and heads that are not whole yet have a budget of the whole node.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use super::connect::Seat;
 
 /// Bytes of unfinished heads that the node holds beyond [`HEAD_BYTES_OWN`] of each.
 pub(super) const HEADS_BYTES_MAX: usize = 32 << 20;
@@ -30,6 +32,10 @@ pub(super) struct Allowance {
     pub(super) pressed: Duration,
     /// Without a byte in any direction while a request is being answered. Every wait for an origin is shorter.
     pub(super) unmoved: Duration,
+    /// Without a byte in any direction of a tunnel: longer than HTTP clients keep connections that they do not use.
+    pub(super) tunnel: Duration,
+    /// The same while so many are open that others may find no place.
+    pub(super) tunnel_pressed: Duration,
 }
 
 impl Allowance {
@@ -39,6 +45,8 @@ impl Allowance {
         untaken: Duration::from_secs(60),
         pressed: Duration::from_secs(5),
         unmoved: Duration::from_secs(120),
+        tunnel: Duration::from_secs(600),
+        tunnel_pressed: Duration::from_secs(30),
     };
 }
 
@@ -72,6 +80,14 @@ pub(super) enum End {
     Cut,
 }
 
+/// What a CONNECT has made of a connection.
+#[derive(Debug)]
+pub(super) struct Tunnelled {
+    pub(super) seat: Seat,
+    /// Its bytes are carried as they are; else its TLS ends here.
+    pub(super) is_carried: bool,
+}
+
 /// What has moved on a connection, told by its line and by the requests being answered.
 pub(super) struct Flow {
     pub(super) allowance: Allowance,
@@ -100,6 +116,8 @@ pub(super) struct Flow {
     pub(super) asked_hyper: Cell<bool>,
     /// What hyper was asked makes the connection its own to the end.
     pub(super) hypers: Cell<bool>,
+    /// After a CONNECT: words of HTTP in the clear are over.
+    pub(super) tunnelled: OnceCell<Tunnelled>,
 }
 
 impl Flow {
@@ -122,6 +140,7 @@ impl Flow {
             settled: Cell::new(false),
             asked_hyper: Cell::new(false),
             hypers: Cell::new(false),
+            tunnelled: OnceCell::new(),
         }
     }
 
@@ -136,9 +155,16 @@ impl Flow {
         self.answering.get() == 0 && self.head_bytes.get() == 0 && self.head_since.get().is_some()
     }
 
+    fn is_carried(&self) -> bool {
+        self.tunnelled.get().is_some_and(|tunnelled| tunnelled.is_carried)
+    }
+
     /// When the connection ends if nothing moves before, and why.
     pub(super) fn due(&self) -> (Instant, End) {
-        let Allowance { head, idle, untaken, unmoved, .. } = self.allowance;
+        let Allowance { head, idle, untaken, unmoved, tunnel, .. } = self.allowance;
+        if self.is_carried() && !self.blocked.get() {
+            return (self.moved_at.get() + tunnel, End::Idle);
+        }
         match (self.blocked.get(), self.answering.get(), self.head_since.get()) {
             (true, ..) => (self.moved_at.get() + untaken, End::Stuck),
             (false, 1.., _) => (self.moved_at.get() + unmoved, End::Stuck),
@@ -147,8 +173,21 @@ impl Flow {
         }
     }
 
-    /// Whether others need what this client does not take.
+    /// When it is to be looked at again, before it is due: whether others need what it holds may have changed.
+    pub(super) fn look_at(&self, now: Instant, due: Instant) -> Instant {
+        match (self.is_carried(), self.blocked.get()) {
+            (true, false) => due.min(now + self.allowance.tunnel_pressed),
+            (false, true) => due.min(now + self.allowance.pressed),
+            _ => due,
+        }
+    }
+
+    /// Whether others need what this client does not take, or the tunnel that it does not use.
     pub(super) fn outstays(&self, now: Instant) -> bool {
+        if let Some(Tunnelled { seat, is_carried: true }) = self.tunnelled.get() {
+            let is_unused = now >= self.moved_at.get() + self.allowance.tunnel_pressed;
+            return is_unused && !self.blocked.get() && seat.is_wanted();
+        }
         self.blocked.get() && now >= self.moved_at.get() + self.allowance.pressed && (self.is_pressed)()
     }
 
@@ -158,6 +197,13 @@ impl Flow {
         self.head_bytes.set(0);
         self.room.hold(0);
         self.moved_at.set(Instant::now());
+    }
+
+    /// A head is waited for that has not begun: within the time of one.
+    pub(super) fn await_head(&self) {
+        self.head_since.set(Some(Instant::now()));
+        self.head_bytes.set(0);
+        self.room.hold(0);
     }
 
     pub(super) fn answer_ends(&self) {

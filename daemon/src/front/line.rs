@@ -174,7 +174,11 @@ impl AsyncWrite for Line {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// Of a tunnel one direction may end before the other. Else the end is told by whoever has the connection.
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.flow.tunnelled.get() {
+            Some(_) => Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(context),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }

@@ -7,6 +7,7 @@
 //! `manifest`. What is no content goes through `pass`.
 
 pub mod body;
+pub mod connect;
 pub(crate) mod connection;
 pub mod content;
 mod ending;
@@ -34,12 +35,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tracing::Instrument;
 
 use self::body::AnswerBody;
+use self::connect::inside::as_of_a_proxy;
+use self::connect::{ConnectError, Opened, Place, Seats};
+use self::connection::Answered;
 use self::content::{ContentRequest, Outcome};
 use self::ending::{Came, Ending, Unsettled};
 use self::flow::Heads;
@@ -58,18 +63,36 @@ use crate::metrics::{Fate, Shed, Source};
 use crate::origin::via::NodeId;
 use crate::origin::{Origin, Target};
 use crate::policy::Policy;
+use crate::termination::Termination;
 use crate::trace::{RequestId, Span, Tracer};
 
 /// What the fronts of all shards know together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Shared {
     realms: Realms,
     welcomes: Welcomes,
     heads: Arc<Heads>,
     recent: Recent,
+    seats: Arc<Seats>,
 }
 
 impl Shared {
+    /// Of a node with so many seats for what a CONNECT opens.
+    pub(crate) fn new(seats: Arc<Seats>) -> Self {
+        Self {
+            realms: Realms::default(),
+            welcomes: Welcomes::default(),
+            heads: Arc::default(),
+            recent: Recent::default(),
+            seats,
+        }
+    }
+
+    /// For what a CONNECT opens.
+    fn seats(&self) -> &Arc<Seats> {
+        &self.seats
+    }
+
     /// What was answered lately.
     pub(crate) fn recent(&self) -> &Recent {
         &self.recent
@@ -84,6 +107,8 @@ pub(crate) struct Front {
     pub(crate) origin: Origin,
     pub(crate) shared: Arc<Shared>,
     pub(crate) tracer: Tracer,
+    /// For which hosts TLS ends here, if for any.
+    pub(crate) termination: Option<Arc<Termination>>,
 }
 
 /// The front of one shard as its policy changes.
@@ -91,13 +116,16 @@ pub(crate) struct Front {
 pub(crate) struct Fronts {
     policies: RefCell<watch::Receiver<Policy>>,
     now: RefCell<Rc<Front>>,
+    /// The same, made when it is first wanted.
+    in_tls: RefCell<Option<Rc<Front>>>,
     changes: Cell<u64>,
 }
 
 impl Fronts {
     /// Begins with a front that was made of the policy seen last.
     pub(crate) fn new(front: Front, policies: watch::Receiver<Policy>) -> Self {
-        Self { policies: RefCell::new(policies), now: RefCell::new(Rc::new(front)), changes: Cell::new(0) }
+        let now = RefCell::new(Rc::new(front));
+        Self { policies: RefCell::new(policies), now, in_tls: RefCell::default(), changes: Cell::new(0) }
     }
 
     /// The front for a request that begins now. Takes no lock unless the policy has changed.
@@ -108,9 +136,16 @@ impl Fronts {
             let policy = policies.borrow_and_update().clone();
             let front = self.now.borrow().under(policy);
             self.now.replace(Rc::new(front));
+            self.in_tls.take();
             self.changes.set(self.changes.get() + 1);
         }
         self.now.borrow().clone()
+    }
+
+    /// The same for a request within TLS that ends here: all bytes of its answer are looked at.
+    fn now_in_tls(&self) -> Rc<Front> {
+        let now = self.now();
+        self.in_tls.borrow_mut().get_or_insert_with(|| Rc::new(now.for_tls())).clone()
     }
 
     /// How often the front that [`Self::now`] gives has changed: what was made of another is not for this one.
@@ -192,23 +227,45 @@ impl Begins<'_> {
 struct Learned {
     registry: Option<Registry>,
     span: Span,
+    opened: Option<Opened>,
 }
 
 impl Front {
-    fn under(&self, Policy { routing, origin }: Policy) -> Self {
+    fn under(&self, Policy { routing, origin, termination }: Policy) -> Self {
         let sources = Sources { origin: origin.clone(), ..self.sources.clone() };
-        Self { routing, sources, origin, shared: self.shared.clone(), tracer: self.tracer.clone() }
+        Self {
+            routing,
+            sources,
+            origin,
+            shared: self.shared.clone(),
+            tracer: self.tracer.clone(),
+            termination,
+        }
     }
 
-    /// The answer, and what is to be told when all of it has gone out.
-    async fn answer(&self, request: Request<Incoming>) -> (Response<AnswerBody>, Ending) {
+    fn for_tls(&self) -> Self {
+        let Self { routing, sources, origin, shared, tracer, termination } = self;
+        Self {
+            routing: routing.clone(),
+            sources: Sources { looked_at: true, ..sources.clone() },
+            origin: origin.clone(),
+            shared: shared.clone(),
+            tracer: tracer.clone(),
+            termination: termination.clone(),
+        }
+    }
+
+    /// The answer and what follows it. `inside`: the request has come over TLS that ends here in that place's stead.
+    async fn answer(&self, request: Request<Incoming>, inside: Option<&Place>) -> Answered {
         let started = Instant::now();
         // Neither is a copy: a method is a number, and the bytes of a URL are shared.
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let id = RequestId::of(request.headers());
-        let mut learned = Learned { registry: None, span: self.tracer.request(request.headers(), started) };
+        let span = self.tracer.request(request.headers(), started);
+        let mut learned = Learned { span, ..Learned::default() };
         let logged = logged(&id, &learned.span);
-        let (made, trouble) = match self.dispatch(request, &mut learned).instrument(logged.clone()).await {
+        let dispatched = self.dispatch(request, inside, &mut learned).instrument(logged.clone()).await;
+        let (made, trouble) = match dispatched {
             Ok(made) => (made, None),
             Err(trouble) => {
                 let (answer, source) = trouble.answer();
@@ -230,7 +287,8 @@ impl Front {
         }
         let begins = Begins {
             method: &method,
-            path: uri.path(),
+            // A CONNECT has no path.
+            path: uri.authority().filter(|_| method == Method::CONNECT).map_or(uri.path(), Authority::as_str),
             registry: learned.registry.as_ref(),
             started,
             source,
@@ -241,8 +299,8 @@ impl Front {
             id: Some(&id),
             span: learned.span,
         };
-        let ending = self.begin(begins, came);
-        (answer, ending)
+        let ending = Some(self.begin(begins, came));
+        Answered { answer, ending, opened: learned.opened }
     }
 
     /// Counts an answer whose head is made, and remembers it unless it is a hit. `came` is told where the rest comes from, if
@@ -310,10 +368,27 @@ impl Front {
         Some(ContentRequest { id, kind, target, wanted, of_version: None, prefetch })
     }
 
-    async fn dispatch(&self, request: Request<Incoming>, learned: &mut Learned) -> Making {
+    async fn dispatch(
+        &self,
+        request: Request<Incoming>,
+        inside: Option<&Place>,
+        learned: &mut Learned,
+    ) -> Making {
         if NodeId::of_this_process().is_in(request.headers()) {
             return Err(Trouble::Loop);
         }
+        if *request.method() == Method::CONNECT {
+            if inside.is_some() {
+                return Err(ConnectError::Nested.into());
+            }
+            learned.span.rename(|| "CONNECT".to_owned());
+            learned.opened = Some(self.connect(request.uri()).await?);
+            return Ok(Made::of(Response::new(AnswerBody::empty()), Source::Pass));
+        }
+        let request = match inside {
+            Some(place) => as_of_a_proxy(request, place)?,
+            None => request,
+        };
         let errand = match self.routing.route(request.method(), request.uri(), request.headers())? {
             Route::Ping => {
                 let pong = AnswerBody::full(Bytes::from_static(b"pong\n"));

@@ -46,6 +46,18 @@ pub struct Sources {
     pub fetches: Fetches,
     /// Where this shard counts what it answers.
     pub answers: Arc<Answers>,
+    /// Bytes of the store are looked at before they go out, as TLS does: none of them are slices of the mapping, which
+    /// is for the kernel alone.
+    pub looked_at: bool,
+}
+
+impl Sources {
+    async fn read(&self, content: &Content, key: &FetchKey, run: BlockRun) -> Result<Vec<Bytes>, ReadError> {
+        match self.looked_at {
+            true => self.store.read_copied_by_client(content, key.scope, run).await,
+            false => self.store.read(content, key.scope, run).await,
+        }
+    }
 }
 
 /// Bytes of the range, and where they lie.
@@ -314,7 +326,7 @@ impl Reader {
 
     async fn read(&mut self, run: BlockRun) -> Result<(), Trouble> {
         let (store, scope) = (&self.sources.store, self.key.scope);
-        let read = match store.read(&self.content, scope, run).await {
+        let read = match self.sources.read(&self.content, &self.key, run).await {
             // Buffers come back as clients read; one block gets through where sixteen do not.
             Err(ReadError::NoBuffers) => {
                 let one = store.read_one(&self.content, scope, run.first());
@@ -354,6 +366,10 @@ impl Reader {
     /// place. Readers that wait for more with all buffers in their hands would wait for each other. Dropping the
     /// future loses nothing.
     pub(super) async fn give_back(&self, parts: &mut VecDeque<Part>) {
+        if self.sources.looked_at {
+            // It would be a buffer for a buffer.
+            return;
+        }
         for part in parts.iter_mut().filter(|part| part.from_network) {
             let bytes = part.offset..part.offset + part.bytes.len() as u64;
             let Some(run) = self.content.layout().covering(&bytes) else { continue };

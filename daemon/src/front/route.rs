@@ -214,13 +214,22 @@ impl Routing {
         } else {
             self.registry.clone()
         };
+        self.may_serve(&registry)?;
+        Ok(registry)
+    }
+
+    /// Whether this front serves that registry, as far as its own address decides.
+    ///
+    /// # Errors
+    /// It is open to others, and the registry is not configured.
+    pub(crate) fn may_serve(&self, registry: &Registry) -> Result<(), RouteError> {
         let configured =
-            registry == self.registry || self.allowed.iter().any(|allowed| allowed.names(&registry));
+            *registry == self.registry || self.allowed.iter().any(|allowed| allowed.names(registry));
         if self.open_to_others && !configured {
             let authority = registry.authority();
             return Err(RouteError::NotAllowed { registry: registry.to_string(), authority });
         }
-        Ok(registry)
+        Ok(())
     }
 }
 

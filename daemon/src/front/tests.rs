@@ -56,6 +56,7 @@ fn with_node(buffers: usize, test: impl AsyncFnOnce(&Node)) {
         origin: origin.clone(),
         fetches,
         answers: metrics.of_a_shard(),
+        looked_at: false,
     };
     let node = Node { sources, metrics: metrics.clone(), registry, _directory: directory };
     run_shard(Backend::Pool, async {

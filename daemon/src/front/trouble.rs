@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::body::AnswerBody;
+use super::connect::ConnectError;
 use super::route::RouteError;
 use crate::fetch::FetchError;
 use crate::metrics::Source;
@@ -43,6 +44,9 @@ pub enum Trouble {
         "the registry has named no realm with this path, so the request for a token is sent nowhere: ask for something of the registry first, or ask the realm itself"
     )]
     NoRealm,
+    /// A CONNECT, or a request on what it has opened: by what is wrong.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The bytes that the registry delivered are not those of the digest: 502.
     #[error("the registry delivers bytes that are not those of the digest")]
     WrongDigest,
@@ -54,6 +58,7 @@ impl Trouble {
     fn may_pass(&self) -> bool {
         match self {
             Self::Late | Self::Busy | Self::Gone => true,
+            Self::Connect(error) => error.may_pass(),
             Self::Fetch(FetchError::Busy | FetchError::Verdict(_)) => true,
             Self::Fetch(FetchError::Origin(error)) => matches!(error, OriginError::Unreachable { .. }),
             _ => false,
@@ -62,7 +67,7 @@ impl Trouble {
 
     /// Whether limits of this node are reached: another time it might have been answered.
     pub(super) fn is_of_load(&self) -> bool {
-        matches!(self, Self::Busy | Self::Fetch(FetchError::Busy))
+        matches!(self, Self::Busy | Self::Fetch(FetchError::Busy) | Self::Connect(ConnectError::Full))
     }
 
     /// The answer, and whose it is. A verdict of the origin is passed on; everything else is marked as the proxy's.
@@ -70,6 +75,7 @@ impl Trouble {
         let status = match self {
             Self::Request(_) | Self::Route(RouteError::Option(_)) => StatusCode::BAD_REQUEST,
             Self::Route(RouteError::Forbidden) => StatusCode::FORBIDDEN,
+            Self::Connect(error) => error.status(),
             Self::Route(_)
             | Self::NoRealm
             | Self::Loop

@@ -21,6 +21,7 @@ mod registries;
 mod status;
 mod store;
 mod traces;
+mod tunnels;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -45,6 +46,7 @@ pub(crate) use self::limits::Limit;
 pub(crate) use self::moved::Moved;
 pub(crate) use self::registries::Registries;
 pub(crate) use self::traces::{SpanFate, Traces};
+pub(crate) use self::tunnels::{ConnectFate, Towards, Tunnels};
 
 /// All counters of a daemon; shared by its shards.
 #[derive(Debug)]
@@ -56,6 +58,7 @@ pub(crate) struct Metrics {
     pub(crate) registries: Arc<Registries>,
     pub(crate) limits: limits::Limits,
     pub(crate) traces: Arc<Traces>,
+    pub(crate) tunnels: Arc<Tunnels>,
     store: store::Store,
     cluster: cluster::Cluster,
     process: Process,
@@ -77,6 +80,8 @@ impl Metrics {
         limits.register(&mut registry);
         let traces = Arc::new(Traces::default());
         traces.register(&mut registry);
+        let tunnels = Arc::new(Tunnels::default());
+        tunnels.register(&mut registry);
         let store = store::Store::default();
         store.register(&mut registry);
         let cluster = cluster::Cluster::default();
@@ -89,6 +94,7 @@ impl Metrics {
             registries,
             limits,
             traces,
+            tunnels,
             store,
             cluster,
             process,

@@ -4,15 +4,17 @@
 //! They are apart because the guard's exemption is by host and port, of which a resolver sees only the host; and
 //! because a client certificate is shown to the registry that it is for, and to nobody else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
+use tokio::sync::Semaphore;
 use url::Url;
 
 use super::guard::{Guard, Refusal, Way};
 use super::proxies::Proxies;
-use super::resolver::PublicOnly;
+use super::resolver::{self, PublicOnly};
 use crate::config::{RegistryHost, Settings, TlsSetting};
 
 /// How long a connection may take to come up. Within the front's 3.5 s, so that a dead registry is told in time.
@@ -33,8 +35,10 @@ pub struct OriginOptions {
 /// The clients of one shard.
 #[derive(Debug)]
 pub(super) struct Clients {
-    guard: Guard,
-    proxies: Proxies,
+    pub(super) guard: Guard,
+    pub(super) proxies: Proxies,
+    /// For names of bare connections.
+    pub(super) lookups: Arc<Semaphore>,
     guarded: Client,
     /// By the numbers that the guard gives.
     configured: Vec<Client>,
@@ -74,7 +78,8 @@ impl Clients {
     pub(super) fn new(options: &OriginOptions) -> Result<Self, reqwest::Error> {
         let configured = options.tls.iter().map(|tls| builder(tls).build()).collect::<Result<_, _>>()?;
         let guarded = builder(&options.tls[0]).no_proxy().dns_resolver(PublicOnly::new()).build()?;
-        Ok(Self { guard: options.guard.clone(), proxies: Proxies::of_environment(), guarded, configured })
+        let (guard, proxies) = (options.guard.clone(), Proxies::of_environment());
+        Ok(Self { guard, proxies, lookups: resolver::places(), guarded, configured })
     }
 
     /// Whether somebody has configured whoever is at a URL.

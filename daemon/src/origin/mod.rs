@@ -10,6 +10,7 @@ pub mod challenge;
 mod clients;
 pub mod content_range;
 pub mod destination;
+mod dial;
 pub mod guard;
 mod proof;
 pub mod proxies;
@@ -19,7 +20,9 @@ pub mod via;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
+use tokio::net::TcpStream;
 use url::Url;
 
 use self::clients::Clients;
@@ -31,6 +34,7 @@ use crate::trace::{Kind, Span, Trace};
 
 pub use answer::{BlobAnswer, BlobStream, Verdict};
 pub use clients::OriginOptions;
+pub(crate) use dial::DialError;
 pub use proof::OriginHead;
 pub use target::Target;
 pub(crate) use target::end_to_end;
@@ -184,6 +188,24 @@ impl Origin {
         let request = self.request(&registry, method, target.url())?.headers(target.headers().clone());
         let answer = self.dispatch(&registry, request.body(body), target.trace()).await;
         Ok(answer.map_err(|error| failed(registry, target.url(), &error))?.0)
+    }
+
+    /// Whether the host and port of a URL are configured.
+    ///
+    /// # Errors
+    /// They are not, and the destination guard holds back what leads there.
+    pub(crate) fn is_configured(&self, url: &Url) -> Result<bool, DialError> {
+        let authority = || url.origin().ascii_serialization();
+        let forbidden = |refusal| DialError::Forbidden { authority: authority(), refusal };
+        Ok(matches!(self.clients.way(url).map_err(forbidden)?, guard::Way::Configured(_)))
+    }
+
+    /// A bare connection to the host and port of a URL, and what has come on it already.
+    ///
+    /// # Errors
+    /// There is none, or the destination guard holds it back.
+    pub(crate) async fn dial(&self, url: &Url) -> Result<(TcpStream, Bytes), DialError> {
+        self.clients.dial(url).await
     }
 
     async fn follow(

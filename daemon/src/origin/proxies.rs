@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::Uri;
-use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use url::Url;
 
 /// Which URLs go through a proxy.
@@ -37,6 +37,11 @@ impl Proxies {
     #[must_use]
     pub fn take(&self, url: &Url) -> bool {
         Uri::try_from(url.as_str()).is_ok_and(|uri| self.0.intercept(&uri).is_some())
+    }
+
+    /// The proxy through which a URL is reached, if any.
+    pub(super) fn intercept(&self, url: &Url) -> Option<Intercept> {
+        self.0.intercept(&Uri::try_from(url.as_str()).ok()?)
     }
 
     /// The proxy of a URL as `HOST:PORT`, without a name or password.

@@ -31,7 +31,7 @@ pub(super) struct NotPublic(pub(super) IpAddr);
 
 impl PublicOnly {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(LOOKUPS_MAX)))
+        Self(places())
     }
 }
 
@@ -39,28 +39,37 @@ impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
         let places = self.0.clone();
         Box::pin(async move {
-            let late = || io::Error::new(io::ErrorKind::TimedOut, "the name was not resolved in time");
-            let found =
-                tokio::time::timeout(LOOKUP_TIMEOUT, look_up(places, name)).await.map_err(|_| late())??;
+            let found = look_up(places, name.as_str().to_owned()).await?;
             let public = public_of(found)?;
             Ok(Box::new(public.into_iter()) as Addrs)
         })
     }
 }
 
-async fn look_up(places: Arc<Semaphore>, name: Name) -> io::Result<Vec<SocketAddr>> {
+/// Places for the lookups of one shard.
+pub(super) fn places() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(LOOKUPS_MAX))
+}
+
+/// The addresses of a name, of whatever kind they are, with port 0.
+pub(super) async fn look_up(places: Arc<Semaphore>, name: String) -> io::Result<Vec<SocketAddr>> {
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the name was not resolved in time");
+    tokio::time::timeout(LOOKUP_TIMEOUT, look_up_without_end(places, name)).await.map_err(late)?
+}
+
+async fn look_up_without_end(places: Arc<Semaphore>, name: String) -> io::Result<Vec<SocketAddr>> {
     let place = places.acquire_owned().await.map_err(io::Error::other)?;
     let looking = tokio::task::spawn_blocking(move || {
         // It is given back when the system's resolver has answered, not when nobody waits for it any more.
         let _place = place;
-        // The port is the URL's; reqwest puts it in.
+        // The port is the URL's; whoever connects puts it in.
         (name.as_str(), 0).to_socket_addrs().map(|found| found.take(ADDRESSES_MAX).collect())
     });
     looking.await.map_err(io::Error::other)?
 }
 
 /// Pure: the public addresses, or the first one if none is.
-fn public_of(mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, NotPublic> {
+pub(super) fn public_of(mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, NotPublic> {
     let first = found.first().map(SocketAddr::ip);
     found.retain(|address| Destination::of(address.ip()).is_public());
     match first {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Paths;
-use crate::config::{IdentitySource, Inputs, Settings};
+use crate::config::{HijackSettings, IdentitySource, Inputs, Settings};
 
 /// What stays open to a daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -127,6 +127,7 @@ fn named(inputs: &Inputs, settings: &Settings) -> Paths {
         None => {}
     }
     named.extend(settings.admin_token.as_ref().map(|token| token.path().to_owned()));
+    named.extend(settings.hijack.iter().flat_map(HijackSettings::files).map(PathBuf::from));
     for registry in &settings.registries {
         let files = registry.tls.files();
         named.extend([files.ca, files.certificate, files.key].into_iter().flatten());

@@ -151,16 +151,23 @@ impl Store {
         registry: RegistryScope,
         run: BlockRun,
     ) -> Result<Vec<Bytes>, ReadError> {
-        let mut bytes = Vec::new();
         let extents = self.inner.extents(content, run, Touch::Ignored)?;
-        if !content.serves(registry) {
-            return Err(ReadError::Absent(run.first()));
-        }
-        for extent in extents {
-            let buffers = self.inner.lend(&extent)?;
-            self.inner.read_cold(content, extent, buffers, &mut bytes).await?;
-        }
-        Ok(bytes)
+        self.inner.copied(content, registry, extents).await
+    }
+
+    /// The same for a reader whose reads count for eviction.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub async fn read_copied_by_client(
+        &self,
+        content: &Content,
+        registry: RegistryScope,
+        run: BlockRun,
+    ) -> Result<Vec<Bytes>, ReadError> {
+        self.inner.note_used(content);
+        let extents = self.inner.extents(content, run, Touch::Counts)?;
+        self.inner.copied(content, registry, extents).await
     }
 }
 
@@ -192,6 +199,26 @@ impl Checked {
 }
 
 impl Inner {
+    async fn copied(
+        &self,
+        content: &Content,
+        registry: RegistryScope,
+        extents: Vec<Extent>,
+    ) -> Result<Vec<Bytes>, ReadError> {
+        // After the look at presence, as in `read`.
+        if !content.serves(registry) {
+            // A run has a block at least.
+            let first = extents.first().map(|extent| extent.run.first());
+            return first.map_or(Ok(Vec::new()), |block| Err(ReadError::Absent(block)));
+        }
+        let mut bytes = Vec::new();
+        for extent in extents {
+            let buffers = self.lend(&extent)?;
+            self.read_cold(content, extent, buffers, &mut bytes).await?;
+        }
+        Ok(bytes)
+    }
+
     fn note_used(&self, content: &Content) {
         if content.note_used()
             && let Some(content) = self.index.places().content(content.place).cloned()

@@ -13,7 +13,7 @@ use x509_parser::pem::Pem;
 
 use super::super::identity::{CertificateSeen, Identity, Life, Use};
 use crate::cluster::look_up;
-use crate::config::{IdentitySource, Settings};
+use crate::config::{HijackSettings, IdentitySource, Settings};
 
 /// The longest file of certificates that is looked at.
 const PEM_BYTES_MAX: u64 = 1 << 20;
@@ -30,6 +30,10 @@ pub(in super::super) fn look(settings: &Settings) -> Identity {
         certificates.extend(files.ca.map(|path| (path, Use::Authorities)));
         certificates.extend(files.certificate.map(|path| (path, Use::Chain)));
         private.extend(files.key);
+    }
+    if let Some([certificate, key]) = settings.hijack.as_ref().map(HijackSettings::files) {
+        certificates.push((certificate.to_owned(), Use::Chain));
+        private.push(key.to_owned());
     }
     match settings.cluster.as_ref().map(|cluster| (cluster.role, &cluster.identity)) {
         Some((role, IdentitySource::Secrets(path))) => {
