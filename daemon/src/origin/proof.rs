@@ -28,20 +28,24 @@ pub struct OriginHead {
 
 impl Origin {
     /// Asks the registry itself about a target, with the client's credentials and without its range and conditions:
-    /// one HEAD, or a GET of the first byte where HEAD is not understood.
+    /// one HEAD, or a GET of the first byte where HEAD is not understood. An address that is signed is good for a GET only.
     ///
     /// # Errors
     /// No answer. A refusal is an answer.
     pub async fn head(&self, target: &Target) -> Result<OriginHead, OriginError> {
         let mut headers = target.clone().for_blob().headers().clone();
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let (head, _) = self.send(target, Method::HEAD, target.url(), headers.clone()).await?;
-        let response = match head.status() {
-            StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
+        let is_signed = !target.filter().is_empty();
+        let head = match is_signed {
+            true => None,
+            false => Some(self.send(target, Method::HEAD, target.url(), headers.clone()).await?.0),
+        };
+        let response = match head {
+            Some(head) if !is_unspoken(head.status()) => head,
+            _ => {
                 headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
                 self.send(target, Method::GET, target.url(), headers).await?.0
             }
-            _ => head,
         };
         // The body goes with the response.
         Ok(OriginHead { status: response.status(), headers: super::end_to_end(response.headers()) })
@@ -98,6 +102,11 @@ impl Origin {
         }
         bearer_of(&body).map(Some).ok_or_else(|| unusable("no token that can be used"))
     }
+}
+
+/// Whether the answer to a HEAD says that there are none.
+fn is_unspoken(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
 }
 
 /// `Authorization` for the token in a realm's answer, which may have either of two names.
