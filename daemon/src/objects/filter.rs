@@ -45,7 +45,7 @@ fn compile(pattern: &str) -> Result<Regex, String> {
     let trimmed = pattern.strip_suffix('/').unwrap_or(pattern);
     let anchored = trimmed.contains('/');
     let trimmed = trimmed.strip_prefix('/').unwrap_or(trimmed);
-    let body = expression_of(trimmed).map_err(|why| wrong(why))?;
+    let body = expression_of(trimmed).map_err(wrong)?;
     let begin = if anchored { "^" } else { "(?:^|/)" };
     RegexBuilder::new(&format!("{begin}{body}(?:/|$)"))
         .size_limit(COMPILED_BYTES_MAX)

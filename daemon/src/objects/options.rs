@@ -15,7 +15,7 @@ const AUTHORIZATION_BYTES_MAX: u64 = 16 << 10;
 
 /// How a storage service is reached, and what web servers are shown.
 #[derive(Clone, Debug, Default, Args)]
-pub struct StorageArgs {
+pub(crate) struct StorageArgs {
     /// Of an object: where the storage service is, such as http://10.0.0.5:9000 [default: where its variables say, or the provider's]
     #[arg(long, value_name = "URL")]
     pub(super) storage_endpoint: Option<String>,
@@ -32,7 +32,7 @@ pub struct StorageArgs {
 
 /// Which objects of a directory are wanted.
 #[derive(Clone, Debug, Default, Args)]
-pub struct SelectArgs {
+pub(crate) struct SelectArgs {
     /// Take all that is below it: s3://BUCKET/DIRECTORY/, hf://OWNER/NAME, or a directory of a web server
     #[arg(short, long)]
     pub(crate) recursive: bool,
