@@ -413,6 +413,25 @@ mod tests {
         }
     }
 
+    /// Which content a URL names is for the front to say, with the same words.
+    #[test]
+    fn what_tells_contents_apart_is_passed_on_and_nothing_else() {
+        let headers: HeaderMap = [
+            ("x-dragonfly-filtered-query-params", "Signature"),
+            ("x-dragonfly-use-p2p", "true"),
+            ("x-dragonfly-output-path", "/etc/passwd"),
+            ("cookie", "a=b"),
+        ]
+        .into_iter()
+        .map(|(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .collect();
+        let uri = "/api/v1/preheat?url=http://h/a?Signature=1".parse().unwrap();
+        let options = Wanted::of(&uri, &headers, None).unwrap().options;
+        let mut names: Vec<_> = options.keys().map(header::HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["x-dragonfly-filtered-query-params", "x-dragonfly-use-p2p"]);
+    }
+
     /// What is told of a content that comes in these steps.
     async fn told(length_bytes: Option<u64>, steps: Vec<Result<u64, String>>) -> Vec<Line> {
         let places = Arc::new(Semaphore::new(1));

@@ -189,11 +189,16 @@ mod tests {
     }
 
     async fn head_of(answer: fn(&str) -> &'static str) -> (u16, Vec<String>) {
+        head_of_target(answer, "/v2/x").await
+    }
+
+    async fn head_of_target(answer: fn(&str) -> &'static str, target: &str) -> (u16, Vec<String>) {
         let (address, asked) = serve(answer).await;
         let mut client = HeaderMap::new();
         client.insert(header::RANGE, HeaderValue::from_static("bytes=5-9"));
         let target =
-            Target::new(format!("http://{address}").parse().unwrap(), "/v2/x", &client, &[]).unwrap();
+            Target::new(format!("http://{address}").parse().unwrap(), target, &client, &["Signature".into()])
+                .unwrap();
         let head = Origin::open().head(&target).await.unwrap();
         (head.status.as_u16(), asked.take())
     }
@@ -218,6 +223,20 @@ mod tests {
             };
             let lines = ["HEAD /v2/x HTTP/1.1 ", "GET /v2/x HTTP/1.1 range: bytes=0-0"];
             assert_eq!(head_of(answer).await, (206, lines.map(str::to_owned).to_vec()));
+        });
+    }
+
+    /// The method is a part of what is signed.
+    #[test]
+    fn a_signed_address_is_asked_for_one_byte() {
+        on_a_local_set(async {
+            let answer = |method: &str| match method {
+                "HEAD" => "HTTP/1.1 403 X\r\nconnection: close\r\n\r\n",
+                _ => "HTTP/1.1 206 X\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx",
+            };
+            let line = "GET /x?Signature=1 HTTP/1.1 range: bytes=0-0".to_owned();
+            assert_eq!(head_of_target(answer, "/x?Signature=1").await, (206, vec![line]));
+            assert_eq!(head_of_target(answer, "/x?a=1").await.0, 403, "another parameter is no signature");
         });
     }
 
