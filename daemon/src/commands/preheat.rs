@@ -37,7 +37,7 @@ use crate::origin::innermost;
 
 const WHAT: &str = "An image, such as alpine, ghcr.io/org/app:1.2 or app@sha256:…, a URL, such as \
                     https://ghcr.io/v2/org/app/blobs/sha256:…, or an object, such as s3://BUCKET/NAME (gs, abs, oss, obs, \
-                    cos) or hf://OWNER/NAME/FILE";
+                    cos), hf://OWNER/NAME/FILE or hdfs://HOST/FILE";
 
 /// The flags of `darter preheat`.
 #[derive(Clone, Debug, Args)]

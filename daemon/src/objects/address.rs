@@ -73,6 +73,15 @@ pub(crate) struct HubAddress {
     pub(crate) path: String,
 }
 
+/// A file of HDFS, or all below a directory of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct HdfsAddress {
+    /// Where WebHDFS is.
+    pub(crate) server: Url,
+    /// As [`ObjectAddress::key`].
+    pub(crate) path: String,
+}
+
 /// What is named.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Address {
@@ -80,6 +89,8 @@ pub(crate) enum Address {
     Object(ObjectAddress),
     /// `hf://OWNER/NAME[@REVISION]/PATH`.
     Hub(HubAddress),
+    /// `hdfs://HOST[:PORT]/PATH`, by WebHDFS.
+    Hdfs(HdfsAddress),
     /// `http(s)://HOST/DIRECTORY/`, of which all is wanted.
     Directory(Url),
 }
@@ -105,10 +116,12 @@ impl Address {
         }
         match scheme.as_str() {
             "hf" => hub(rest, all_below).map(|hub| Some(Self::Hub(hub))).map_err(|why| wrong(&why)),
-            "hdfs" | "webhdfs" => Err(wrong(
-                "HDFS is not spoken: its own protocol needs a Java machine, and WebHDFS tells neither ranges nor versions, \
-                 so that nothing of it could be kept; copy it to a web server or a storage service",
-            )),
+            "hdfs" | "webhdfs" => hdfs(("http", 9870), rest, all_below)
+                .map(|file| Some(Self::Hdfs(file)))
+                .map_err(|why| wrong(&why)),
+            "swebhdfs" => hdfs(("https", 9871), rest, all_below)
+                .map(|file| Some(Self::Hdfs(file)))
+                .map_err(|why| wrong(&why)),
             "http" | "https" if all_below => {
                 directory(text).map(|url| Some(Self::Directory(url))).map_err(|why| wrong(&why))
             }
@@ -121,6 +134,7 @@ impl Address {
         match self {
             Self::Object(object) => &object.key,
             Self::Hub(hub) => &hub.path,
+            Self::Hdfs(hdfs) => &hdfs.path,
             Self::Directory(url) => url.as_str(),
         }
     }
@@ -131,6 +145,9 @@ impl Address {
             Self::Object(ObjectAddress { key, bucket, .. }) => (key.as_str(), bucket.as_str()),
             Self::Hub(HubAddress { path, repository, .. }) => {
                 (path.as_str(), repository.rsplit('/').next().unwrap_or_default())
+            }
+            Self::Hdfs(HdfsAddress { path, server }) => {
+                (path.as_str(), server.host_str().unwrap_or_default())
             }
             Self::Directory(url) => (url.path(), url.host_str().unwrap_or_default()),
         };
@@ -156,11 +173,23 @@ impl fmt::Display for HubAddress {
     }
 }
 
+impl fmt::Display for HdfsAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.server.scheme() == "https" { "swebhdfs" } else { "hdfs" };
+        let (host, port) = (
+            self.server.host_str().unwrap_or_default(),
+            self.server.port_or_known_default().unwrap_or_default(),
+        );
+        write!(out, "{scheme}://{host}:{port}/{}", self.path)
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Object(object) => object.fmt(out),
             Self::Hub(hub) => hub.fmt(out),
+            Self::Hdfs(hdfs) => hdfs.fmt(out),
             Self::Directory(url) => url.fmt(out),
         }
     }
@@ -216,6 +245,25 @@ fn hub(rest: &str, all_below: bool) -> Result<HubAddress, String> {
     }
     let path = below(path, all_below)?;
     Ok(HubAddress { kind, repository: format!("{owner}/{name}"), revision: revision.to_owned(), path })
+}
+
+/// The port of HDFS's own protocol, which other tools have in such an address, is another one.
+fn hdfs((scheme, port): (&str, u16), rest: &str, all_below: bool) -> Result<HdfsAddress, String> {
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let server = Url::parse(&format!("{scheme}://{authority}/")).ok().filter(|url| {
+        url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.path() == "/"
+            && url.query().is_none()
+    });
+    let mut server = server.ok_or("expected hdfs://HOST[:PORT]/PATH, with the port of WebHDFS")?;
+    let has_port =
+        authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    if !has_port {
+        server.set_port(Some(port)).map_err(|()| "expected hdfs://HOST[:PORT]/PATH")?;
+    }
+    Ok(HdfsAddress { server, path: below(path, all_below)? })
 }
 
 fn directory(text: &str) -> Result<Url, String> {
@@ -289,6 +337,14 @@ mod tests {
     }
 
     #[test]
+    fn files_of_hdfs() {
+        check("hdfs://h/d/x", false, "hdfs://h:9870/d/x");
+        check("webhdfs://h:80/d/x", false, "hdfs://h:80/d/x");
+        check("swebhdfs://h/d", true, "swebhdfs://h:9871/d/");
+        check("hdfs://[::1]:81/", true, "hdfs://[::1]:81/");
+    }
+
+    #[test]
     fn what_makes_no_sense_says_why() {
         let check = |text: &str, all_below, word: &str| {
             let Err(ObjectError::Usage(error)) = Address::parse(text, all_below) else {
@@ -308,7 +364,9 @@ mod tests {
         check("hf://o/n@a/../b", false, "..");
         check("hf://o/n@refs/../b", false, "OWNER");
         check("hf://o/n", false, "-r");
-        check("hdfs://h/x", false, "HDFS");
+        check("hdfs://u:p@h/x", false, "WebHDFS");
+        check("hdfs:///x", false, "WebHDFS");
+        check("hdfs://h/../x", false, "..");
         check("https://u:p@h/d", true, "password");
         check("https://h/d?x", true, "query");
     }

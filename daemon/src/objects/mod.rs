@@ -1,4 +1,4 @@
-//! What lies in storage services, in repositories of the hub and in directories of web servers: for the commands.
+//! What lies in storage services, in HDFS, in repositories of the hub and in directories of web servers: for the commands.
 //!
 //! A command finds out here what there is, and gets for each object an address ([`Place`]) at which the daemon reads it
 //! like anything else that a URL names. Where a service wants requests signed, that address is signed: it opens this object,
@@ -11,6 +11,7 @@ pub(crate) mod address;
 mod azure;
 mod bucket;
 mod filter;
+mod hdfs;
 mod hub;
 mod index;
 mod options;
@@ -25,6 +26,7 @@ use futures_util::stream::BoxStream;
 pub(crate) use self::address::Address;
 use self::bucket::Bucket;
 pub(crate) use self::filter::Filters;
+use self::hdfs::Hdfs;
 use self::hub::Hub;
 pub(crate) use self::options::{SelectArgs, StorageArgs};
 pub(crate) use self::place::Place;
@@ -73,6 +75,7 @@ pub(crate) type List<'a> = BoxStream<'a, Result<Listed, ObjectError>>;
 pub(crate) enum Store {
     Bucket(Bucket),
     Hub(Hub),
+    Hdfs(Hdfs),
     Web(Web),
 }
 
@@ -86,6 +89,7 @@ impl Store {
         Ok(match address {
             Address::Object(object) => Self::Bucket(Bucket::open(object, options)?),
             Address::Hub(hub) => Self::Hub(Hub::open(hub)?),
+            Address::Hdfs(hdfs) => Self::Hdfs(Hdfs::open(hdfs)?),
             Address::Directory(url) => Self::Web(Web::open(url, options)?),
         })
     }
@@ -98,6 +102,7 @@ impl Store {
         match self {
             Self::Bucket(bucket) => bucket.place(key).await,
             Self::Hub(hub) => hub.place(key),
+            Self::Hdfs(hdfs) => hdfs.place(key),
             Self::Web(web) => web.place(key),
         }
     }
@@ -107,6 +112,7 @@ impl Store {
         match self {
             Self::Bucket(bucket) => bucket.list().boxed(),
             Self::Hub(hub) => hub.list().boxed(),
+            Self::Hdfs(hdfs) => hdfs.list().boxed(),
             Self::Web(web) => web.list().boxed(),
         }
     }
@@ -116,6 +122,7 @@ impl Store {
         match self {
             Self::Bucket(bucket) => bucket.advice().to_owned(),
             Self::Hub(_) => "HF_TOKEN, or `hf auth login`".to_owned(),
+            Self::Hdfs(_) => "HADOOP_USER_NAME".to_owned(),
             Self::Web(_) => "--authorization-file".to_owned(),
         }
     }

@@ -65,7 +65,9 @@ impl StorageArgs {
         ];
         let needless = match address {
             _ if is_object => self.authorization_file.is_some().then_some("--authorization-file"),
-            Address::Hub(_) if self.authorization_file.is_some() => Some("--authorization-file"),
+            Address::Hub(_) | Address::Hdfs(_) if self.authorization_file.is_some() => {
+                Some("--authorization-file")
+            }
             _ => of_objects.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag),
         };
         match needless {

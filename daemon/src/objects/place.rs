@@ -49,12 +49,28 @@ impl Place {
     /// # Errors
     /// The signature has more parameters than a daemon takes.
     pub(super) fn signed(url: Url, shown: String, until: Instant) -> Result<Self, ObjectError> {
-        let mut names: Vec<_> = url.query_pairs().map(|(name, _)| name.into_owned()).collect();
+        let names: Vec<_> = url.query_pairs().map(|(name, _)| name.into_owned()).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let place = Self::with_credentials(url, shown, &names)?;
+        Ok(Self { until: (!names.is_empty()).then_some(until), ..place })
+    }
+
+    /// One of whose query these parameters say who reads: the daemon names the content without them.
+    ///
+    /// # Errors
+    /// They are more than a daemon takes.
+    pub(super) fn with_credentials(url: Url, shown: String, names: &[&str]) -> Result<Self, ObjectError> {
+        let mut names: Vec<_> = names
+            .iter()
+            .copied()
+            .filter(|name| url.query_pairs().any(|(known, _)| known == *name))
+            .map(str::to_owned)
+            .collect();
         names.sort_unstable();
         names.dedup();
-        let mut place = Self { until: Some(until), ..Self::cached(url, shown) };
+        let mut place = Self::cached(url, shown);
         if names.is_empty() {
-            return Ok(Self { until: None, ..place });
+            return Ok(place);
         }
         let is_plain = |name: &String| !name.contains(['&', ',']) && name.trim() == name;
         let filter = HeaderValue::try_from(names.join("&")).ok();
@@ -90,8 +106,13 @@ impl Place {
     /// What stays the same from one signature to the next.
     pub(crate) fn name(&self) -> String {
         let mut url = self.url.clone();
-        if self.headers.contains_key(FILTER) {
-            url.set_query(None);
+        if let Some(filter) = self.headers.get(FILTER).and_then(|filter| filter.to_str().ok()) {
+            let filtered = |name: &str| filter.split('&').any(|filtered| filtered == name);
+            let kept = self.url.query_pairs().filter(|(name, _)| !filtered(name));
+            url.query_pairs_mut().clear().extend_pairs(kept);
+            if url.query() == Some("") {
+                url.set_query(None);
+            }
         }
         url.into()
     }

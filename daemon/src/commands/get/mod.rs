@@ -35,7 +35,7 @@ use super::{CommandError, output, text};
 use crate::objects::{Address, Listed, Place, SelectArgs, StorageArgs, Store};
 
 const WHAT: &str = "A URL, such as https://ghcr.io/v2/org/app/blobs/sha256:…, an object, such as s3://BUCKET/NAME (gs, \
-                    abs, oss, obs, cos) or hf://OWNER/NAME/FILE, or an image, such as alpine, ghcr.io/org/app:1.2 or \
+                    abs, oss, obs, cos), hf://OWNER/NAME/FILE or hdfs://HOST/FILE, or an image, such as alpine, ghcr.io/org/app:1.2 or \
                     app@sha256:…";
 
 /// The flags of `darter get`.
