@@ -199,6 +199,11 @@ fn all_below_a_directory_comes_as_the_patterns_say() {
     assert_eq!(scene.all_bytes(), before, "something came twice");
     fs::remove_dir_all(scene.out()).unwrap();
     assert_eq!(scene.get(&["-r", "s3://models", "--json"]).json()["objects"], 9);
+    fs::remove_dir_all(scene.out()).unwrap();
+    fs::write(scene.out(), "mine").unwrap();
+    scene.get(&["-r", "s3://models"]).failed(1, &["is a file"]);
+    assert_eq!(fs::read(scene.out()).unwrap(), b"mine");
+    fs::remove_file(scene.out()).unwrap();
     scene.get(&["-r", "s3://models/d", "--include", "*.none"]).failed(3, &["s3://models/d/"]);
     scene.get(&["-r", "s3://models/d", "--include", "[a"]).failed(2, &["[a"]);
     scene.get(&["s3://models/d", "--include", "*.bin"]).failed(2, &["--recursive"]);

@@ -163,10 +163,11 @@ mod tests {
     fn check(html: &str, expected: &[&str]) {
         let directory = "http://h:81/pub/".parse().unwrap();
         let found = entries(&directory, html).unwrap();
-        let seen: Vec<_> = found
+        let mut seen: Vec<_> = found
             .iter()
             .map(|entry| format!("{}{}", entry.name, if entry.is_directory { "/" } else { "" }))
             .collect();
+        seen.sort();
         assert_eq!(seen, expected, "{html}");
     }
 

@@ -53,6 +53,10 @@ pub(super) async fn get(
     directory: &Path,
     progress: &Progress,
 ) -> Result<GotTree, CommandError> {
+    if directory.exists() && !directory.is_dir() {
+        let message = format!("{} is a file: name a directory with -o", directory.display());
+        return Err(CommandError::Failed(message));
+    }
     let mut names = Names::default();
     let wanted = store.list().map_err(CommandError::from).try_filter(|listed| {
         let takes = filters.take(&listed.name);
