@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
-use http::Uri;
+use http::{Uri, header};
 use opendal::layers::{RetryLayer, TimeoutLayer};
 use opendal::options::ListOptions;
 use opendal::{ErrorKind, Operator, services};
@@ -79,7 +79,8 @@ impl Bucket {
     async fn signed_uri(&self, key: &str, shown: &str) -> Result<Uri, ObjectError> {
         let signed = self.operator.presign_read(key, SIGNED_FOR).await;
         let signed = signed.map_err(|error| self.without_credentials(shown, &said(&error)))?;
-        let needed = signed.header().keys().find(|name| **name != http::header::HOST);
+        // Of these `Host` goes with every request, and `Date` is signed by none: the address has its own end.
+        let needed = signed.header().keys().find(|name| !matches!(**name, header::HOST | header::DATE));
         match needed {
             Some(name) => {
                 let message = format!("{shown}: its address does not open it without the header {name}");
@@ -244,6 +245,8 @@ fn operator(
     let ObjectAddress { service, bucket, .. } = address;
     let unsigned = options.storage_anonymous;
     let given = endpoint.unwrap_or_default();
+    // How it speaks http; the first call counts.
+    opendal::install_default();
     let built = match service {
         Service::S3 => {
             let mut builder = services::S3::default().bucket(bucket).endpoint(given);
@@ -294,7 +297,6 @@ fn operator(
         Service::Cos => Operator::new(services::Cos::default().bucket(bucket).endpoint(given)),
     };
     let operator = built.map_err(|error| ObjectError::Usage(format!("{address}: {}", said(&error))))?;
-    opendal::install_default();
     Ok(operator
         .layer(TimeoutLayer::new().with_timeout(SILENCE).with_io_timeout(SILENCE))
         .layer(RetryLayer::new().with_jitter()))
