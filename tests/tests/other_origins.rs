@@ -129,6 +129,8 @@ fn many_at_once_cost_the_service_one_object() {
         .map(|number| {
             let mut command = scene.command(&["get", "s3://models/model.bin"]);
             command.arg("-o").arg(directory.join(number.to_string()));
+            // Within one second, only this makes one signature another one than the next.
+            command.env("AWS_SESSION_TOKEN", format!("token-{number}"));
             command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
         })
         .collect();
@@ -140,6 +142,12 @@ fn many_at_once_cost_the_service_one_object() {
         assert!(fs::read(directory.join(number.to_string())).unwrap() == blob.bytes(blob.whole()));
     }
     assert_eq!(scene.object_bytes("model.bin"), OBJECT_BYTES);
+    let asked = scene.asked_of("model.bin");
+    let mut signatures: Vec<_> = asked.iter().map(|seen| signature(&seen.asked.target)).collect();
+    signatures.retain(|signature| !signature.is_empty());
+    signatures.sort_unstable();
+    signatures.dedup();
+    assert_eq!(signatures.len(), 6, "each of them is asked about");
 }
 
 #[test]
@@ -160,7 +168,7 @@ fn two_nodes_cost_the_service_one_object() {
     for (number, node) in [&peer, &seed, &peer].into_iter().enumerate() {
         let out = directory.path().join(number.to_string());
         let mut command = s3_command(&gate, node.front(), &["get", "s3://models/model.bin"]);
-        command.arg("-o").arg(&out);
+        command.arg("-o").arg(&out).env("AWS_SESSION_TOKEN", format!("token-{number}"));
         let got = ran(command);
         assert_eq!(got.status, 0, "{got:?}");
         assert!(fs::read(out).unwrap() == blob.bytes(blob.whole()));
