@@ -18,6 +18,7 @@ pub mod init;
 mod logs;
 mod memory_limit;
 mod metrics;
+mod objects;
 pub mod origin;
 mod policy;
 mod polls;

@@ -46,6 +46,13 @@ pub enum Need {
         /// What `apt-get install` takes.
         package: &'static str,
     },
+    /// A program on the path that Debian does not have, and how it is installed.
+    Tool {
+        /// What is executed.
+        name: &'static str,
+        /// What installs it.
+        how: &'static str,
+    },
 }
 
 /// True when the machine has all that `test` needs. Otherwise says what is missing and returns false: the
@@ -114,6 +121,9 @@ impl Need {
                 Some(_) => None,
                 None => Some((format!("{name} is not here"), format!("apt-get install {package}"))),
             },
+            Need::Tool { name, how } => {
+                program(name).is_none().then(|| (format!("{name} is not here"), how.to_owned()))
+            }
         }
     }
 }

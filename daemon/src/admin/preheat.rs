@@ -59,6 +59,14 @@ const LINES_MAX: usize = 4;
 /// Of a refusal, what may be of use to who asked.
 const PASSED_ON: [&str; 4] = ["www-authenticate", "retry-after", "content-type", "x-dragonfly-error-type"];
 
+/// What the front takes of clients that know Dragonfly, as far as it says which content a URL names.
+const OPTIONS: [&str; 4] = [
+    "x-dragonfly-use-p2p",
+    "x-dragonfly-filtered-query-params",
+    "x-dragonfly-tag",
+    "x-dragonfly-application",
+];
+
 /// A line of the answer. The last one is another than `coming`; an answer that ends without has been cut.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -129,6 +137,8 @@ pub(crate) struct Wanted {
     pub(crate) to: Whereto,
     /// What the registry is shown.
     pub(crate) authorization: Option<HeaderValue>,
+    /// What the front is told of it.
+    pub(crate) options: HeaderMap,
 }
 
 impl Wanted {
@@ -141,11 +151,16 @@ impl Wanted {
         }
         let authorization = headers.get(header::AUTHORIZATION);
         let authorization = authorization.filter(|value| !token.is_some_and(|token| token.is_in(value)));
+        let options = OPTIONS.into_iter().filter_map(|name| {
+            let name = header::HeaderName::from_static(name);
+            Some((name.clone(), headers.get(name)?.clone()))
+        });
         let to = parameter(uri, "to").map(|text| text.parse()).transpose();
         Ok(Self {
             registry: front_request::registry_of(&url),
             to: to.map_err(|error| bad_request(format!("to: {error}")))?.unwrap_or_default(),
             authorization: authorization.cloned(),
+            options: options.collect(),
             url,
         })
     }
@@ -260,6 +275,7 @@ impl ThroughFront {
     async fn begin(self, wanted: Wanted) -> Result<Coming, NotBrought> {
         let request = front_request::get(self.front, wanted.registry.as_ref(), &wanted.url);
         let mut request = request.map_err(|error| NotBrought::Problem(bad_request(error)))?;
+        request.headers_mut().extend(wanted.options);
         if let Some(authorization) = wanted.authorization {
             request.headers_mut().insert(header::AUTHORIZATION, authorization);
         }
@@ -395,6 +411,25 @@ mod tests {
         for wrong in ["", "url=", "url=ftp://a/b", "url=a", "url=http://a/&to=some"] {
             assert_eq!(wanted(wrong).unwrap_err().code, Code::BadRequest, "{wrong}");
         }
+    }
+
+    /// Which content a URL names is for the front to say, with the same words.
+    #[test]
+    fn what_tells_contents_apart_is_passed_on_and_nothing_else() {
+        let headers: HeaderMap = [
+            ("x-dragonfly-filtered-query-params", "Signature"),
+            ("x-dragonfly-use-p2p", "true"),
+            ("x-dragonfly-output-path", "/etc/passwd"),
+            ("cookie", "a=b"),
+        ]
+        .into_iter()
+        .map(|(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .collect();
+        let uri = "/api/v1/preheat?url=http://h/a?Signature=1".parse().unwrap();
+        let options = Wanted::of(&uri, &headers, None).unwrap().options;
+        let mut names: Vec<_> = options.keys().map(header::HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["x-dragonfly-filtered-query-params", "x-dragonfly-use-p2p"]);
     }
 
     /// What is told of a content that comes in these steps.

@@ -7,6 +7,7 @@
 mod admin_client;
 pub mod cluster;
 pub mod completions;
+mod failures;
 pub(crate) mod front_request;
 pub mod get;
 pub mod ls;
@@ -32,6 +33,7 @@ use clap::Args;
 use http::HeaderValue;
 
 use crate::admin::token;
+use crate::objects::ObjectError;
 
 /// The end of each help text.
 pub(crate) const EXIT_STATUS: &str = "Exit status: 0 done; 1 failed; 2 the command line is wrong, or an ID names more \
@@ -72,6 +74,16 @@ impl CommandError {
             Self::Unreachable(_) => 4,
             Self::WrongBytes(_) => 5,
             Self::Interrupted(_) => 130,
+        }
+    }
+}
+
+impl From<ObjectError> for CommandError {
+    fn from(error: ObjectError) -> Self {
+        match error {
+            ObjectError::Usage(message) => Self::Usage(message),
+            ObjectError::NotFound(message) => Self::NotFound(message),
+            ObjectError::Failed(message) => Self::Failed(message),
         }
     }
 }

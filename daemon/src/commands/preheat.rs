@@ -1,10 +1,10 @@
 //! `darter preheat`: contents are brought into the cluster before anybody wants them.
 //!
-//! The command finds out what belongs to an image, as `darter get` does, and shows the registry its credentials; the
+//! The command finds out what belongs to an image, or to a directory, as `darter get` does, and shows the registry its credentials; the
 //! daemon brings one content for each call, and tells how far it is. To all nodes it comes after it is at the seeds; when
 //! some of them do not get it, they are named, and the command fails.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
@@ -17,8 +17,9 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
-use url::{Url, form_urlencoded};
+use url::form_urlencoded;
 
+use super::failures::Failures;
 use super::get::image::{self, Chosen};
 use super::get::platform::Platform;
 use super::get::progress::Progress;
@@ -31,16 +32,18 @@ use crate::admin::api;
 use crate::admin::preheat::{Line, Whereto};
 use crate::admin::reach::{NotReached, SpreadInfo, SpreadingInfo};
 use crate::admin::token;
+use crate::objects::{Address, Listed, Place, SelectArgs, StorageArgs, Store};
 use crate::origin::innermost;
 
-const WHAT: &str = "An image, such as alpine, ghcr.io/org/app:1.2 or app@sha256:…, or a URL, such as \
-                    https://ghcr.io/v2/org/app/blobs/sha256:…";
+const WHAT: &str = "An image, such as alpine, ghcr.io/org/app:1.2 or app@sha256:…, a URL, such as \
+                    https://ghcr.io/v2/org/app/blobs/sha256:…, or an object, such as s3://BUCKET/NAME (gs, abs, oss, obs, \
+                    cos), hf://OWNER/NAME/FILE or hdfs://HOST/FILE";
 
 /// The flags of `darter preheat`.
 #[derive(Clone, Debug, Args)]
 pub struct PreheatArgs {
     // Not a doc comment, where a URL would have to be a link.
-    #[arg(value_name = "IMAGE|URL", help = WHAT)]
+    #[arg(value_name = "IMAGE|URL|OBJECT", help = WHAT)]
     what: String,
     /// Bring it to the seeds, from which all nodes take it, or to all nodes
     #[arg(long, value_name = "seeds|all", default_value = "seeds")]
@@ -54,6 +57,10 @@ pub struct PreheatArgs {
     /// The front of the daemon
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:65001", value_parser = crate::cli::socket_addr)]
     front: SocketAddr,
+    #[command(flatten)]
+    select: SelectArgs,
+    #[command(flatten)]
+    storage: StorageArgs,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -72,7 +79,7 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 /// # Errors
 /// There is no such thing, it cannot be had, or the command was interrupted: what has come stays.
 pub fn run(args: &PreheatArgs) -> Result<(), CommandError> {
-    let named = Named::parse(&args.what, args.platform.is_some(), args.plain_http)?;
+    let named = Named::parse(&args.what, args.platform.is_some(), args.plain_http, args.select.recursive)?;
     let progress = Progress::new();
     super::run_to_end(async {
         let stop = |kind| {
@@ -94,7 +101,8 @@ pub fn run(args: &PreheatArgs) -> Result<(), CommandError> {
                     true => output::print_json(&preheated)?,
                     false => output::print(&preheated.line())?,
                 }
-                preheated.complaint()
+                preheated.complaint()?;
+                preheated.failures.as_ref().map_or(Ok(()), |failures| failures.complaint("all else is there"))
             }
         }
     })
@@ -113,6 +121,9 @@ struct Preheated {
     digest: Option<String>,
     contents: usize,
     length_bytes: u64,
+    /// Of a directory.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    failures: Option<Failures>,
     /// If it was for all of them.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     reached: Option<Reached>,
@@ -164,19 +175,31 @@ impl Preheated {
 struct Nodes {
     /// Of each content that comes to all nodes: how many have it, of how many.
     contents: BTreeMap<usize, (u64, u64)>,
+    /// The same of all that are there, if any are: the fewest, and the most. So this does not grow with them.
+    ended: Option<(u64, u64)>,
+    ended_contents: usize,
     not_reached: BTreeMap<String, NotReached>,
 }
 
 impl Nodes {
     /// So many have all contents, at most; and how many there are.
     fn done_of(&self, contents: usize) -> (u64, u64) {
-        let all = self.contents.values().map(|(_, all)| *all).max().unwrap_or(0);
-        let done = self.contents.values().map(|(done, _)| *done).min().unwrap_or(0);
-        (if self.contents.len() < contents { 0 } else { done }, all)
+        let each = || self.contents.values().chain(&self.ended);
+        let all = each().map(|(_, all)| *all).max().unwrap_or(0);
+        let done = each().map(|(done, _)| *done).min().unwrap_or(0);
+        (if self.contents.len() + self.ended_contents < contents { 0 } else { done }, all)
+    }
+
+    /// Nothing more comes of it.
+    fn end(&mut self, content: usize, (done, all): (u64, u64)) {
+        self.contents.remove(&content);
+        let (fewest, most) = self.ended.unwrap_or((done, all));
+        self.ended = Some((fewest.min(done), most.max(all)));
+        self.ended_contents += 1;
     }
 
     fn ended(&mut self, content: usize, spread: SpreadInfo) {
-        self.contents.insert(content, (spread.nodes_done, spread.nodes));
+        self.end(content, (spread.nodes_done, spread.nodes));
         for failed in spread.failed {
             self.not_reached.entry(failed.node.clone()).or_insert(failed);
         }
@@ -187,13 +210,27 @@ async fn preheat(args: &PreheatArgs, named: Named, progress: &Progress) -> Resul
     let (what, to) = (args.what.clone(), args.to);
     match named {
         Named::Url { url, registry, .. } => {
+            args.storage.check_no_object()?;
             let session = Session::new(args.front, registry)?;
             let call = Call::of(args, &session, progress, 1)?;
-            let length_bytes = call.bring((0, &url), None).await?;
+            let place = Place::of_url(url).authorized(args.storage.authorization()?.as_ref());
+            let length_bytes = call.bring((0, &place), None).await?;
+            let (contents, failures) = (1, None);
             let reached = call.reached();
-            Ok(Preheated { what, to, platform: None, digest: None, contents: 1, length_bytes, reached })
+            Ok(Preheated {
+                what,
+                to,
+                platform: None,
+                digest: None,
+                contents,
+                length_bytes,
+                failures,
+                reached,
+            })
         }
+        Named::Objects(address) => objects(args, &address, progress).await,
         Named::Image(image) => {
+            args.storage.check_no_object()?;
             let session = Session::new(args.front, Some(image.registry.clone()))?;
             let chosen = image::choose(&session, &image, args.platform.as_ref()).await?;
             let platform = platform_of(&session, &image, &chosen, args.platform.as_ref()).await?;
@@ -206,10 +243,10 @@ async fn preheat(args: &PreheatArgs, named: Named, progress: &Progress) -> Resul
             let call = Call::of(args, &session, progress, contents)?;
             let urls = blobs
                 .into_iter()
-                .map(|(id, length)| Ok((image::blob_url(&image, id)?, length)))
+                .map(|(id, length)| Ok((Place::of_url(image::blob_url(&image, id)?), length)))
                 .collect::<Result<Vec<_>, CommandError>>()?;
             let all = futures_util::stream::iter(urls.iter().enumerate())
-                .map(|(number, (url, length))| call.bring((number, url), Some(*length)));
+                .map(|(number, (place, length))| call.bring((number, place), Some(*length)));
             let lengths: Vec<u64> = all.buffer_unordered(CONTENTS_AT_ONCE).try_collect().await?;
             Ok(Preheated {
                 what,
@@ -218,10 +255,72 @@ async fn preheat(args: &PreheatArgs, named: Named, progress: &Progress) -> Resul
                 digest: Some(format!("sha256:{}", chosen.id)),
                 contents,
                 length_bytes: lengths.iter().sum(),
+                failures: None,
                 reached: call.reached(),
             })
         }
     }
+}
+
+/// An object, or all of a directory.
+async fn objects(
+    args: &PreheatArgs,
+    address: &Address,
+    progress: &Progress,
+) -> Result<Preheated, CommandError> {
+    let store = Store::open(address, &args.storage)?;
+    let session = Session::new(args.front, None)?.advising(store.advice());
+    let mut preheated = Preheated {
+        what: address.to_string(),
+        to: args.to,
+        platform: None,
+        digest: None,
+        contents: 1,
+        length_bytes: 0,
+        failures: None,
+        reached: None,
+    };
+    if !args.select.recursive {
+        let call = Call::of(args, &session, progress, 1)?;
+        preheated.length_bytes = call.bring_object(&store, (0, &Listed::of_key(address.key()))).await?;
+        preheated.reached = call.reached();
+        return Ok(preheated);
+    }
+    let filters = args.select.filters()?;
+    let call = Call::of(args, &session, progress, 0)?;
+    let wanted = store.list().map_err(CommandError::from).try_filter(|listed| {
+        let takes = filters.take(&listed.name);
+        async move { takes }
+    });
+    let (call, store) = (&call, &store);
+    let brought = wanted.enumerate().map(|(number, listed)| async move {
+        let listed = listed?;
+        call.contents.set(number + 1);
+        match call.bring_object(store, (number, &listed)).await {
+            Err(error @ CommandError::Unreachable(_)) => Err(error),
+            brought => Ok((listed.name, brought)),
+        }
+    });
+    let mut brought = std::pin::pin!(brought.buffer_unordered(CONTENTS_AT_ONCE));
+    let mut failures = Failures::default();
+    preheated.contents = 0;
+    while let Some((name, brought)) = brought.try_next().await? {
+        match brought {
+            Ok(length_bytes) => {
+                preheated.contents += 1;
+                preheated.length_bytes += length_bytes;
+                progress.object();
+            }
+            Err(error) => failures.add(&name, &error.to_string()),
+        }
+    }
+    if preheated.contents == 0 && failures.is_empty() {
+        return Err(CommandError::NotFound(format!("{address}: nothing that is wanted is below it")));
+    }
+    call.contents.set(preheated.contents);
+    preheated.failures = Some(failures);
+    preheated.reached = call.reached();
+    Ok(preheated)
 }
 
 /// What the image is for: by the index, or else by its configuration. An image for one platform only may be for another
@@ -252,8 +351,8 @@ struct Call<'a> {
     to: Whereto,
     session: &'a Session,
     progress: &'a Progress,
-    /// How many calls there will be.
-    contents: usize,
+    /// How many contents there are, as far as that is known.
+    contents: Cell<usize>,
     nodes: RefCell<Nodes>,
 }
 
@@ -265,7 +364,7 @@ impl<'a> Call<'a> {
         contents: usize,
     ) -> Result<Self, CommandError> {
         let token = args.admin.token()?.as_deref().map(secret_header).transpose()?;
-        let (admin, nodes) = (args.admin.admin, RefCell::default());
+        let (admin, nodes, contents) = (args.admin.admin, RefCell::default(), Cell::new(contents));
         Ok(Self { admin, token, to: args.to, session, progress, contents, nodes })
     }
 
@@ -275,15 +374,30 @@ impl<'a> Call<'a> {
             return None;
         }
         let nodes = self.nodes.take();
-        let (done, all) = nodes.done_of(self.contents);
+        let (done, all) = nodes.done_of(self.contents.get());
         let not_reached: Vec<_> = nodes.not_reached.into_values().collect();
         Some(Reached { nodes: all, nodes_done: done, not_reached })
+    }
+
+    /// Brings an object, also where that takes longer than its signed address is good.
+    async fn bring_object(
+        &self,
+        store: &Store,
+        (number, listed): (usize, &Listed),
+    ) -> Result<u64, CommandError> {
+        loop {
+            let place = store.place(&listed.key).await?;
+            match self.bring((number, &place), listed.length_bytes).await {
+                Err(CommandError::Failed(_)) if place.has_ended() => {}
+                ended => return ended,
+            }
+        }
     }
 
     /// Brings one content, and returns how long it is.
     async fn bring(
         &self,
-        (number, url): (usize, &Url),
+        (number, place): (usize, &Place),
         length_bytes: Option<u64>,
     ) -> Result<u64, CommandError> {
         let mut counted = Counting { call: self, number, length: None, expected: 0, come: 0 };
@@ -292,7 +406,7 @@ impl<'a> Call<'a> {
         }
         let (mut tries, mut most) = (0, 0);
         loop {
-            let tried = self.bring_once(url, &mut counted).await;
+            let tried = self.bring_once(place, &mut counted).await;
             match tried {
                 Ok(come_bytes) => return Ok(come_bytes),
                 Err(Trying::No(error)) => return Err(error),
@@ -314,17 +428,17 @@ impl<'a> Call<'a> {
         }
     }
 
-    async fn bring_once(&self, url: &Url, counted: &mut Counting<'_, '_>) -> Result<u64, Trying> {
-        let mut answer = self.call(url, self.session.authorization()).await?;
+    async fn bring_once(&self, place: &Place, counted: &mut Counting<'_, '_>) -> Result<u64, Trying> {
+        let mut answer = self.call(place, self.session.authorization()).await?;
         // The admin port's own 401 is about another token.
         if answer.status() == StatusCode::UNAUTHORIZED
             && answer.headers().contains_key(api::PASSED_ON)
             && let Some(fresh) = self.session.authorize_anew(answer.headers()).await?
         {
-            answer = self.call(url, Some(fresh)).await?;
+            answer = self.call(place, Some(fresh)).await?;
         }
         if answer.status() != StatusCode::OK {
-            return Err(self.refused(url, answer).await);
+            return Err(self.refused(place, answer).await);
         }
         let mut body = answer.into_body();
         let mut held = BytesMut::new();
@@ -343,7 +457,7 @@ impl<'a> Call<'a> {
                     }
                     Ok(Line::Failed { message }) => {
                         let message = text::plain(&message, 400);
-                        return Err(Trying::Again(format!("{url}: {message}"), None));
+                        return Err(Trying::Again(format!("{}: {message}", place.shown()), None));
                     }
                     Err(error) => {
                         let message =
@@ -367,11 +481,11 @@ impl<'a> Call<'a> {
 
     async fn call(
         &self,
-        url: &Url,
+        place: &Place,
         authorization: Option<HeaderValue>,
     ) -> Result<http::Response<Incoming>, Trying> {
         let query = form_urlencoded::Serializer::new(String::new())
-            .append_pair("url", url.as_str())
+            .append_pair("url", place.url().as_str())
             .append_pair("to", &self.to.to_string())
             .finish();
         let mut request = Request::builder()
@@ -379,7 +493,10 @@ impl<'a> Call<'a> {
             .uri(format!("{}/preheat?{query}", api::ROOT))
             .header(header::HOST, self.admin.to_string())
             .body(Empty::<Bytes>::new())
-            .map_err(|error| CommandError::Usage(format!("{url} cannot be asked for: {error}")))?;
+            .map_err(|error| {
+                CommandError::Usage(format!("{} cannot be asked for: {error}", place.shown()))
+            })?;
+        request.headers_mut().extend(place.headers().clone());
         if let Some(authorization) = authorization {
             request.headers_mut().insert(header::AUTHORIZATION, authorization);
         }
@@ -393,12 +510,13 @@ impl<'a> Call<'a> {
     }
 
     /// A refusal is the admin port's own, in its words, or one that it passes on.
-    async fn refused(&self, url: &Url, answer: http::Response<Incoming>) -> Trying {
+    async fn refused(&self, place: &Place, answer: http::Response<Incoming>) -> Trying {
         if answer.headers().contains_key(api::PASSED_ON) {
-            return match self.session.judged(url, answer).await {
+            return match self.session.judged(place.url(), answer).await {
                 Err(trying) => trying,
                 Ok(answer) => {
-                    let message = format!("{url}: {} is no answer that was expected", answer.status());
+                    let message =
+                        format!("{}: {} is no answer that was expected", place.shown(), answer.status());
                     CommandError::Failed(message).into()
                 }
             };
@@ -459,7 +577,7 @@ impl Counting<'_, '_> {
             (Whereto::Seeds, _) => return,
             (Whereto::All, Some(spread)) => self.call.nodes.borrow_mut().ended(self.number, spread),
             // Without a cluster this node is all nodes.
-            (Whereto::All, None) => _ = self.call.nodes.borrow_mut().contents.insert(self.number, (1, 1)),
+            (Whereto::All, None) => self.call.nodes.borrow_mut().end(self.number, (1, 1)),
         }
         self.show();
     }
@@ -470,7 +588,7 @@ impl Counting<'_, '_> {
     }
 
     fn show(&self) {
-        let (done, all) = self.call.nodes.borrow().done_of(self.call.contents);
+        let (done, all) = self.call.nodes.borrow().done_of(self.call.contents.get());
         self.call.progress.nodes(done, all);
     }
 
@@ -493,7 +611,16 @@ mod tests {
         let not_reached = nodes.not_reached.into_values().collect();
         let reached = Some(Reached { nodes: all, nodes_done, not_reached });
         let (what, to) = ("app:1".to_owned(), Whereto::All);
-        Preheated { what, to, platform: None, digest: None, contents, length_bytes: 1 << 20, reached }
+        Preheated {
+            what,
+            to,
+            platform: None,
+            digest: None,
+            contents,
+            length_bytes: 1 << 20,
+            failures: None,
+            reached,
+        }
     }
 
     #[test]
@@ -503,6 +630,10 @@ mod tests {
         assert_eq!(nodes.done_of(2), (0, 4), "the other content has not come anywhere yet");
         nodes.contents.insert(1, (2, 4));
         assert_eq!(nodes.done_of(2), (2, 4));
+        nodes.end(0, (3, 4));
+        nodes.end(1, (4, 5));
+        assert_eq!((nodes.done_of(2), nodes.done_of(3)), ((3, 5), (0, 5)));
+        assert!(nodes.contents.is_empty(), "what has ended takes no room");
     }
 
     #[test]

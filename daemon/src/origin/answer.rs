@@ -83,20 +83,36 @@ impl BlobAnswer {
         let media_type = response.headers().get(header::CONTENT_TYPE);
         let media_type = media_type.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         let validator = validator_of(response.headers());
-        let body = response.bytes_stream().boxed_local();
-        let registry = registry.to_string();
-        Ok(Self::Bytes(BlobStream {
-            bytes,
-            length_bytes,
-            is_part,
-            media_type,
-            validator,
-            registry,
-            body,
-            _permit: None,
-            span: Span::default(),
-        }))
+        let part = Part { bytes, length_bytes, validator };
+        Ok(Self::Bytes(BlobStream { is_part, media_type, ..BlobStream::of(registry, part, response) }))
     }
+
+    /// Of an answer whose body is that part, by another word than its head's.
+    pub(super) async fn of_part(
+        registry: &Registry,
+        part: Part,
+        response: reqwest::Response,
+    ) -> Result<Self, OriginError> {
+        if response.status() != StatusCode::OK {
+            return Ok(Self::Verdict(Verdict::read(response).await));
+        }
+        let expected = part.bytes.end - part.bytes.start;
+        match response.content_length() {
+            Some(length) if length != expected => Err(OriginError::Unusable {
+                registry: registry.to_string(),
+                reason: format!("{length} bytes where {expected} were asked for"),
+            }),
+            _ => Ok(Self::Bytes(BlobStream::of(registry, part, response))),
+        }
+    }
+}
+
+/// What an answer without heads of its own has for a body.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Part {
+    pub(super) bytes: Range<u64>,
+    pub(super) length_bytes: u64,
+    pub(super) validator: String,
 }
 
 /// What tells versions of a URL's content apart byte by byte (RFC 9110, section 8.8): weak tags do not.
@@ -108,6 +124,21 @@ fn validator_of(headers: &HeaderMap) -> String {
 }
 
 impl BlobStream {
+    fn of(registry: &Registry, part: Part, response: reqwest::Response) -> Self {
+        let Part { bytes, length_bytes, validator } = part;
+        Self {
+            bytes,
+            length_bytes,
+            is_part: true,
+            media_type: String::new(),
+            validator,
+            registry: registry.to_string(),
+            body: response.bytes_stream().boxed_local(),
+            _permit: None,
+            span: Span::default(),
+        }
+    }
+
     /// Gives the permit back when the body is dropped.
     pub(crate) fn hold(&mut self, permit: OwnedSemaphorePermit) {
         self._permit = Some(permit);
@@ -173,7 +204,7 @@ impl Verdict {
     }
 
     /// Reads a refusal with what of its body may be passed on.
-    async fn read(response: reqwest::Response) -> Self {
+    pub(super) async fn read(response: reqwest::Response) -> Self {
         let status = response.status();
         let mut headers = super::target::end_to_end(response.headers());
         headers.remove(header::CONTENT_LENGTH);

@@ -17,6 +17,7 @@ pub mod proxies;
 mod resolver;
 mod target;
 pub mod via;
+mod webhdfs;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ use url::Url;
 use self::clients::Clients;
 use self::guard::Refusal;
 use self::resolver::NotPublic;
+use self::webhdfs::HdfsFile;
 use crate::metrics::Registries;
 use crate::trace::context::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::trace::{Kind, Span, Trace};
@@ -151,6 +153,13 @@ impl Origin {
     ) -> Result<(BlobAnswer, Option<Place>), OriginError> {
         let mut headers = target.headers().clone();
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(file) = HdfsFile::of(target.url()) {
+            let mut headers = headers.clone();
+            headers.remove(header::RANGE);
+            if let Some(answer) = self.hdfs(target, (&file, ask), headers).await? {
+                return Ok((answer, None));
+            }
+        }
         let range = match ask {
             Ask::Span { first, last } => format!("bytes={first}-{last}"),
             Ask::Suffix { bytes } => format!("bytes=-{bytes}"),

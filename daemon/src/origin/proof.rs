@@ -28,20 +28,24 @@ pub struct OriginHead {
 
 impl Origin {
     /// Asks the registry itself about a target, with the client's credentials and without its range and conditions:
-    /// one HEAD, or a GET of the first byte where HEAD is not understood.
+    /// one HEAD, or a GET of the first byte where HEAD is not understood. An address that is signed is good for a GET only.
     ///
     /// # Errors
     /// No answer. A refusal is an answer.
     pub async fn head(&self, target: &Target) -> Result<OriginHead, OriginError> {
         let mut headers = target.clone().for_blob().headers().clone();
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let (head, _) = self.send(target, Method::HEAD, target.url(), headers.clone()).await?;
-        let response = match head.status() {
-            StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
+        let is_signed = !target.filter().is_empty();
+        let head = match is_signed {
+            true => None,
+            false => Some(self.send(target, Method::HEAD, target.url(), headers.clone()).await?.0),
+        };
+        let response = match head {
+            Some(head) if !is_unspoken(head.status()) => head,
+            _ => {
                 headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
                 self.send(target, Method::GET, target.url(), headers).await?.0
             }
-            _ => head,
         };
         // The body goes with the response.
         Ok(OriginHead { status: response.status(), headers: super::end_to_end(response.headers()) })
@@ -98,6 +102,11 @@ impl Origin {
         }
         bearer_of(&body).map(Some).ok_or_else(|| unusable("no token that can be used"))
     }
+}
+
+/// Whether the answer to a HEAD says that there are none.
+fn is_unspoken(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
 }
 
 /// `Authorization` for the token in a realm's answer, which may have either of two names.
@@ -180,11 +189,16 @@ mod tests {
     }
 
     async fn head_of(answer: fn(&str) -> &'static str) -> (u16, Vec<String>) {
+        head_of_target(answer, "/v2/x").await
+    }
+
+    async fn head_of_target(answer: fn(&str) -> &'static str, target: &str) -> (u16, Vec<String>) {
         let (address, asked) = serve(answer).await;
         let mut client = HeaderMap::new();
         client.insert(header::RANGE, HeaderValue::from_static("bytes=5-9"));
         let target =
-            Target::new(format!("http://{address}").parse().unwrap(), "/v2/x", &client, &[]).unwrap();
+            Target::new(format!("http://{address}").parse().unwrap(), target, &client, &["Signature".into()])
+                .unwrap();
         let head = Origin::open().head(&target).await.unwrap();
         (head.status.as_u16(), asked.take())
     }
@@ -209,6 +223,20 @@ mod tests {
             };
             let lines = ["HEAD /v2/x HTTP/1.1 ", "GET /v2/x HTTP/1.1 range: bytes=0-0"];
             assert_eq!(head_of(answer).await, (206, lines.map(str::to_owned).to_vec()));
+        });
+    }
+
+    /// The method is a part of what is signed.
+    #[test]
+    fn a_signed_address_is_asked_for_one_byte() {
+        on_a_local_set(async {
+            let answer = |method: &str| match method {
+                "HEAD" => "HTTP/1.1 403 X\r\nconnection: close\r\n\r\n",
+                _ => "HTTP/1.1 206 X\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx",
+            };
+            let line = "GET /x?Signature=1 HTTP/1.1 range: bytes=0-0".to_owned();
+            assert_eq!(head_of_target(answer, "/x?Signature=1").await, (206, vec![line]));
+            assert_eq!(head_of_target(answer, "/x?a=1").await.0, 403, "another parameter is no signature");
         });
     }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use darter_engine::RegistryScope;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use super::via::NodeId;
 use crate::access::{Claim, Credential, Repository};
@@ -188,11 +188,16 @@ impl Target {
         self.url == other.url && self.claim.credential == other.claim.credential
     }
 
-    /// As somebody asks who has no credential.
+    /// As somebody asks who has no credential: an address that is signed, without its signature.
     #[must_use]
     pub fn without_credential(mut self) -> Self {
         self.headers.remove(header::AUTHORIZATION);
         self.headers.remove(header::COOKIE);
+        let filter = std::mem::take(&mut self.filter);
+        if !filter.is_empty() {
+            let kept = unsigned(self.url.query().unwrap_or_default(), &filter);
+            self.url.set_query((!kept.is_empty()).then_some(&kept));
+        }
         self.claim = self.claim.public();
         self
     }
@@ -240,9 +245,36 @@ pub(crate) fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
+/// A query without the parameters that are credentials; the others stay to the letter.
+fn unsigned(query: &str, filter: &[String]) -> String {
+    let is_credential = |parameter: &&str| {
+        let name = form_urlencoded::parse(parameter.as_bytes()).next().map(|(name, _)| name);
+        name.is_some_and(|name| filter.iter().any(|filtered| *filtered == name))
+    };
+    query.split('&').filter(|parameter| !is_credential(parameter)).collect::<Vec<_>>().join("&")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Else whoever has signed would stand for everybody.
+    #[test]
+    fn who_has_no_credential_has_no_signature() {
+        let filter = ["Signature".to_owned(), "a b".to_owned()];
+        let check = |path: &str, expected: &str| {
+            let registry = "https://r.example".parse().unwrap();
+            let target = Target::new(registry, path, &HeaderMap::new(), &filter).unwrap();
+            let anyone = target.clone().without_credential();
+            assert_eq!(anyone.url().as_str(), format!("https://r.example{expected}"), "{path}");
+            assert!(anyone.filter().is_empty() && anyone.claim() == target.claim().public());
+        };
+        check("/x?Signature=1", "/x");
+        check("/x?v=1&Signature=1&w=%20&a+b=2", "/x?v=1&w=%20");
+        check("/x?a%20b=2&Signature=1&Signature=2", "/x");
+        check("/x?v=1&signature=1", "/x?v=1&signature=1");
+        check("/x", "/x");
+    }
 
     fn registry() -> Registry {
         "http://127.0.0.1:5000".parse().unwrap()

@@ -15,8 +15,8 @@ use world::World;
 
 /// What stands for something of the reader's own, and what it might be.
 const STAND_FOR: [(&str, &str); 22] = [
-    (r"URL\|IMAGE", "alpine"),
-    (r"IMAGE\|URL", "alpine"),
+    (r"URL\|OBJECT\|IMAGE", "alpine"),
+    (r"IMAGE\|URL\|OBJECT", "alpine"),
     (r"containerd\|docker\|crio\|podman\|nydus", "containerd"),
     ("containerd|docker|crio|podman|nydus", "containerd"),
     ("HOST/IMAGE", "ghcr.io/app"),

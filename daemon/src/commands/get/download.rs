@@ -8,12 +8,12 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{sleep, timeout};
-use url::Url;
 
 use super::part::{Part, Source, digest_of, part_path};
 use super::progress::Progress;
 use super::session::{SILENCE, Session, Trying};
 use crate::commands::CommandError;
+use crate::objects::Place;
 use crate::origin::content_range::{ContentRange, number};
 use crate::origin::innermost;
 
@@ -26,7 +26,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// What is wanted, and where.
 #[derive(Clone, Debug)]
 pub(super) struct Download {
-    pub(super) url: Url,
+    pub(super) place: Place,
     /// The digest that the bytes must have.
     pub(super) id: Option<ContentId>,
     /// The length that they must have.
@@ -54,7 +54,7 @@ pub(super) async fn download(
         progress.found(done.length_bytes);
         return Ok(done);
     }
-    let source = wanted.id.map_or_else(|| Source::url(wanted.url.as_str()), Source::digest);
+    let source = wanted.id.map_or_else(|| Source::url(&wanted.place.name()), Source::digest);
     let (path, named) = (wanted.path.clone(), source.clone());
     let mut part = blocking(move || Part::open(&path, &named)).await??;
     let mut length_bytes = wanted.length_bytes;
@@ -80,7 +80,7 @@ pub(super) async fn download(
                 tries = if part.bytes() > before { 0 } else { tries + 1 };
                 if tries >= TRIES_MAX {
                     return Err(CommandError::Failed(match part.bytes() {
-                        0 => format!("{cut}; nothing has come of {}", wanted.url),
+                        0 => format!("{cut}; nothing has come of {}", wanted.place.shown()),
                         _ => format!(
                             "{cut}; {} has what has come: the same command goes on from there",
                             part_path(&wanted.path).display()
@@ -101,7 +101,7 @@ pub(super) async fn download(
             part.discard();
             return Err(CommandError::WrongBytes(format!(
                 "{} has other bytes than its digest says (these have sha256:{id}); nothing of it is kept",
-                wanted.url
+                wanted.place.shown()
             )));
         }
         // What an earlier run has left may be what is wrong, as after a power failure.
@@ -142,7 +142,7 @@ async fn try_once(
         part.restart(source.clone())?;
     }
     let kept = part.bytes();
-    let mut headers = HeaderMap::new();
+    let mut headers = wanted.place.headers().clone();
     if kept > 0 {
         let range = HeaderValue::try_from(format!("bytes={kept}-"));
         headers.insert(header::RANGE, range.map_err(|error| CommandError::Failed(error.to_string()))?);
@@ -150,14 +150,14 @@ async fn try_once(
             headers.insert(header::IF_RANGE, validator);
         }
     }
-    let answer = match session.get(&wanted.url, &headers).await {
+    let answer = match session.get(wanted.place.url(), &headers).await {
         Ok(answer) => answer,
         Err(Trying::No(error)) => return Err(error),
         Err(Trying::Again(cut, pause)) => return Ok(Tried { part, restarted: false, cut: Some(cut), pause }),
     };
     let begins = match Begins::read(&answer, kept) {
         Ok(begins) => begins,
-        Err(why) => return Err(CommandError::Failed(format!("{} answers {why}", wanted.url))),
+        Err(why) => return Err(CommandError::Failed(format!("{} answers {why}", wanted.place.shown()))),
     };
     let mut restarted = false;
     let total = match begins {
@@ -185,7 +185,7 @@ async fn try_once(
             part.discard();
             return Err(CommandError::WrongBytes(format!(
                 "{} has {total} bytes and should have {}; nothing of it is kept",
-                wanted.url,
+                wanted.place.shown(),
                 wanted.length_bytes.unwrap_or_default()
             )));
         }

@@ -21,6 +21,7 @@ use super::reference::ImageReference;
 use super::session::{SILENCE, Session, Trying};
 use crate::commands::wire::whole;
 use crate::commands::{CommandError, text};
+use crate::objects::Place;
 
 /// Blobs under way at a time.
 const BLOBS_AT_ONCE: usize = 4;
@@ -189,7 +190,7 @@ async fn blob(
     progress: &Progress,
 ) -> Result<Done, CommandError> {
     let wanted = Download {
-        url: blob_url(image, blob.id)?,
+        place: Place::of_url(blob_url(image, blob.id)?),
         id: Some(blob.id),
         length_bytes: Some(blob.length_bytes),
         path: layout.blob(blob.id),

@@ -6,6 +6,7 @@ use url::Url;
 use super::reference::ImageReference;
 use crate::commands::{CommandError, front_request, text};
 use crate::config::Registry;
+use crate::objects::Address;
 
 /// What is to be fetched.
 #[derive(Debug)]
@@ -21,10 +22,13 @@ pub(in crate::commands) enum Named {
     },
     /// An image.
     Image(ImageReference),
+    /// What lies in a storage service, or all of a directory.
+    Objects(Address),
 }
 
 impl Named {
-    /// Reads it; `has_platform` and `plain_http` are flags that only mean something for images.
+    /// Reads it; `has_platform` and `plain_http` are flags that only mean something for images, `all_below` one that means
+    /// nothing for them.
     ///
     /// # Errors
     /// It names nothing that can be fetched.
@@ -32,7 +36,22 @@ impl Named {
         what: &str,
         has_platform: bool,
         plain_http: bool,
+        all_below: bool,
     ) -> Result<Self, CommandError> {
+        if let Some(address) = Address::parse(what, all_below)? {
+            if has_platform || plain_http {
+                let message = format!("{address}: --platform and --plain-http are for images");
+                return Err(CommandError::Usage(message));
+            }
+            return Ok(Self::Objects(address));
+        }
+        if all_below {
+            let what = text::plain(what, 200);
+            let message = format!(
+                "{what:?}: -r is for directories, such as s3://BUCKET/DIRECTORY/ or https://HOST/DIRECTORY/"
+            );
+            return Err(CommandError::Usage(message));
+        }
         if !what.contains("://") {
             let image = ImageReference::parse(what, plain_http);
             return image.map(Self::Image).map_err(|error| CommandError::Usage(error.to_string()));
@@ -43,7 +62,9 @@ impl Named {
         }
         let mut url = Url::parse(what).map_err(|error| wrong(&error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(wrong("expected an http or https URL, or an image"));
+            return Err(wrong(
+                "expected an http or https URL, an image, or an object such as s3://BUCKET/NAME",
+            ));
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(wrong(

@@ -33,6 +33,8 @@ struct Counted {
     came: u64,
     /// If it is brought to several nodes: how many have all of it, and how many there are.
     nodes: Option<(u64, u64)>,
+    /// If it is a directory: objects that are there.
+    objects: Option<u64>,
 }
 
 impl Progress {
@@ -77,6 +79,11 @@ impl Progress {
     /// So many nodes of so many have all of it.
     pub(in crate::commands) fn nodes(&self, done: u64, all: u64) {
         self.count(|counted| counted.nodes = Some((done, all)));
+    }
+
+    /// One more object of a directory is there.
+    pub(in crate::commands) fn object(&self) {
+        self.count(|counted| counted.objects = Some(counted.objects.unwrap_or(0) + 1));
     }
 
     /// Shows it for as long as the future is polled. Dropped, it leaves a clean line.
@@ -145,6 +152,9 @@ fn line(counted: Counted, bytes_per_s: f64) -> String {
             text::percent(counted.here.min(counted.expected), counted.expected)
         );
     }
+    if let Some(objects) = counted.objects {
+        line += &format!(", {objects} objects");
+    }
     if let Some((done, all)) = counted.nodes {
         line += &format!(", {done} of {all} nodes");
     }
@@ -173,6 +183,8 @@ mod tests {
         let counted =
             Counted { expected: 48 << 20, here: 12 << 20, nodes: Some((1, 4)), ..Counted::default() };
         assert_eq!(line(counted, 0.0), "12.0 MiB of 48.0 MiB, 25 %, 1 of 4 nodes, 0.0 MiB/s");
+        let counted = Counted { here: 12 << 20, objects: Some(7), ..Counted::default() };
+        assert_eq!(line(counted, 0.0), "12.0 MiB, 7 objects, 0.0 MiB/s");
     }
 
     #[test]
@@ -197,6 +209,9 @@ mod tests {
         progress.found(30);
         progress.lost(30);
         progress.came(10);
-        assert_eq!(progress.counted.get(), Counted { expected: 100, here: 10, came: 10, nodes: None });
+        assert_eq!(
+            progress.counted.get(),
+            Counted { expected: 100, here: 10, came: 10, ..Counted::default() }
+        );
     }
 }

@@ -37,6 +37,8 @@ pub(in crate::commands) struct Session {
     registry: Option<Registry>,
     credentials: Option<Basic>,
     authorization: RefCell<Option<HeaderValue>>,
+    /// What opens a place that is private, where `docker login` does not.
+    advice: Option<String>,
     tokens: reqwest::Client,
 }
 
@@ -66,7 +68,12 @@ impl Session {
             CommandError::Failed(format!("the client for tokens cannot be made: {}", innermost(&error)))
         })?;
         let credentials = registry.as_ref().and_then(credentials::of);
-        Ok(Self { front, registry, credentials, authorization: RefCell::default(), tokens })
+        Ok(Self { front, registry, credentials, authorization: RefCell::default(), advice: None, tokens })
+    }
+
+    /// The same, for a place that something else opens than `docker login`.
+    pub(in crate::commands) fn advising(self, advice: String) -> Self {
+        Self { advice: Some(advice), ..self }
     }
 
     /// The answer to a GET that is neither a demand for credentials that we have nor a refusal.
@@ -110,8 +117,8 @@ impl Session {
         authorization: Option<HeaderValue>,
     ) -> Result<Response<Incoming>, Trying> {
         let request = front_request::get(self.front, self.registry.as_ref(), url);
-        let mut request =
-            request.map_err(|error| CommandError::Usage(format!("{url} cannot be asked for: {error}")))?;
+        let mut request = request
+            .map_err(|error| CommandError::Usage(format!("{} cannot be asked for: {error}", url.path())))?;
         for (name, value) in headers {
             request.headers_mut().insert(name, value.clone());
         }
@@ -213,10 +220,9 @@ impl Session {
         Err(match status {
             StatusCode::NOT_FOUND | StatusCode::GONE => Trying::No(CommandError::NotFound(message)),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let host = url.host_str().unwrap_or_default();
-                Trying::No(CommandError::Failed(format!(
-                    "{message}; if it is private: `docker login {host}`"
-                )))
+                let login = || format!("`docker login {}`", url.host_str().unwrap_or_default());
+                let advice = self.advice.clone().unwrap_or_else(login);
+                Trying::No(CommandError::Failed(format!("{message}; if it is private: {advice}")))
             }
             _ if ours && body.contains(&Trouble::WrongDigest.to_string()) => {
                 Trying::No(CommandError::WrongBytes(message))
