@@ -24,3 +24,4 @@ mod polls;
 mod reload;
 pub mod serve;
 mod shard;
+mod supervisor;

@@ -28,6 +28,7 @@ use crate::origin::proxies::Proxies;
 use crate::policy::NoClient;
 use crate::reload::{Live, Reload};
 use crate::shard::{self, Common, Own, Shard, StartError};
+use crate::supervisor::{Manager, NoSocket, Sockets};
 
 /// Block buffers of the node: 128 MiB. They hold what is on its way from the network to the disk and to readers.
 pub(crate) const POOL_BLOCKS: usize = 2048;
@@ -68,6 +69,9 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// A socket of the service manager.
+    #[error(transparent)]
+    Socket(#[from] NoSocket),
     /// `--io ring` where there is no ring.
     #[error("{0}; use --io auto or --io pool, or allow io_uring_setup, io_uring_enter and io_uring_register")]
     Ring(#[from] ProbeError),
@@ -104,8 +108,15 @@ pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
     let memory_max = memory_limit();
     let connections_max = connections_max(raise_file_limit(), memory_max);
     let (backend, ring_denied) = choose_backend(settings.io)?;
-    let front = listen(settings.front, "front", "--front")?;
-    let admin = listen(settings.admin, "admin port", "--admin")?;
+    let mut handed = Sockets::of_environment();
+    let front = match handed.take("front", settings.front)? {
+        Some(front) => front,
+        None => listen(settings.front, "front", "--front")?,
+    };
+    let admin = match handed.take("admin", settings.admin)? {
+        Some(admin) => admin,
+        None => listen(settings.admin, "admin port", "--admin")?,
+    };
     let store = Store::open(&StoreOptions {
         data_dir: settings.data_dir.clone(),
         capacity_bytes: settings.capacity_bytes,
@@ -163,6 +174,8 @@ impl Daemon {
             stop: stopping.clone(),
         };
         let pulses: Vec<Arc<Pulse>> = std::iter::repeat_with(Arc::default).take(count).collect();
+        let manager = Manager::of_environment();
+        let watching = manager.clone().watch(Health::new(pulses.clone(), stopping.clone()));
         let watched = Watched {
             metrics: metrics.clone(),
             front: common.front.clone(),
@@ -205,8 +218,10 @@ impl Daemon {
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
         let (asked, limits) = (reload.identity_asked(), reload.peer_limits());
         let keeping = cluster.map(|part| tokio::task::spawn_local(part.stay(asked, limits)));
-        let reloading = tokio::task::spawn_local(reload_at_each(hangups, reload));
+        let reloading = tokio::task::spawn_local(reload_at_each(hangups, reload, manager.clone()));
         let remembering = tokio::task::spawn_local(remember(access.clone(), access_file.clone()));
+        manager.ready();
+        let watching = tokio::task::spawn_local(watching);
         let served = tokio::select! {
             () = accept(&front, &shards, self.connections_max, &metrics) => Ok(()),
             () = any_ended(&shards) => Err(ServeError::ShardEnded),
@@ -216,6 +231,7 @@ impl Daemon {
             }
         };
         drop(front);
+        manager.stopping();
         let _ = stop.send(true);
         // Each is waited for, whatever became of the others.
         let joined = tokio::task::spawn_blocking(move || {
@@ -231,6 +247,7 @@ impl Daemon {
             }
         }
         admin.abort();
+        watching.abort();
         reloading.abort();
         keeping.iter().for_each(tokio::task::JoinHandle::abort);
         remembering.abort();
@@ -293,11 +310,13 @@ async fn remember(access: Arc<Access>, file: PathBuf) {
 }
 
 /// SIGHUP: what was edited is taken up.
-async fn reload_at_each(mut hangups: Signal, reload: Rc<Reload>) {
+async fn reload_at_each(mut hangups: Signal, reload: Rc<Reload>, manager: Manager) {
     while hangups.recv().await.is_some() {
         tracing::info!(signal = "SIGHUP", "reading the configuration again");
+        manager.reloading();
         // It has been logged, and what ran goes on.
         let _ = reload.run().await;
+        manager.ready();
     }
 }
 

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod completions;
 pub(crate) mod front_request;
 pub mod get;
+mod kubernetes;
 pub mod ls;
 pub mod man;
 pub(crate) mod output;
