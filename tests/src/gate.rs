@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
@@ -159,10 +160,12 @@ impl Gate {
     pub fn with(options: GateOptions) -> Self {
         let own = || SocketAddr::new(own_loopback_address(), free_port());
         let address = options.address.unwrap_or_else(own);
+        let (tls, certificate) = options.tls.then(|| own_certificate(address)).unzip();
         let shared = Arc::new(Shared {
             upstream: options.upstream,
             guard: options.guard,
-            tls: options.tls.then(|| own_certificate(address)),
+            tls,
+            certificate,
             seen: Mutex::default(),
             hold: watch::Sender::new(None),
             cut: Mutex::default(),
@@ -186,6 +189,11 @@ impl Gate {
     pub fn url(&self) -> String {
         let scheme = if self.shared.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
+    }
+
+    /// The certificate of a gate with TLS, which is its own authority, in PEM.
+    pub fn certificate(&self) -> Option<&str> {
+        self.shared.certificate.as_deref()
     }
 
     /// Every request since the start or the last [`Gate::forget`].
@@ -314,6 +322,7 @@ struct Shared {
     upstream: Option<SocketAddr>,
     guard: Option<Arc<Guard>>,
     tls: Option<TlsAcceptor>,
+    certificate: Option<String>,
     seen: Mutex<Vec<Seen>>,
     hold: watch::Sender<Option<u64>>,
     cut: Mutex<Option<u64>>,
@@ -495,8 +504,8 @@ impl Passing {
     }
 }
 
-/// Signed by itself, for that address.
-fn own_certificate(address: SocketAddr) -> TlsAcceptor {
+/// Signed by itself, for that address; and in PEM.
+fn own_certificate(address: SocketAddr) -> (TlsAcceptor, String) {
     let made = rcgen::generate_simple_self_signed([address.ip().to_string()]).expect("a certificate");
     let key = rustls_key(&made);
     let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
@@ -506,7 +515,9 @@ fn own_certificate(address: SocketAddr) -> TlsAcceptor {
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)
         .expect("a certificate goes with its key");
-    TlsAcceptor::from(Arc::new(config))
+    let base64 = base64::engine::general_purpose::STANDARD.encode(made.cert.der());
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n");
+    (TlsAcceptor::from(Arc::new(config)), pem)
 }
 
 fn rustls_key(

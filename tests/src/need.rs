@@ -42,6 +42,13 @@ pub enum Need {
         /// What `apt-get install` takes.
         package: &'static str,
     },
+    /// A program on the path that no package of Debian's brings.
+    Tool {
+        /// What is executed.
+        name: &'static str,
+        /// What brings it.
+        cure: &'static str,
+    },
 }
 
 /// True when the machine has all that `test` needs. Otherwise says what is missing and returns false: the
@@ -100,6 +107,9 @@ impl Need {
             Need::Namespaces => Network::available()
                 .err()
                 .map(|what| (what, "run as root, with the packages iproute2 and util-linux".into())),
+            Need::Tool { name, cure } => {
+                program(name).is_none().then(|| (format!("{name} is not here"), cure.to_owned()))
+            }
             Need::Program { name, package } => match program(name) {
                 Some(_) => None,
                 None => Some((format!("{name} is not here"), format!("apt-get install {package}"))),

@@ -50,12 +50,15 @@ async fn init_in_kubernetes(secrets: &kubernetes::Secrets, name: &str) -> Result
     let mut made_seeds = false;
     let mut text = secrets.read(&seeds).await?;
     if text.is_none() {
-        let new = ClusterSecrets::generate(SystemTime::now()).map_err(|error| failed(error.into()))?.to_text();
+        let new =
+            ClusterSecrets::generate(SystemTime::now()).map_err(|error| failed(error.into()))?.to_text();
         made_seeds = secrets.create(&seeds, &new).await?;
         text = if made_seeds { Some(new) } else { secrets.read(&seeds).await? };
     }
     let unusable = |why: String| {
-        CommandError::Failed(format!("the Secret {seeds} cannot be used: {why}; name another one, or remove it"))
+        CommandError::Failed(format!(
+            "the Secret {seeds} cannot be used: {why}; name another one, or remove it"
+        ))
     };
     let text = text.ok_or_else(|| unusable("it was there, and is gone".to_owned()))?;
     let cluster = ClusterSecrets::parse(&text).map_err(|error| unusable(error.to_string()))?;

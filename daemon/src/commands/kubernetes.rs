@@ -95,7 +95,8 @@ impl Secrets {
         if status != StatusCode::OK {
             return Err(refused("read", secret, status, &body));
         }
-        let file = serde_json::from_slice::<Secret>(&body).ok().and_then(|mut secret| secret.data.remove(KEY));
+        let file =
+            serde_json::from_slice::<Secret>(&body).ok().and_then(|mut secret| secret.data.remove(KEY));
         let text = file.and_then(|file| String::from_utf8(STANDARD.decode(file).ok()?).ok());
         text.map(Some).ok_or_else(|| {
             CommandError::Failed(format!(
@@ -149,7 +150,8 @@ impl Secrets {
 /// # Errors
 /// It may not.
 pub(super) fn name(name: &str) -> Result<&str, CommandError> {
-    let is_fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    let is_fine =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
     let at_ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = name.as_bytes();
     let fine = bytes.len() <= NAME_BYTES_MAX
@@ -192,7 +194,9 @@ fn refused(what: &str, secret: &str, status: StatusCode, body: &[u8]) -> Command
         }
         _ => "",
     };
-    CommandError::Failed(format!("the API server does not {what} the Secret {secret} ({status}: {told}){next}"))
+    CommandError::Failed(format!(
+        "the API server does not {what} the Secret {secret} ({status}: {told}){next}"
+    ))
 }
 
 /// What went wrong, and why, to the bottom.

@@ -7,5 +7,4 @@ mod manager;
 mod sockets;
 
 pub(crate) use manager::Manager;
-pub(crate) use sockets::Sockets;
-pub use sockets::NoSocket;
+pub(crate) use sockets::{NoSocket, Sockets};
