@@ -559,3 +559,54 @@ fn alerts_and_dashboard_are_the_projects() {
         );
     }
 }
+
+/// The image that `deploy/container/Containerfile` makes has what the pods of the chart run, where they run it.
+#[test]
+fn the_image_is_what_the_chart_runs() {
+    if !need("the_image_is_what_the_chart_runs", &Helm::NEEDS) {
+        return;
+    }
+    let root = Helm::chart().join("../../..");
+    let read =
+        |path: &str| fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let containerfile = read("deploy/container/Containerfile");
+    let (build, image) = containerfile.rsplit_once("\nFROM ").expect("two stages");
+    let values = Values::new();
+    let rendered = Helm::BOTH[0].render(&[&values.file(&everything())]);
+    let mut containers = Vec::new();
+    for (kind, name) in
+        [("DaemonSet", "darter-peer"), ("StatefulSet", "darter-seed"), ("Job", "darter-cluster")]
+    {
+        let pod = pod(rendered.object(kind, name));
+        for list in ["initContainers", "containers"] {
+            containers.extend(pod[list].as_array().into_iter().flatten());
+        }
+    }
+    assert!(containers.len() > 6, "{containers:?}");
+    for container in containers {
+        let program = container["command"][0].as_str().expect("a program");
+        // Debian's base has a shell.
+        let is_there = image.contains(&format!(" {program}\n")) || program == "/bin/sh";
+        assert!(is_there, "{program} is not in the image");
+        let user = container["securityContext"]["runAsUser"].as_u64().expect("a user");
+        assert!(user == 0 || image.contains(&format!("\nUSER {user}:{user}\n")), "{user}");
+    }
+    let version = |text: &str, key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).expect("it is said");
+        line.trim_matches([' ', '=', ':', '"']).to_owned()
+    };
+    let cargo = read("Cargo.toml");
+    assert!(build.contains(&format!("/rust:{}-slim-", version(&cargo, "rust-version"))), "another compiler");
+    let chart = read("deploy/helm/darter/Chart.yaml");
+    assert_eq!(version(&chart, "appVersion"), version(&cargo, "version"));
+    // All else that the binary needs is in Debian's base.
+    let needed = ran({
+        let mut ldd = Command::new("ldd");
+        ldd.arg(darter_tests::built("darter"));
+        ldd
+    });
+    for line in needed.out.lines() {
+        let known = ["linux-vdso.so.1", "libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2"];
+        assert!(known.iter().any(|library| line.contains(library)), "the image lacks {line}");
+    }
+}
