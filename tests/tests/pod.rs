@@ -137,6 +137,8 @@ fn a_peer_serves_as_the_chart_has_it() {
     daemon.start();
     wait_until_ready(&daemon);
     assert!(uses(&daemon, "ring"), "the profile refuses io_uring: {}", daemon.log());
+    // What the kubelet makes of the Secret is as it should be.
+    assert!(!daemon.log().contains("may read the cluster's secrets"), "{}", daemon.log());
     let peers = daemon.exec(&["/usr/local/bin/darter", "peers"]);
     assert!(peers.status == 0 && peers.out.contains("127.0.0.1:65000"), "{peers:?}");
     // Nothing is written beside the volume.
