@@ -20,8 +20,6 @@ use crate::{built, process, wait_until};
 
 /// The address of a pod here.
 const POD_IP: &str = "127.0.0.1";
-/// As many as a runtime gives to a container that says nothing.
-const OPEN_FILES: u64 = 1024 * 1024;
 /// Until a container that was asked to end is taken for stuck: what the chart gives it.
 const ENDS_WITHIN: Duration = Duration::from_secs(45);
 
@@ -169,7 +167,6 @@ fn config(spec: &Value, mounts: &[Mount], seccomp: &Value) -> Value {
             "env": ["PATH=/usr/local/bin:/usr/bin:/bin", "XDG_STATE_HOME=/var/lib", format!("POD_IP={POD_IP}")],
             "cwd": "/",
             "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
-            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": OPEN_FILES, "hard": OPEN_FILES}],
             "noNewPrivileges": security["allowPrivilegeEscalation"] == false,
         },
         "root": {"path": "rootfs", "readonly": security["readOnlyRootFilesystem"] == true},

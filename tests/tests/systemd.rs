@@ -1,0 +1,173 @@
+//! The units of `deploy/systemd` under systemd itself: the service starts as its own user, serves a pull, is restarted with
+//! its cache warm and without a refused connection, reads its configuration again, and is started anew when it hangs.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use darter_tests::need::{Need, need};
+use darter_tests::{Client, Daemon, Metrics, Origin, Request, SetAtEnd, Systemd, wait_until};
+
+const WITHIN: Duration = Duration::from_secs(60);
+const BLOB_BYTES: u64 = 8 << 20;
+
+/// A machine with the units, at addresses of the test's own.
+struct Installed {
+    machine: Systemd,
+    front: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Installed {
+    fn boot(registry: &Origin) -> Self {
+        let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd");
+        let read = |name: &str| fs::read_to_string(units.join(name)).expect("it is there");
+        let (front, admin) = Daemon::free_addresses();
+        let own = |socket: &str, from: &str, to: SocketAddr| {
+            let text = read(socket);
+            assert!(text.contains(from), "{text}");
+            text.replace(from, &to.to_string())
+        };
+        let front_socket = own("darter-front.socket", "127.0.0.1:65001", front);
+        let admin_socket = own("darter-admin.socket", "127.0.0.1:40901", admin);
+        // Seconds instead of half a minute; and no more files than this machine gives.
+        let service = read("darter.service").replace("WatchdogSec=30", "WatchdogSec=3");
+        let service =
+            service.replace("LimitNOFILE=1048576", &format!("LimitNOFILE={}", Systemd::open_files_max()));
+        let host = registry.address();
+        let configuration = format!(
+            "storage: {{capacity: 64MiB, io: ring}}\n\
+             proxy:\n  tcpListen: {{listen: {}, port: {}}}\n  registryMirror: {{url: 'http://{host}'}}\n\
+             health:\n  tcpListen: {{listen: {}, port: {}}}\n",
+            front.ip(),
+            front.port(),
+            admin.ip(),
+            admin.port(),
+        );
+        let sysusers = read("sysusers.d/darter.conf");
+        let machine = Systemd::boot(&[
+            ("/etc/systemd/system/darter.service", &service),
+            ("/etc/systemd/system/darter-front.socket", &front_socket),
+            ("/etc/systemd/system/darter-admin.socket", &admin_socket),
+            ("/etc/sysusers.d/darter.conf", &sysusers),
+            ("/etc/darter.yaml", &configuration),
+        ]);
+        // As the head of the unit says it.
+        assert_eq!(machine.exec(&["systemd-sysusers"]).status, 0);
+        machine.systemctl(&["daemon-reload"]);
+        machine.systemctl(&[
+            "enable",
+            "--now",
+            "darter-front.socket",
+            "darter-admin.socket",
+            "darter.service",
+        ]);
+        Self { machine, front, admin }
+    }
+
+    fn metrics(&self) -> Metrics {
+        let answer = Client::new(self.admin).fetch(&Request::get("/metrics")).expect("/metrics answers");
+        Metrics::parse(std::str::from_utf8(&answer.body).expect("text"))
+    }
+
+    fn pid(&self) -> String {
+        self.machine.property("darter.service", "MainPID")
+    }
+}
+
+#[test]
+fn the_service_lives_under_systemd() {
+    if !need("the_service_lives_under_systemd", &[&Systemd::NEEDS[..], &[Need::IoUring]].concat()) {
+        return;
+    }
+    let registry = Origin::start();
+    let blob = registry.blob(1, BLOB_BYTES);
+    let installed = Installed::boot(&registry);
+    let machine = &installed.machine;
+    // `Type=notify`: the start has waited until it serves.
+    assert_eq!(machine.property("darter.service", "ActiveState"), "active");
+    assert_eq!(machine.property("darter.service", "StatusErrno"), "0");
+    let status = machine.exec(&["cat", &format!("/proc/{}/status", installed.pid())]).out;
+    let uid =
+        status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("a user").split_whitespace().next();
+    let state = fs::metadata(machine.path("/var/lib/darter")).expect("the state directory is there");
+    assert_eq!((uid, state.mode() & 0o777), (Some(&*state.uid().to_string()), 0o700));
+    assert_ne!(state.uid(), 0, "it runs as root");
+    assert!(status.contains("NoNewPrivs:\t1") && status.contains("CapEff:\t0000000000000000"), "{status}");
+    assert_eq!(
+        installed.metrics().sum_where("darter_build_info", &["io=\"ring\""]),
+        1.0,
+        "io_uring is refused"
+    );
+
+    blob.read(&mut Client::new(installed.front), blob.whole()).expect("a pull");
+    assert_eq!(registry.blob_bytes(), BLOB_BYTES);
+
+    restarts_refuse_nobody(&installed);
+    registry.forget();
+    blob.read(&mut Client::new(installed.front), blob.whole()).expect("a pull");
+    assert_eq!(registry.blob_bytes(), 0, "the cache is cold after a restart");
+
+    // Reloaded, by the same process.
+    let pid = installed.pid();
+    let file = machine.path("/etc/darter.yaml");
+    let text = fs::read_to_string(&file).expect("it is there");
+    fs::write(&file, text + "download: {prefetch: true}\n").expect("it can be written");
+    machine.systemctl(&["reload", "darter.service"]);
+    let taken_up = || machine.journal().contains("download.prefetch");
+    wait_until(WITHIN, taken_up, || "what was edited is not taken up".to_owned());
+    assert_eq!(
+        (machine.property("darter.service", "ActiveState"), installed.pid()),
+        ("active".to_owned(), pid.clone())
+    );
+
+    // It hangs, and nobody but the watchdog sees that.
+    assert_eq!(machine.property("darter.service", "NRestarts"), "0");
+    machine.systemctl(&["kill", "--signal=STOP", "darter.service"]);
+    let restarted = || machine.property("darter.service", "NRestarts") == "1" && installed.pid() != pid;
+    wait_until(WITHIN, restarted, || "the watchdog does not bite".to_owned());
+    registry.forget();
+    blob.read(&mut Client::new(installed.front), blob.whole()).expect("a pull");
+    assert_eq!(registry.blob_bytes(), 0, "the cache is cold after a crash");
+
+    machine.systemctl(&["stop", "darter.service"]);
+    assert_eq!(machine.property("darter.service", "Result"), "success");
+}
+
+/// Connections are made without a pause while the service is restarted three times.
+fn restarts_refuse_nobody(installed: &Installed) {
+    let over = AtomicBool::new(false);
+    let (made, refused) = (AtomicU32::new(0), AtomicU32::new(0));
+    thread::scope(|scope| {
+        let _at_end = SetAtEnd(&over);
+        for address in [installed.front, installed.admin] {
+            let (over, made, refused) = (&over, &made, &refused);
+            scope.spawn(move || {
+                while !over.load(Ordering::SeqCst) {
+                    match TcpStream::connect(address) {
+                        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                            refused.fetch_add(1, Ordering::SeqCst);
+                        }
+                        connected => {
+                            connected.expect("loopback connects");
+                            made.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                    darter_tests::pause(Duration::from_millis(1));
+                }
+            });
+        }
+        for _ in 0..3 {
+            let (pid, before) = (installed.pid(), made.load(Ordering::SeqCst));
+            installed.machine.systemctl(&["restart", "darter.service"]);
+            assert_ne!(installed.pid(), pid);
+            assert!(made.load(Ordering::SeqCst) > before);
+        }
+    });
+    assert_eq!(refused.into_inner(), 0, "of {} connections", made.into_inner());
+}
