@@ -1,6 +1,6 @@
 //! `deploy/systemd`, read by systemd's own programs; and the daemon under the system calls that the unit leaves it.
 //!
-//! systemd itself does not run here. What it does for a unit of this kind is done by stand-ins in `supervised.rs`.
+//! systemd itself runs them in `systemd.rs`.
 
 use std::collections::BTreeSet;
 use std::fs;
