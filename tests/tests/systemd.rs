@@ -108,6 +108,19 @@ fn the_service_lives_under_systemd() {
     blob.read(&mut Client::new(installed.front), blob.whole()).expect("a pull");
     assert_eq!(registry.blob_bytes(), BLOB_BYTES);
 
+    // systemd has the ports, too, and the doctor knows whose they are.
+    let doctor =
+        ["darter", "doctor", "--json", "--config", "/etc/darter.yaml", "--data-dir", "/var/lib/darter"];
+    let found: serde_json::Value = serde_json::from_str(&machine.exec(&doctor).out).expect("JSON");
+    for (port, address) in [("front", installed.front), ("admin port", installed.admin)] {
+        let findings =
+            found["groups"].as_array().expect("groups").iter().flat_map(|group| group["findings"].as_array());
+        let finding =
+            findings.flatten().find(|finding| finding["check"] == port).expect("the port is looked at");
+        assert_eq!(finding["level"], "ok", "{finding}");
+        assert_eq!(finding["seen"], format!("{address}: darter listens, process {}", installed.pid()));
+    }
+
     restarts_refuse_nobody(&installed);
     registry.forget();
     blob.read(&mut Client::new(installed.front), blob.whole()).expect("a pull");
