@@ -226,7 +226,7 @@ fn capabilities() -> Vec<String> {
     let status = fs::read_to_string("/proc/self/status").expect("a process can read its status");
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("it has capabilities");
     let mask = u64::from_str_radix(mask.trim(), 16).expect("a mask");
-    let has = |(number, _): &(usize, &&str)| mask >> number & 1 == 1;
+    let has = |(number, _): &(usize, &&str)| (mask >> number) & 1 == 1;
     let named = CAPABILITIES.iter().enumerate().filter(has).filter(|(_, name)| !WITHHELD.contains(name));
     named.map(|(_, name)| format!("CAP_{name}")).collect()
 }

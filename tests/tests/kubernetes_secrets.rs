@@ -72,7 +72,7 @@ fn answer(asked: &Asked, kept: &Kept) -> Reply {
     };
     let status =
         |code: u16, message: &str| reply(code, json!({"kind": "Status", "code": code, "message": message}));
-    if asked.authorization() != Some(&format!("Bearer {TOKEN}")) {
+    if asked.authorization() != Some(format!("Bearer {TOKEN}").as_str()) {
         return status(401, "Unauthorized");
     }
     let name = asked.path().strip_prefix(SECRETS).and_then(|rest| rest.strip_prefix('/'));

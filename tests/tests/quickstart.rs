@@ -68,7 +68,7 @@ fn its_helm_commands_are_right() {
     for command in commands.filter(|command| command.contains(" deploy/helm/darter ")) {
         let words: Vec<&str> = command.split_whitespace().filter(|word| *word != "--wait").collect();
         // An upgrade asks the cluster what is there; what it would write is the same.
-        let words = words.iter().map(|word| if *word == "upgrade" { "install" } else { word });
+        let words = words.iter().map(|word| if *word == "upgrade" { "install" } else { *word });
         for helm in Helm::BOTH {
             let words: Vec<&str> = words.clone().chain(["--dry-run=client"]).collect();
             let done = helm.run_in(&root(), &words);
