@@ -45,7 +45,7 @@ fn what_it_names_is_there_and_what_is_there_it_names() {
     for document in ["docs/quickstart-kubernetes.md", "docs/kubernetes.md"] {
         let named = paths(&read(document), "deploy/");
         assert!(named.len() > 1, "{named:?}");
-        for path in named.iter().chain(&paths(&read(document), "tests/")) {
+        for path in named.iter().chain(&paths(&read(document), "tests/tests/")) {
             assert!(root().join(path).exists(), "{document} names {path}");
         }
     }
