@@ -79,6 +79,7 @@ fn its_helm_commands_are_right() {
             let words: Vec<&str> = words.chain(more.iter().copied()).collect();
             let done = helm.run_in(&root(), &words);
             assert_eq!(done.status, 0, "{command}: {done:?}");
+            assert!(!done.out.contains(": has no meaning in darter"), "{command}: {}", done.out);
             assert!(
                 done.out.contains("kind: DaemonSet") && done.out.contains("name: darter-peer"),
                 "{command}"
