@@ -12,7 +12,8 @@ use crate::machine::Machine;
 use crate::report::{Report, Table};
 use crate::setting::Setting;
 use crate::suites::{
-    beside, boots, cold, eviction, first_block, hits, many_peers, node_to_node, remote, second_node, start,
+    beside, boots, cold, eviction, first_block, hits, many_peers, node_to_node, observed, remote,
+    second_node, start,
 };
 
 const QUICK_BLOB_MIB: u64 = 64;
@@ -64,6 +65,8 @@ enum Suite {
     Cold,
     /// Hits beside a cold pull, and the longest poll of a shard
     Beside,
+    /// Hits with metrics that are scraped and spans that are exported, beside hits without
+    Observed,
     /// A start with the records of a full cache of 100 GiB, memory, and an open status page; as root
     Start,
     /// Hit ratios of the eviction beside LRU and the best choice
@@ -96,6 +99,7 @@ impl Suite {
             Self::ManyPeers => many_peers::run(setting),
             Self::Cold => cold::run(setting),
             Self::Beside => beside::run(setting),
+            Self::Observed => observed::run(setting),
             Self::Start => start::run(setting),
             Self::Eviction => eviction::run(setting),
         }

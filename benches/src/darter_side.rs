@@ -30,6 +30,8 @@ pub(crate) struct DarterOptions<'a> {
     pub(crate) prefetch: bool,
     /// What is on the disk is read in the background.
     pub(crate) scrub: bool,
+    /// More of its configuration: whole lines.
+    pub(crate) configuration: String,
     /// `None`: as many as there are cores.
     pub(crate) shards: Option<u32>,
     pub(crate) capacity_bytes: u64,
@@ -51,7 +53,18 @@ impl<'a> DarterOptions<'a> {
     pub(crate) fn one_shard(binary: &'a Path, registry: String, capacity_bytes: u64) -> Self {
         let allowed = Vec::new();
         let (prefetch, scrub, shards) = (false, true, Some(1));
-        Self { binary, registry, allowed, prefetch, scrub, shards, capacity_bytes, data_dir: None }
+        let configuration = String::new();
+        Self {
+            binary,
+            registry,
+            allowed,
+            prefetch,
+            scrub,
+            configuration,
+            shards,
+            capacity_bytes,
+            data_dir: None,
+        }
     }
 }
 
@@ -70,7 +83,7 @@ impl Darter {
         command.args(["--capacity", &format!("{}MiB", (options.capacity_bytes >> 20).max(64))]);
         let prefetch = if options.prefetch { PREFETCH_AT_ANY_RATE } else { "" };
         let scrub = if options.scrub { "" } else { NO_SCRUB };
-        let text = [prefetch, scrub].concat();
+        let text = [prefetch, scrub, &options.configuration].concat();
         if !text.is_empty() {
             let configuration = home.path().join("config.yaml");
             fs::write(&configuration, text)?;

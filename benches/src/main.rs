@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bare_quinn;
+mod collector;
 mod compare;
 mod connection;
 mod cores;

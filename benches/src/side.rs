@@ -38,6 +38,10 @@ pub(crate) enum Side {
     Quiet,
     /// Darter while it pulls another blob.
     Pulling,
+    /// Darter whose metrics nobody can scrape, without spans.
+    Unobserved,
+    /// Darter whose metrics are scraped and whose spans are exported.
+    Observed,
     /// Darter's S3-FIFO.
     S3Fifo,
     /// Least recently used goes first.
@@ -64,6 +68,8 @@ impl fmt::Display for Side {
             Self::BareQuinn => "bare quinn",
             Self::Quiet => "quiet",
             Self::Pulling => "beside a cold pull",
+            Self::Unobserved => "unobserved",
+            Self::Observed => "observed",
             Self::S3Fifo => "S3-FIFO",
             Self::Lru => "LRU",
             Self::Belady => "Belady",

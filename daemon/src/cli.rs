@@ -175,6 +175,12 @@ pub struct ServeArgs {
     /// Do I/O by auto, ring or pool [default: auto]
     #[arg(long, value_name = "IO")]
     pub io: Option<String>,
+    /// Confine the process: auto, off or required [default: auto, as far as the kernel can]
+    #[arg(long, value_name = "MODE")]
+    pub sandbox: Option<String>,
+    /// Become this user once the ports are open [default: whoever starts the daemon]
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
     /// Write logs as text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -210,6 +216,8 @@ impl ServeArgs {
             Override::given("cluster.secretFile", "--cluster-secret", self.cluster_secret.as_ref()),
             Override::given("shards", "--shards", self.shards.as_ref()),
             Override::given("storage.io", "--io", self.io.as_ref()),
+            Override::given("sandbox.mode", "--sandbox", self.sandbox.as_ref()),
+            Override::given("sandbox.user", "--user", self.user.as_ref()),
             Override::given("log.format", "--log-format", self.log_format.as_ref()),
         ]
         .into_iter()
@@ -244,7 +252,7 @@ mod tests {
         let args = "darter serve --data-dir /d --capacity 1GiB --front 127.0.0.1:1 --admin [::1]:2 \
                     --registry http://r:5000 --allow-registry a --allow-registry b:1 --prefetch true --shards 3 \
                     --io pool --log-format json --cluster-secret /s --seed --peer-listen 0.0.0.0:4 \
-                    --peer-advertise 10.0.0.7 --join a:5 --join dns+srv://b --zone z";
+                    --peer-advertise 10.0.0.7 --join a:5 --join dns+srv://b --zone z --sandbox required --user darter";
         let cli = Cli::try_parse_from(args.split_whitespace()).expect("right flags");
         let Command::Serve(serve) = cli.command else { panic!("serve was asked for") };
         // The files that are named are not there.
@@ -278,6 +286,8 @@ mod tests {
                 "--join cluster.join[1] dns+srv://b",
                 "--zone cluster.zone z",
                 "--cluster-secret cluster.secretFile /s",
+                "--sandbox sandbox.mode required",
+                "--user sandbox.user darter",
                 "--shards shards 3",
                 "--log-format log.format json",
             ]

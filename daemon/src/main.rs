@@ -17,12 +17,23 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // `eprintln!` would panic when nobody reads.
-            let _ = writeln!(std::io::stderr(), "darter: {error:#}");
+            let _ = writeln!(std::io::stderr(), "darter: {}", with_causes(&error));
             let command = error.downcast_ref().map(CommandError::exit_status);
             let config = error.is::<ConfigError>().then_some(2);
             ExitCode::from(command.or(config).unwrap_or(1))
         }
     }
+}
+
+/// The error with its causes, each said once: many a message has its cause in the midst, before what to do.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
@@ -58,4 +69,19 @@ fn run(command: Command) -> anyhow::Result<()> {
 /// `print!` would panic when the reader of a pipe has left.
 fn print(text: &str) -> anyhow::Result<()> {
     Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = || anyhow::Error::from(io::Error::other("the disk is full"));
+        assert_eq!(with_causes(&cause().context("cannot write")), "cannot write: the disk is full");
+        let words = "cannot write (the disk is full): free some space";
+        assert_eq!(with_causes(&cause().context(words)), words);
+    }
 }

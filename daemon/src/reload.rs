@@ -8,7 +8,8 @@ use darter_engine::Store;
 use tokio::sync::{Mutex, Notify, watch};
 
 use crate::access::Access;
-use crate::config::{Changes, ClusterLimits, ConfigError, Inputs, Resolved, Settings};
+use crate::admin::token::Token;
+use crate::config::{Changes, ClusterLimits, ConfigError, Inputs, Resolved, Settings, TokenSetting};
 use crate::fetch::Pace;
 use crate::logs::Verbosity;
 use crate::metrics::Registries;
@@ -21,6 +22,8 @@ pub(crate) struct Live {
     pub(crate) prefetch_pace: Arc<Pace>,
     /// What other nodes may take and bring, where there is a cluster.
     pub(crate) peer_limits: watch::Sender<Option<ClusterLimits>>,
+    /// With what other machines may change something at the admin port.
+    admin_token: watch::Sender<Option<Token>>,
     /// Whoever keeps the identity is asked to look at its files.
     pub(crate) identity_asked: Arc<Notify>,
     /// To each shard its own.
@@ -79,6 +82,11 @@ impl Reload {
     /// What other nodes may take and bring, now and after each change.
     pub(crate) fn peer_limits(&self) -> watch::Receiver<Option<ClusterLimits>> {
         self.live.peer_limits.subscribe()
+    }
+
+    /// With what other machines may change something at the admin port.
+    pub(crate) fn admin_token(&self) -> Option<Token> {
+        self.live.admin_token.borrow().clone()
     }
 
     /// The file that is read, if there is one.
@@ -164,6 +172,7 @@ impl Live {
             access,
             prefetch_pace,
             peer_limits: watch::Sender::new(settings.cluster.as_ref().map(|cluster| cluster.limits)),
+            admin_token: watch::Sender::new(admin_token(settings)),
             identity_asked: Arc::default(),
             policies,
             store: store.clone(),
@@ -183,9 +192,14 @@ impl Live {
         self.access.set_lasting(settings.access);
         self.prefetch_pace.set_rate(settings.prefetch_bytes_per_s);
         self.peer_limits.send_replace(settings.cluster.as_ref().map(|cluster| cluster.limits));
+        self.admin_token.send_replace(admin_token(settings));
         self.store.set_scrub(settings.scrub);
         self.verbosity.set(settings.log.verbose)
     }
+}
+
+fn admin_token(settings: &Settings) -> Option<Token> {
+    settings.admin_token.as_ref().and_then(TokenSetting::token).cloned()
 }
 
 impl Reloaded {

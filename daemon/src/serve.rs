@@ -18,17 +18,20 @@ use crate::admin::health::{Health, Pulse};
 use crate::admin::preheat::{Others, ThroughFront};
 use crate::admin::{Admin, Watched};
 use crate::cluster::{NoPart, NodePart};
-use crate::config::{Inputs, IoChoice, Resolved};
+use crate::config::{Inputs, IoChoice, Resolved, Settings};
 use crate::fetch::{Bounds, Copies, Fetches, Turns};
 use crate::front::connection;
 use crate::logs::Verbosity;
 use crate::memory_limit::{free_memory, memory_limit};
 use crate::metrics::Metrics;
 use crate::origin::proxies::Proxies;
+use crate::origin::via::NodeId;
 use crate::policy::NoClient;
 use crate::reload::{Live, Reload};
+use crate::sandbox::{self, Rules, Sandbox, SandboxError, UserError};
 use crate::shard::{self, Common, Own, Shard, StartError};
 use crate::supervisor::{Manager, NoSocket, Sockets};
+use crate::trace::{Exporting, NoExporter, Tracer};
 
 /// Block buffers of the node: 128 MiB. They hold what is on its way from the network to the disk and to readers.
 pub(crate) const POOL_BLOCKS: usize = 2048;
@@ -84,9 +87,18 @@ pub enum ServeError {
     /// The client of registries.
     #[error(transparent)]
     NoClient(#[from] NoClient),
+    /// The client of the collector of traces.
+    #[error(transparent)]
+    NoExporter(#[from] NoExporter),
     /// A shard is gone, and with it the contents that it fetched.
     #[error("a shard ended by itself; the log says why. Start darter again: what is cached will be found")]
     ShardEnded,
+    /// Another user.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// What is to hold the process.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// Threads, signals.
     #[error("cannot {what}: {source}")]
     System {
@@ -107,7 +119,6 @@ pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
     let verbosity = crate::logs::start(settings.log);
     let memory_max = memory_limit();
     let connections_max = connections_max(raise_file_limit(), memory_max);
-    let (backend, ring_denied) = choose_backend(settings.io)?;
     let mut handed = Sockets::of_environment();
     let front = match handed.take("front", settings.front)? {
         Some(front) => front,
@@ -117,6 +128,13 @@ pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
         Some(admin) => admin,
         None => listen(settings.admin, "admin port", "--admin")?,
     };
+    let profiles = settings.profiles().map(|address| listen(address, "profiles", "pprofPort")).transpose()?;
+    // While its socket can still be reached.
+    let manager = Manager::of_environment();
+    keep_to_oneself(settings)?;
+    // As that user: what may be locked in memory is the user's.
+    let (backend, ring_denied) = choose_backend(settings.io)?;
+    let (memory, sandbox) = (Memory::now(memory_max), confine(&inputs, settings, backend)?);
     let store = Store::open(&StoreOptions {
         data_dir: settings.data_dir.clone(),
         capacity_bytes: settings.capacity_bytes,
@@ -128,8 +146,18 @@ pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
         .enable_all()
         .build()
         .map_err(|source| ServeError::System { what: "start the control thread", source })?;
-    let daemon = Daemon { inputs, resolved, verbosity, store: store.clone(), ring_denied, connections_max };
-    let served = tokio::task::LocalSet::new().block_on(&runtime, daemon.run(front, admin));
+    let daemon = Daemon {
+        inputs,
+        resolved,
+        verbosity,
+        store: store.clone(),
+        ring_denied,
+        connections_max,
+        memory,
+        sandbox,
+        manager,
+    };
+    let served = tokio::task::LocalSet::new().block_on(&runtime, daemon.run(front, admin, profiles));
     store.close();
     // For what writes a file, not for a configuration that is being read from a disk that does not answer.
     runtime.shutdown_timeout(BLOCKED_MAX);
@@ -144,10 +172,18 @@ struct Daemon {
     store: Store,
     ring_denied: Option<ProbeError>,
     connections_max: usize,
+    memory: Memory,
+    sandbox: Sandbox,
+    manager: Manager,
 }
 
 impl Daemon {
-    async fn run(&self, front: TcpListener, admin: TcpListener) -> Result<(), ServeError> {
+    async fn run(
+        &self,
+        front: TcpListener,
+        admin: TcpListener,
+        profiles: Option<TcpListener>,
+    ) -> Result<(), ServeError> {
         let system = |what| move |source| ServeError::System { what, source };
         let mut signals = Signals::new().map_err(system("take signals"))?;
         let hangups = signal(SignalKind::hangup()).map_err(system("take signals"))?;
@@ -160,10 +196,12 @@ impl Daemon {
         let access_file = settings.data_dir.join("access");
         access.recall(&access_file);
         let (fetches, inboxes) = Fetches::new(count);
-        let memory_max = memory_limit();
-        let (turns, copies) = (Turns::within(memory_max), Copies::within(memory_max));
+        let memory = &self.memory;
+        let (turns, copies) = (Turns::within(memory.max), Copies::within(memory.max));
         let bounds = Bounds { prefetch_pace: live.prefetch_pace.clone(), turns, copies };
         let (stop, stopping) = watch::channel(false);
+        let mut cluster = self.join(count)?;
+        let (tracer, exporting) = self.trace(&metrics, cluster.as_ref())?;
         let common = Common {
             store: self.store.clone(),
             metrics: metrics.clone(),
@@ -171,10 +209,11 @@ impl Daemon {
             fetches,
             bounds,
             front: Arc::default(),
+            tracer,
             stop: stopping.clone(),
         };
         let pulses: Vec<Arc<Pulse>> = std::iter::repeat_with(Arc::default).take(count).collect();
-        let manager = Manager::of_environment();
+        let manager = &self.manager;
         let watching = manager.clone().watch(Health::new(pulses.clone(), stopping.clone()));
         let watched = Watched {
             metrics: metrics.clone(),
@@ -183,7 +222,6 @@ impl Daemon {
             health: Health::new(pulses.clone(), stopping),
             connections_max: self.connections_max,
         };
-        let mut cluster = self.join(count)?;
         if cluster.is_some() {
             access.ask_owners(common.fetches.downgrade());
             common.fetches.follow_boots();
@@ -202,8 +240,10 @@ impl Daemon {
         drop(common);
         let front = tokio::net::TcpListener::from_std(front).map_err(system("use the front's socket"))?;
         let admin = tokio::net::TcpListener::from_std(admin).map_err(system("use the admin socket"))?;
+        let profiles = profiles.map(tokio::net::TcpListener::from_std).transpose();
+        let profiles = profiles.map_err(system("use the socket for profiles"))?;
         self.greet(&front, &admin, shards.len());
-        let warm_up_bytes_max = warm_up_bytes_max(free_memory(), memory_max);
+        let warm_up_bytes_max = warm_up_bytes_max(memory.free, memory.max);
         self.store.start_scrub(settings.scrub, warm_up_bytes_max).map_err(system("start a thread"))?;
         let metrics_served = settings.metrics.then(|| metrics.clone());
         let mut bring = ThroughFront::new(front.local_addr().unwrap_or(settings.front));
@@ -216,6 +256,7 @@ impl Daemon {
             answering = answering.in_cluster(part.shared.clone());
         }
         let admin = tokio::task::spawn_local(Rc::new(answering).serve(admin));
+        let profiles = profiles.map(|listener| tokio::task::spawn_local(crate::profiles::serve(listener)));
         let (asked, limits) = (reload.identity_asked(), reload.peer_limits());
         let keeping = cluster.map(|part| tokio::task::spawn_local(part.stay(asked, limits)));
         let reloading = tokio::task::spawn_local(reload_at_each(hangups, reload, manager.clone()));
@@ -230,7 +271,7 @@ impl Daemon {
                 Ok(())
             }
         };
-        drop(front);
+        self.take_the_last(front, &shards);
         manager.stopping();
         let _ = stop.send(true);
         // Each is waited for, whatever became of the others.
@@ -246,8 +287,12 @@ impl Daemon {
                 std::process::exit(130);
             }
         }
+        if let Some(exporting) = exporting {
+            exporting.finish().await;
+        }
         admin.abort();
         watching.abort();
+        profiles.iter().for_each(tokio::task::JoinHandle::abort);
         reloading.abort();
         keeping.iter().for_each(tokio::task::JoinHandle::abort);
         remembering.abort();
@@ -255,11 +300,40 @@ impl Daemon {
         served
     }
 
+    /// Stops listening. Who has connected before that is handed over: closing would reset what waits to be accepted.
+    fn take_the_last(&self, front: tokio::net::TcpListener, shards: &[Shard]) {
+        // Asked directly: the runtime may not know yet that somebody waits.
+        let Ok(front) = front.into_std() else { return };
+        for _ in 0..self.connections_max {
+            let Ok((stream, _)) = front.accept() else { return };
+            let Some(least) = shards.iter().min_by_key(|shard| shard.load()) else { return };
+            let _ = stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true));
+            // Too many at once: this one is closed.
+            let _ = least.hand_over(stream);
+        }
+    }
+
     /// The node's part in its cluster, if it has one.
     fn join(&self, shards: usize) -> Result<Option<NodePart>, NoPart> {
         let settings = &self.resolved.settings;
         let open = |cluster| NodePart::open(cluster, &settings.data_dir, &self.store, shards);
         settings.cluster.as_ref().map(open).transpose()
+    }
+
+    /// Who decides what is recorded of requests, and, if anything is, who exports it.
+    fn trace(
+        &self,
+        metrics: &Metrics,
+        cluster: Option<&NodePart>,
+    ) -> Result<(Tracer, Option<Exporting>), NoExporter> {
+        let Some(settings) = &self.resolved.settings.tracing else { return Ok(Default::default()) };
+        let node = match cluster {
+            Some(part) => part.shared.own().id.to_string(),
+            None => NodeId::of_this_process().to_string(),
+        };
+        let (tracer, exporting) = Exporting::start(settings, &node, metrics.traces.clone())?;
+        tracing::info!(collector = %settings.endpoint, ratio = settings.sample_ratio, "requests are traced");
+        Ok((tracer, Some(exporting)))
     }
 
     /// Where the daemon listens, what it keeps where, which I/O it uses, and a command to try.
@@ -279,6 +353,13 @@ impl Daemon {
             "try: curl http://{front}/v2/library/alpine/tags/list -H 'X-Dragonfly-Registry: {}' ; curl http://{admin}/metrics",
             settings.registry
         );
+        self.sandbox.greet();
+        if sandbox::is_root() {
+            tracing::warn!(
+                "the daemon runs as root: start it as a user of its own, or name one with --user, who then owns {}",
+                settings.data_dir.display()
+            );
+        }
         if let Some(reason) = &self.ring_denied {
             tracing::warn!("{reason}; reads and writes go through a pool of threads, which is slower");
         }
@@ -377,6 +458,36 @@ fn warm_up_bytes_max(free: Option<u64>, memory_max: Option<u64>) -> u64 {
 pub(crate) fn pool_blocks(memory_max: Option<u64>) -> usize {
     let by_memory = memory_max.map_or(u64::MAX, |memory| memory / 4 / u64::from(BLOCK_BYTES));
     usize::try_from(by_memory).unwrap_or(usize::MAX).clamp(POOL_BLOCKS_MIN, POOL_BLOCKS)
+}
+
+/// Memory in bytes, as it was looked at before the process gave up looking; `None`: nobody knows, or there is no limit.
+struct Memory {
+    max: Option<u64>,
+    free: Option<u64>,
+}
+
+impl Memory {
+    fn now(max: Option<u64>) -> Self {
+        Self { max, free: free_memory() }
+    }
+}
+
+/// What is made from now on is for this user only, and the user is the one that is configured.
+fn keep_to_oneself(settings: &Settings) -> Result<(), UserError> {
+    use rustix::fs::Mode;
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    let Some(user) = &settings.sandbox.user else { return Ok(()) };
+    sandbox::become_user(user)?;
+    sandbox::may_write(&settings.data_dir, user)
+}
+
+/// Gives up what the daemon does not need any more. There is one thread as yet, and no client has been heard.
+fn confine(inputs: &Inputs, settings: &Settings, backend: Backend) -> Result<Sandbox, ServeError> {
+    // A rule is for a directory that is there; why it cannot be made, the store says.
+    let _ = std::fs::create_dir_all(&settings.data_dir);
+    let mut rules = Rules::of(inputs, settings, sandbox::is_root());
+    rules.io_uring = backend == Backend::Ring;
+    Ok(sandbox::enter(settings.sandbox.mode, &rules)?)
 }
 
 fn choose_backend(choice: IoChoice) -> Result<(Backend, Option<ProbeError>), ServeError> {

@@ -23,6 +23,7 @@ use crate::front::{Front, Fronts, Shared};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::polls;
+use crate::trace::Tracer;
 
 /// How long other nodes may take to get what they have asked for when the node stops.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
@@ -38,6 +39,7 @@ pub(crate) struct Common {
     pub(crate) fetches: Fetches,
     pub(crate) bounds: Bounds,
     pub(crate) front: Arc<Shared>,
+    pub(crate) tracer: Tracer,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
@@ -160,6 +162,7 @@ impl Serving {
             access: common.access.clone(),
             fetches: common.fetches.downgrade(),
             policy: policy.clone(),
+            tracer: common.tracer.clone(),
         };
         let cluster = cluster.map(|part| part.start(origin())).transpose()?;
         if let Some(cluster) = &cluster {
@@ -181,26 +184,30 @@ impl Serving {
             fetches: common.fetches,
             answers: common.metrics.of_a_shard(),
         };
-        let front = Front { routing, sources, origin, shared: common.front };
+        let front = Front { routing, sources, origin, shared: common.front, tracer: common.tracer };
         let fronts = Rc::new(Fronts::new(front, policy));
+        let (metrics, stopping) = (common.metrics, common.stop.clone());
+        let begin = |connection, connections: &mut JoinSet<()>| {
+            let Ok(connection) = TcpStream::from_std(connection) else {
+                open.fetch_sub(1, Ordering::Relaxed);
+                return;
+            };
+            let serving = connection::serve(fronts.clone(), connection, stopping.clone());
+            let (metrics, open) = (metrics.clone(), open.clone());
+            metrics.front.connection_opened();
+            connections.spawn_local(async move {
+                polls::timed(serving, |longest| metrics.front.longest_poll(longest)).await;
+                metrics.front.connection_closed();
+                open.fetch_sub(1, Ordering::Relaxed);
+            });
+        };
         let mut connections = JoinSet::new();
-        let mut stop = common.stop.clone();
+        let mut stop = common.stop;
         loop {
             tokio::select! {
                 connection = incoming.recv() => {
                     let Some(connection) = connection else { break };
-                    let Ok(connection) = TcpStream::from_std(connection) else {
-                        open.fetch_sub(1, Ordering::Relaxed);
-                        continue;
-                    };
-                    let serving = connection::serve(fronts.clone(), connection, common.stop.clone());
-                    let (metrics, open) = (common.metrics.clone(), open.clone());
-                    metrics.front.connection_opened();
-                    connections.spawn_local(async move {
-                        polls::timed(serving, |longest| metrics.front.longest_poll(longest)).await;
-                        metrics.front.connection_closed();
-                        open.fetch_sub(1, Ordering::Relaxed);
-                    });
+                    begin(connection, &mut connections);
                 }
                 Some(ended) = connections.join_next() => if let Err(error) = ended {
                     tracing::error!(%error, "a connection's task failed");
@@ -209,6 +216,10 @@ impl Serving {
                 _ = &mut owning => return tracing::error!("the fetches of a shard ended by a panic"),
                 _ = stop.wait_for(|stop| *stop) => break,
             }
+        }
+        // Those that were accepted before the daemon stopped.
+        while let Ok(connection) = incoming.try_recv() {
+            begin(connection, &mut connections);
         }
         // Each drains within the front's timeout.
         while connections.join_next().await.is_some() {}

@@ -97,7 +97,10 @@ impl Index {
 
     pub(crate) fn find(&self, id: &ContentId, scope: RegistryScope) -> Option<Arc<Content>> {
         let by_name = self.by_name.pin();
-        by_name.get(&(*id, Scope::Verified)).or_else(|| by_name.get(&(*id, Scope::Registry(scope)))).cloned()
+        let verified = || by_name.get(&(*id, Scope::Verified));
+        let unverified = || by_name.get(&(*id, Scope::Registry(scope)));
+        // A content that passes between the first two looks is found by neither.
+        verified().or_else(unverified).or_else(verified).cloned()
     }
 
     /// The content of that name, made if it is not there; `None` when there is no place for it.

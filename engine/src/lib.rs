@@ -20,6 +20,7 @@ pub mod eviction;
 mod fault;
 pub mod format;
 mod free_slots;
+mod from_disk;
 mod frontier;
 mod hasher;
 mod index;
@@ -30,6 +31,7 @@ mod piece_table;
 pub mod probe;
 mod records;
 pub mod ring;
+pub mod sampler;
 mod scrub;
 #[cfg(test)]
 mod simulation;

@@ -13,9 +13,11 @@
 //! the slot cannot have changed hands before, and the lease keeps it from doing so.
 
 use std::fmt;
+use std::ops::Range;
 
+use crate::from_disk::FromDisk;
 use crate::layout::{BLOCKS_PER_PIECE, BlockIndex};
-use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 use crate::sync::{Arc, IS_PLAIN};
 
 /// Number of a slot in its store.
@@ -105,6 +107,7 @@ pub(crate) struct SlotTable {
 struct Shared {
     slots: Box<[Slot]>,
     lent: AtomicU64,
+    from_disk: FromDisk,
 }
 
 impl fmt::Debug for SlotTable {
@@ -126,7 +129,7 @@ impl SlotTable {
             touched_minute: AtomicU16::new(0),
         };
         let slots = (0..slots).map(slot).collect();
-        Self { shared: Arc::new(Shared { slots, lent: AtomicU64::new(0) }) }
+        Self { shared: Arc::new(Shared { slots, lent: AtomicU64::new(0), from_disk: FromDisk::new() }) }
     }
 
     fn slot(&self, slot: SlotIndex) -> &Slot {
@@ -293,19 +296,33 @@ impl SlotTable {
         checked >> 4 == second & CHECKED_SECONDS && checked & 1 << block.in_piece() != 0
     }
 
-    /// Notes that the block was found right in this second. A lost race costs one more check.
+    /// Notes that the block was found right in this second, unless its pages may just now come from the disk. A lost race
+    /// costs one more check.
     pub(crate) fn note_checked(&self, index: SlotIndex, block: BlockIndex, second: u32) {
         let checked = &self.slot(index).checked;
         let before = checked.load(Ordering::Relaxed);
         let same_second = before >> 4 == second & CHECKED_SECONDS;
         let mask = 1 << block.in_piece() | if same_second { before & 0x0f } else { 0 };
         checked.store((second & CHECKED_SECONDS) << 4 | mask, Ordering::Relaxed);
+        // A read that begins counts itself and then forgets; here is noted and then looked: one of the two sees the other.
+        fence(Ordering::SeqCst);
+        if self.shared.from_disk.has(index.0) {
+            self.forget_checked(index);
+        }
     }
 
-    /// Pages of the block come from the disk now: that it was right before says nothing about them. A lost race costs
-    /// one more check.
-    pub(crate) fn forget_checked(&self, index: SlotIndex, block: BlockIndex) {
-        self.slot(index).checked.fetch_and(!(1 << block.in_piece()), Ordering::Relaxed);
+    /// Pages of these slots come from the disk from now on: that they were right before says nothing about them. Until the
+    /// answer is dropped each look at them checks.
+    pub(crate) fn read_from_disk(&self, leases: &Leases) -> DiskRead {
+        let slots = leases.first.0..leases.first.0 + leases.count;
+        self.shared.from_disk.begin(&slots);
+        fence(Ordering::SeqCst);
+        slots.clone().for_each(|slot| self.forget_checked(SlotIndex(slot)));
+        DiskRead { table: self.clone(), slots }
+    }
+
+    fn forget_checked(&self, index: SlotIndex) {
+        self.slot(index).checked.fetch_and(!0x0f, Ordering::Relaxed);
     }
 
     /// The piece was wanted. Within one boot half of the pieces are touched twice, so one touch counts per
@@ -338,6 +355,18 @@ impl SlotTable {
 }
 
 const CHECKED_SECONDS: u32 = (1 << 28) - 1;
+
+/// A read of some slots from the disk, for as long as it may be under way.
+pub(crate) struct DiskRead {
+    table: SlotTable,
+    slots: Range<u32>,
+}
+
+impl Drop for DiskRead {
+    fn drop(&mut self) {
+        self.table.shared.from_disk.end(&self.slots);
+    }
+}
 
 /// What a slot record says of a held slot.
 pub(crate) struct Restored {
@@ -444,6 +473,24 @@ mod tests {
         assert!(!table.checked_lately(SLOT, second, 100));
         table.note_checked(SLOT, second, 101);
         assert!(!table.checked_lately(SLOT, first, 101), "an older second's checks are forgotten");
+    }
+
+    /// Two reads from the disk had begun, and the block was checked before the second of them got to it.
+    #[test]
+    fn no_check_counts_while_the_slot_is_read_from_the_disk() {
+        let table = SlotTable::new(8);
+        let block = Layout::new(1 << 20).unwrap().block(0).unwrap();
+        let leases = table.occupy(SLOT, TENANT, 0);
+        table.note_checked(SLOT, block, 100);
+        let reads = [table.read_from_disk(&leases), table.read_from_disk(&leases)];
+        assert!(!table.checked_lately(SLOT, block, 100));
+        for read in reads {
+            table.note_checked(SLOT, block, 100);
+            assert!(!table.checked_lately(SLOT, block, 100));
+            drop(read);
+        }
+        table.note_checked(SLOT, block, 100);
+        assert!(table.checked_lately(SLOT, block, 100));
     }
 
     #[test]

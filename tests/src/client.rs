@@ -35,6 +35,12 @@ impl Client {
         Client { namespace: Some(namespace.clone()), ..Client::new(server) }
     }
 
+    /// The same with a connection that is still to be opened.
+    #[must_use]
+    pub fn anew(self) -> Client {
+        Client { kept: None, ..self }
+    }
+
     /// Sends the request and waits for the head of its answer.
     ///
     /// # Errors

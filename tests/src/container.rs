@@ -94,18 +94,20 @@ impl Container {
 
     /// A path of a server in it: status and body.
     pub fn fetch(&self, port: u64, path: &str) -> (String, String) {
-        let url = format!("http://{POD_IP}:{port}{path}");
-        let fetched = self.exec(&[
-            "/usr/bin/curl",
-            "--silent",
-            "--max-time",
-            "10",
-            "--write-out",
-            "\n%{http_code}",
-            &url,
-        ]);
+        let fetched = self.curl(port, path, &[]);
         let (body, status) = fetched.out.rsplit_once('\n').unwrap_or_default();
         (status.to_owned(), body.to_owned())
+    }
+
+    /// The status of a path, whatever its body is.
+    pub fn status(&self, port: u64, path: &str) -> String {
+        self.curl(port, path, &["--output", "/dev/null"]).out.trim().to_owned()
+    }
+
+    fn curl(&self, port: u64, path: &str, more: &[&str]) -> Ran {
+        let url = format!("http://{POD_IP}:{port}{path}");
+        let args = ["/usr/bin/curl", "--silent", "--max-time", "10", "--write-out", "\n%{http_code}", &url];
+        self.exec(&[&args, more].concat())
     }
 
     /// Asks it to end, as the kubelet does, and waits for that. It can be started again.

@@ -58,9 +58,12 @@ pub struct Builder {
     clock: Option<PathBuf>,
     data_dir: Option<PathBuf>,
     deny_io_uring: bool,
+    deny_landlock: bool,
+    binary: Option<PathBuf>,
     expected_io: Option<Io>,
     under: Vec<String>,
     place: Option<Place>,
+    admin_ip: Option<IpAddr>,
 }
 
 /// Where a daemon lives that does not live beside its test.
@@ -114,7 +117,8 @@ impl Builder {
     /// time the daemon asks how late it is.
     pub fn clock(mut self, file: impl Into<PathBuf>) -> Builder {
         self.clock = Some(file.into());
-        self
+        // The library opens its file again and again, wherever it is.
+        self.flag("--sandbox", "off")
     }
 
     /// Which I/O the daemon is told to use.
@@ -133,6 +137,18 @@ impl Builder {
     /// Whether the child runs under a seccomp filter that refuses io_uring, as in a container.
     pub fn deny_io_uring(mut self, deny: bool) -> Builder {
         self.deny_io_uring = deny;
+        self
+    }
+
+    /// As on a kernel without Landlock.
+    pub fn without_landlock(mut self) -> Builder {
+        self.deny_landlock = true;
+        self
+    }
+
+    /// Another binary than the one that was built.
+    pub fn binary(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.binary = Some(path.into());
         self
     }
 
@@ -161,6 +177,12 @@ impl Builder {
         let directory = network.directory().to_owned();
         self.environment.push((RUN_MARK.to_owned(), directory.display().to_string()));
         self.place = Some(Place { namespace: host.namespace().clone(), directory });
+        self
+    }
+
+    /// With its admin port at that address, where other machines may reach it.
+    pub fn admin_on(mut self, address: IpAddr) -> Builder {
+        self.admin_ip = Some(address);
         self
     }
 
@@ -210,9 +232,12 @@ impl Builder {
     fn spawn(self) -> Daemon {
         let below = self.place.as_ref().map_or_else(env::temp_dir, |place| place.directory.clone());
         let home = TempDir::with_prefix_in("darter-test-", below).expect("a temporary directory can be made");
-        let host = own_loopback_address();
         let data_dir = self.data_dir.clone().unwrap_or_else(|| home.path().join("data"));
-        let (front, admin) = (SocketAddr::new(host, free_port()), SocketAddr::new(host, free_port()));
+        let admin = match self.admin_ip {
+            Some(ip) => SocketAddr::new(ip, free_port()),
+            None => free_address(),
+        };
+        let front = free_address();
         let child = command(&self, &data_dir, front, admin, home.path());
         Daemon { builder: self, home, data_dir, front, admin, child }
     }
@@ -264,9 +289,12 @@ impl Daemon {
             clock: None,
             data_dir: None,
             deny_io_uring: false,
+            deny_landlock: false,
+            binary: None,
             expected_io: None,
             under: Vec::new(),
             place: None,
+            admin_ip: None,
         }
     }
 
@@ -381,6 +409,12 @@ impl Daemon {
         self.wait_until_ready()
     }
 
+    /// As [`Daemon::restart`], with another binary from now on.
+    pub fn restart_as(&mut self, binary: &Path) -> Duration {
+        self.builder.binary = Some(binary.to_owned());
+        self.restart()
+    }
+
     /// Sends any signal.
     pub fn signal(&self, signal: Signal) {
         // The child has not been reaped, or the id would not be the child's any more.
@@ -440,7 +474,10 @@ fn command(builder: &Builder, data_dir: &Path, front: SocketAddr, admin: SocketA
     if builder.deny_io_uring {
         programs.push(built("without-io-uring").into());
     }
-    programs.push(built("darter").into());
+    if builder.deny_landlock {
+        programs.push(built("without-landlock").into());
+    }
+    programs.push(builder.binary.clone().unwrap_or_else(|| built("darter")).into());
     let mut command = Command::new(&programs[0]);
     command.args(&programs[1..]);
     command.arg("serve").arg("--data-dir").arg(data_dir);
@@ -453,9 +490,12 @@ fn command(builder: &Builder, data_dir: &Path, front: SocketAddr, admin: SocketA
     command.args(["--front", &front.to_string(), "--admin", &admin.to_string()]).args(&builder.flags);
     // No configuration, proxy or state of the person who runs the tests, and no file beside what is named.
     command.current_dir(NO_FILES_HERE);
-    command.env("HOME", home).env_remove("XDG_STATE_HOME").env_remove("XDG_CONFIG_HOME");
+    command.env("HOME", home.join("user")).env_remove("XDG_STATE_HOME").env_remove("XDG_CONFIG_HOME");
     for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
         command.env_remove(proxy);
+    }
+    for told in ["ENDPOINT", "TRACES_ENDPOINT"] {
+        command.env_remove(format!("OTEL_EXPORTER_OTLP_{told}"));
     }
     if let Some(file) = &builder.clock {
         command
@@ -495,6 +535,11 @@ pub fn built(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!(
         "{name} is not built; `cargo test --workspace` builds it, for one package alone run `cargo build --workspace` first",
     ))
+}
+
+/// An address of this process alone, and a port there that no other server of it has: it can be named before it is bound.
+pub fn free_address() -> SocketAddr {
+    SocketAddr::new(own_loopback_address(), free_port())
 }
 
 /// An address of 127.64.0.0/10 that belongs to this process alone, by its id (at most 22 bits). No other test

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use tempfile::TempDir;
 
-use crate::daemon::{free_port, own_loopback_address};
+use crate::daemon::free_address;
 use crate::image::{Document, Image};
 use crate::need::Need;
 use crate::process::{self, Process};
@@ -29,7 +29,7 @@ impl DebianRegistry {
     /// When it does not.
     pub fn start() -> Self {
         let home = TempDir::with_prefix("darter-registry-").expect("a temporary directory can be made");
-        let address = SocketAddr::new(own_loopback_address(), free_port());
+        let address = free_address();
         let config = home.path().join("config.yml");
         let root = home.path().join("data");
         let text = format!(

@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
-use crate::daemon::{free_port, own_loopback_address};
+use crate::daemon::free_address;
 use crate::wait_until;
 
 /// Longest body of a request: a token request's form.
@@ -158,8 +158,7 @@ impl Gate {
     /// # Panics
     /// When its address is taken.
     pub fn with(options: GateOptions) -> Self {
-        let own = || SocketAddr::new(own_loopback_address(), free_port());
-        let address = options.address.unwrap_or_else(own);
+        let address = options.address.unwrap_or_else(free_address);
         let (tls, certificate) = options.tls.then(|| own_certificate(address)).unzip();
         let shared = Arc::new(Shared {
             upstream: options.upstream,

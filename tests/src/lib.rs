@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod browser;
+pub mod burglar;
 mod cgroup;
 pub mod cli;
 mod client;
@@ -53,7 +54,7 @@ pub use client::{Answer, AnswerHead, Client, Reading, Request};
 pub use container::{Container, Mount};
 pub use containerd::Containerd;
 pub use crashes::Crashes;
-pub use daemon::{Builder, Daemon, Io, built};
+pub use daemon::{Builder, Daemon, Io, built, free_address};
 pub use debian_registry::DebianRegistry;
 pub use deployed::deployed;
 pub use disk::{DISK, Disk, FileSystem, Journal};

@@ -27,6 +27,10 @@ pub enum Need {
     Fuse,
     /// A kernel and a profile that let this process set up an io_uring.
     IoUring,
+    /// A kernel that can hold files by Landlock.
+    Landlock,
+    /// One that can hold signals as well.
+    LandlockSignals,
     /// So many open files of this process, whose limit is raised if it may be.
     OpenFiles(u64),
     /// A memory controller in which this user may make cgroups.
@@ -89,6 +93,12 @@ impl Need {
             Need::IoUring => io_uring::IoUring::new(2)
                 .err()
                 .map(|error| (format!("io_uring: {error}"), "allow io_uring_setup for this process".into())),
+            Need::Landlock => darter::sandbox::probe().err().map(|error| {
+                (format!("Landlock: {error}"), "use Linux 6.2 or newer, with landlock among its LSMs".into())
+            }),
+            Need::LandlockSignals => darter::sandbox::probe_signals().err().map(|error| {
+                (format!("Landlock: {error}"), "use Linux 6.12 or newer, with landlock among its LSMs".into())
+            }),
             Need::OpenFiles(files) => {
                 let limit = getrlimit(Resource::Nofile);
                 let raised = Rlimit { current: limit.maximum.or(Some(files)), maximum: limit.maximum };

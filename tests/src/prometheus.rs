@@ -7,7 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use url::form_urlencoded;
 
-use crate::daemon::{free_port, own_loopback_address};
+use crate::daemon::free_address;
 use crate::deployed;
 use crate::need::Need;
 use crate::process::{self, Process};
@@ -43,7 +43,7 @@ impl Prometheus {
         );
         let file = home.path().join("prometheus.yml");
         fs::write(&file, config).expect("the configuration can be written");
-        let address = SocketAddr::new(own_loopback_address(), free_port());
+        let address = free_address();
         let mut command = process::command("prometheus");
         command.arg(format!("--config.file={}", file.display()));
         command.arg(format!("--storage.tsdb.path={}", home.path().join("data").display()));

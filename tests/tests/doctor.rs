@@ -9,7 +9,7 @@ use std::process::Command;
 
 use darter_tests::cli::{Ran, command, ran};
 use darter_tests::need::{Need, need};
-use darter_tests::{DISK, Daemon, Disk, FileSystem, Mounted, Origin, Request, Secrets, built};
+use darter_tests::{DISK, Daemon, Disk, FileSystem, Mounted, Origin, Request, Secrets, built, free_address};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -23,11 +23,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Scene {
-        // The system's choice: nobody has taken them when they are named.
-        let free = || {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-            listener.local_addr().expect("it is bound").to_string()
-        };
+        let free = || free_address().to_string();
         let home = tempfile::tempdir().expect("a temporary directory can be made");
         fs::create_dir(home.path().join("data")).expect("a directory can be made");
         Scene { home, origin: Origin::start(), front: free(), admin: free() }

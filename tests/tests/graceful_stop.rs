@@ -4,10 +4,11 @@
 //! an error of the container's file system, so the first must not cost a reader anything.
 
 use std::io::Read;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use darter::demo::registry::RegistryOptions;
-use darter_tests::{Daemon, Io, Origin, on_both_io, pause, wait_until};
+use darter_tests::{Daemon, Io, Origin, Raw, on_both_io, pause, wait_until};
 use rustix::process::Signal;
 
 on_both_io!(
@@ -15,6 +16,7 @@ on_both_io!(
     ctrl_c_lets_a_download_end,
     a_second_signal_ends_at_once,
     what_was_read_just_before_is_kept,
+    who_has_asked_before_the_stop_is_answered,
 );
 
 fn sigterm_lets_a_download_end(io: Io) {
@@ -82,6 +84,44 @@ fn what_was_read_just_before_is_kept(io: Io) {
     origin.forget();
     ranges().for_each(|range| blob.read(&mut daemon.client(), range).expect("a whole answer"));
     assert_eq!(origin.blob_bytes(), 0, "what was read before the stop is paid for again");
+}
+
+fn who_has_asked_before_the_stop_is_answered(io: Io) {
+    const CLIENTS: usize = 48;
+    let origin = Origin::start();
+    let blob = origin.blob(1, 4 << 20);
+    let mut daemon = Daemon::builder().over(io).registry(&origin.url()).start();
+    blob.read(&mut daemon.client(), blob.whole()).expect("a whole answer");
+    let ask = |range: Range<u64>| {
+        let (first, last) = (range.start, range.end - 1);
+        format!("GET {} HTTP/1.1\r\nHost: a\r\nRange: bytes={first}-{last}\r\n\r\n", blob.target())
+    };
+    let first = 0..100;
+    let second = 100..4196;
+    // Half of them have been answered before, and their connections are kept.
+    let kept: Vec<_> = (0..CLIENTS).map(|_| Raw::connect(daemon.front())).collect();
+    let begun = blob.bytes(first.clone());
+    let kept = kept.into_iter().map(|mut client| {
+        client.send(ask(first.clone()));
+        let mut got = Vec::new();
+        while !got.ends_with(&begun) {
+            got.push(client.byte().expect("an answer comes").expect("an answer is whole"));
+        }
+        client
+    });
+    let mut clients: Vec<_> = kept.collect();
+    clients.extend((0..CLIENTS).map(|_| Raw::connect(daemon.front())));
+    clients.iter_mut().for_each(|client| client.send(ask(second.clone())));
+    // All of them have been asked, and some are still to be accepted.
+    daemon.signal(Signal::TERM);
+    for client in clients {
+        let answers = client.answers();
+        let [answer] = &answers[..] else { panic!("{} answers", answers.len()) };
+        assert_eq!((answer.status, answer.whole), (206, true), "{}", answer.head);
+        assert!(answer.body == blob.bytes(second.clone()), "a wrong byte");
+    }
+    let status = daemon.wait(Duration::from_secs(20));
+    assert!(status.success(), "{status}");
 }
 
 fn slow_registry(bytes_per_s: u64) -> Origin {

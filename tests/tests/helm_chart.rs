@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -80,6 +81,9 @@ fn everything() -> Value {
         "cluster": {"transport": "tcp", "limits": {"concurrentUploads": 32}},
         "host": {"idc": "rack-7"},
         "upload": {"rateLimit": "1024Mi"},
+        "health": {"tokenFile": "/etc/darter/token/token"},
+        "tracing": {"endpoint": "http://collector.example.com:4318", "sampleRatio": 0.5},
+        "sandbox": {"mode": "required"},
         "shards": 2,
         "log": {"format": "json"},
     });
@@ -331,6 +335,9 @@ fn the_daemon_takes_every_configuration_and_flag() {
         return;
     }
     let (values, secrets) = (Values::new(), Secrets::init());
+    let token = values.0.path().join("token");
+    fs::write(&token, "0123456789abcdef").expect("a file can be written");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o440)).expect("its owner may");
     for (number, file) in [
         quickstart(),
         values.file(&json!({})),
@@ -352,6 +359,7 @@ fn the_daemon_takes_every_configuration_and_flag() {
             };
             let text = rendered.configuration(name);
             let text = text.replace("/etc/darter/cluster/cluster", secret.to_str().expect("a plain path"));
+            let text = text.replace("/etc/darter/token/token", token.to_str().expect("a plain path"));
             let file = values.0.path().join("darter.yaml");
             fs::write(&file, &text).expect("a file can be written");
             let path = file.to_str().expect("a plain path");
@@ -390,6 +398,10 @@ fn the_daemon_takes_every_configuration_and_flag() {
                 assert_eq!(value("cluster.zone").as_deref(), Some("rack-7"));
                 assert_eq!(value("cluster.limits.uploadRate").as_deref(), Some("1GiB"));
                 assert_eq!(value("proxy.proxies[0].direct").as_deref(), Some("true"));
+                assert_eq!(value("health.tokenFile").as_deref(), token.to_str());
+                assert_eq!(value("health.tcpListen.port").as_deref(), Some("40901"));
+                assert_eq!(value("tracing.sampleRatio").as_deref(), Some("0.5"));
+                assert_eq!(value("sandbox.mode").as_deref(), Some("required"));
             }
         }
     }
@@ -399,8 +411,8 @@ fn the_daemon_takes_every_configuration_and_flag() {
 #[test]
 fn every_key_of_the_daemon_is_handed_on() {
     let of_chart = |key: &str| {
-        ["cluster.role", "cluster.advertise", "cluster.secretFile", "proxy.security.insecure"].contains(&key)
-            || key.starts_with("cluster.tls.")
+        let own = ["cluster.role", "cluster.advertise", "cluster.secretFile", "sandbox.user"];
+        own.contains(&key) || key == "proxy.security.insecure" || key.starts_with("cluster.tls.")
     };
     let sample = Helm::chart().join("../../darter.yaml");
     let shown =
@@ -449,7 +461,10 @@ fn values_are_named_or_refused() {
                 "download": {"peerGRPC": {"tcpListen": {"port": 7000}}},
             },
         },
-        "seedPeer": {"initContainer": {"image": "busybox"}, "config": {"cluster": {"role": "peer"}}},
+        "seedPeer": {
+            "initContainer": {"image": "busybox"},
+            "config": {"cluster": {"role": "peer"}, "sandbox": {"user": "darter"}},
+        },
     });
     let rendered = Helm::BOTH[0].render(&[&values.file(&dragonflys)]);
     let named = ignored(&rendered.notes);
@@ -469,6 +484,7 @@ fn values_are_named_or_refused() {
         "dfdaemon.tag",
         "mysql",
         "seedPeer.config.cluster.role",
+        "seedPeer.config.sandbox.user",
         "seedPeer.initContainer",
     ];
     assert_eq!(paths, expected);
@@ -481,6 +497,8 @@ fn values_are_named_or_refused() {
         (json!({"seccomp": {"type": "None"}}), "seccomp"),
         (json!({"seedPeer": {"replicas": 129}}), "replicas"),
         (json!({"dfdaemon": {"config": {"verbose": "yes"}}}), "verbose"),
+        (json!({"seedPeer": {"config": {"sandbox": {"mode": "on"}}}}), "sandbox"),
+        (json!({"dfdaemon": {"config": {"tracing": {"endpoint": "collector:4318"}}}}), "tracing"),
         (json!({"dfdaemon": {"config": {"proxy": {"tcpListen": {"port": 70000}}}}}), "port"),
         (json!({"containerRuntime": {"containerd": {"registries": ["ghcr.io"]}}}), "registries"),
         (json!({"seedPeer": {"persistence": {"size": "8G"}}}), "storage.capacity"),

@@ -108,13 +108,16 @@ fn uses(daemon: &Container, io: &str) -> bool {
 
 #[test]
 fn a_peer_serves_as_the_chart_has_it() {
-    if !need("a_peer_serves_as_the_chart_has_it", &[&needs()[..], &[Need::IoUring]].concat()) {
+    let kernel = [Need::IoUring, Need::Landlock];
+    if !need("a_peer_serves_as_the_chart_has_it", &[&needs()[..], &kernel].concat()) {
         return;
     }
     let values = json!({
         "seccomp": {"type": "Localhost"},
         "containerRuntime": {"containerd": {"enable": true}},
-        "dfdaemon": {"config": {"storage": {"capacity": "64MiB"}}},
+        "dfdaemon": {"config": {
+            "storage": {"capacity": "64MiB"}, "sandbox": {"mode": "required"}, "pprofPort": 18066,
+        }},
     });
     let (rendered, secrets) = (render(&values), Secrets::init());
     let pod = spec(&rendered, "DaemonSet", "darter-peer");
@@ -137,6 +140,14 @@ fn a_peer_serves_as_the_chart_has_it() {
     daemon.start();
     wait_until_ready(&daemon);
     assert!(uses(&daemon, "ring"), "the profile refuses io_uring: {}", daemon.log());
+    // Its own sandbox fits in, and so does what takes profiles.
+    assert!(daemon.log().contains("no programs, no debugging, no mounts"), "{}", daemon.log());
+    assert_eq!(
+        daemon.status(18066, "/debug/pprof/profile?seconds=1"),
+        "200",
+        "no profile is taken: {}",
+        daemon.log()
+    );
     // What the kubelet makes of the Secret is as it should be.
     assert!(!daemon.log().contains("may read the cluster's secrets"), "{}", daemon.log());
     let peers = daemon.exec(&["/usr/local/bin/darter", "peers"]);

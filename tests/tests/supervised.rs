@@ -4,7 +4,8 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -19,19 +20,33 @@ const LONG: Duration = Duration::from_secs(30);
 /// The socket of the manager.
 struct Manager {
     socket: UnixDatagram,
-    home: TempDir,
+    address: String,
+    /// Where a socket with a path is.
+    _home: TempDir,
 }
 
 impl Manager {
     fn new() -> Self {
         let home = tempfile::tempdir().expect("a temporary directory can be made");
-        let socket = UnixDatagram::bind(home.path().join("notify")).expect("a socket can be made");
+        let path = home.path().join("notify");
+        Self::at(SocketAddr::from_pathname(&path).expect("a short path"), path.display().to_string(), home)
+    }
+
+    /// Without a path, as systemd has it for its users' services. The sandbox keeps the daemon from reaching such a socket.
+    fn without_path() -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory can be made");
+        let name = home.path().display().to_string();
+        Self::at(SocketAddr::from_abstract_name(&name).expect("a short name"), format!("@{name}"), home)
+    }
+
+    fn at(place: SocketAddr, address: String, home: TempDir) -> Self {
+        let socket = UnixDatagram::bind_addr(&place).expect("a socket can be made");
         socket.set_read_timeout(Some(LONG)).expect("a socket has a timeout");
-        Self { socket, home }
+        Self { socket, address, _home: home }
     }
 
     fn address(&self) -> String {
-        self.home.path().join("notify").display().to_string()
+        self.address.clone()
     }
 
     /// The next word that is none of the watchdog's.
@@ -53,7 +68,12 @@ impl Manager {
 
 #[test]
 fn the_manager_is_told_of_each_change() {
-    let manager = Manager::new();
+    for manager in [Manager::new(), Manager::without_path()] {
+        is_told_of_each_change(&manager);
+    }
+}
+
+fn is_told_of_each_change(manager: &Manager) {
     let mut daemon =
         Daemon::builder().config("verbose: false\n").env("NOTIFY_SOCKET", &manager.address()).start();
     assert_eq!(manager.hear(), "READY=1");

@@ -21,6 +21,7 @@ struct Installed {
     machine: Systemd,
     front: SocketAddr,
     admin: SocketAddr,
+    profiles: SocketAddr,
 }
 
 impl Installed {
@@ -28,6 +29,9 @@ impl Installed {
         let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd");
         let read = |name: &str| fs::read_to_string(units.join(name)).expect("it is there");
         let (front, admin) = Daemon::free_addresses();
+        let profiles = Daemon::free_addresses().0;
+        // It is on this address, whatever else listens where.
+        let profiles = SocketAddr::from(([127, 0, 0, 1], profiles.port()));
         let own = |socket: &str, from: &str, to: SocketAddr| {
             let text = read(socket);
             assert!(text.contains(from), "{text}");
@@ -42,8 +46,11 @@ impl Installed {
         let host = registry.address();
         let configuration = format!(
             "storage: {{capacity: 64MiB, io: ring}}\n\
+             sandbox: {{mode: required}}\n\
+             pprofPort: {}\n\
              proxy:\n  tcpListen: {{listen: {}, port: {}}}\n  registryMirror: {{url: 'http://{host}'}}\n\
              health:\n  tcpListen: {{listen: {}, port: {}}}\n",
+            profiles.port(),
             front.ip(),
             front.port(),
             admin.ip(),
@@ -67,7 +74,7 @@ impl Installed {
             "darter-admin.socket",
             "darter.service",
         ]);
-        Self { machine, front, admin }
+        Self { machine, front, admin, profiles }
     }
 
     fn metrics(&self) -> Metrics {
@@ -82,7 +89,8 @@ impl Installed {
 
 #[test]
 fn the_service_lives_under_systemd() {
-    if !need("the_service_lives_under_systemd", &[&Systemd::NEEDS[..], &[Need::IoUring]].concat()) {
+    let kernel = [Need::IoUring, Need::Landlock];
+    if !need("the_service_lives_under_systemd", &[&Systemd::NEEDS[..], &kernel].concat()) {
         return;
     }
     let registry = Origin::start();
@@ -107,6 +115,10 @@ fn the_service_lives_under_systemd() {
 
     blob.read(&mut Client::new(installed.front), blob.whole()).expect("a pull");
     assert_eq!(registry.blob_bytes(), BLOB_BYTES);
+
+    let profile = Request::get("/debug/pprof/profile?seconds=1");
+    let profile = Client::new(installed.profiles).fetch(&profile).expect("an answer");
+    assert_eq!(profile.status(), 200, "{}", String::from_utf8_lossy(&profile.body));
 
     // systemd has the ports, too, and the doctor knows whose they are.
     let doctor =

@@ -195,7 +195,7 @@ fn calls(set: &str) -> BTreeSet<String> {
 fn the_daemon_works_with_the_calls_that_are_left() {
     let test = "the_daemon_works_with_the_calls_that_are_left";
     let curl = Need::Program { name: "curl", package: "curl" };
-    if !need(test, &[&Container::NEEDS[..], &[ANALYZE, curl, Need::IoUring]].concat()) {
+    if !need(test, &[&Container::NEEDS[..], &[ANALYZE, curl, Need::IoUring, Need::Landlock]].concat()) {
         return;
     }
     let mut allowed = BTreeSet::new();
@@ -218,19 +218,32 @@ fn the_daemon_works_with_the_calls_that_are_left() {
     std::os::unix::fs::chown(data.path(), Some(65532), Some(65532)).expect("root may");
     let spec = json!({
         "command": ["/usr/local/bin/darter"],
-        "args": ["serve", "--capacity=64MiB", "--io=ring"],
+        "args": ["serve", "--capacity=64MiB", "--io=ring", "--sandbox=required", "--config=/etc/darter/darter.yaml"],
         "securityContext": {
             "runAsUser": 65532, "runAsGroup": 65532, "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [{"name": "state", "mountPath": "/var/lib/darter"}],
+        "volumeMounts": [
+            {"name": "state", "mountPath": "/var/lib/darter"},
+            {"name": "config", "mountPath": "/etc/darter", "readOnly": true},
+        ],
     });
-    let mounts = [Mount { volume: "state", from: data.path().to_owned() }];
+    let config = tempfile::tempdir().expect("a temporary directory can be made");
+    fs::set_permissions(config.path(), fs::Permissions::from_mode(0o755)).expect("its owner may");
+    fs::write(config.path().join("darter.yaml"), "pprofPort: 18066\n").expect("a file can be written");
+    let mounts = [("state", &data), ("config", &config)]
+        .map(|(volume, from)| Mount { volume, from: from.path().into() });
     let daemon = Container::new(&spec, &mounts, &seccomp);
     daemon.start();
     let ready = || daemon.fetch(40901, "/readyz").0 == "200";
     wait_until(Duration::from_secs(60), ready, || format!("it does not serve: {}", daemon.log()));
     assert!(data.path().join("store").is_dir(), "the default of dataDir is not the unit's directory");
+    assert_eq!(
+        daemon.status(18066, "/debug/pprof/profile?seconds=1"),
+        "200",
+        "no profile is taken: {}",
+        daemon.log()
+    );
     daemon.stop();
     assert!(daemon.log().contains("what is cached will be found"), "{}", daemon.log());
 }

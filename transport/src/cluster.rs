@@ -32,7 +32,7 @@ use crate::exchange::Exchange;
 use crate::lane::Endpoint;
 use crate::membership;
 use crate::mesh::{Introduction, Mesh, Service};
-use crate::node::Role;
+use crate::node::{NodeId, Role};
 use crate::pull::{Context, Pulled, Pulls, Wanted, Watches};
 use crate::service::{HASHED_AT_ONCE, Origin, Server};
 use crate::session::Session;
@@ -90,7 +90,8 @@ impl Cluster {
         server.begin(&mesh);
         let (chance, watches) = (Chance::seeded(chance_seed).into(), Watches::default());
         let context = Rc::new(Context { shared, mesh, store, chance, watches });
-        let (pulls, announcer) = (Pulls::new(context.clone()), Announcer::new(context.clone()));
+        let (pulls, announcer) =
+            (Pulls::new(context.clone(), server.clone()), Announcer::new(context.clone()));
         let cluster = Rc::new(Self { context, server, pulls, announcer });
         // Set once, here.
         let _ = front.cluster.set(Rc::downgrade(&cluster));
@@ -140,6 +141,26 @@ impl Cluster {
     /// when this node is the owner and nobody else has them, [`Pulled::GoToOrigin`] is said of all.
     pub fn pull(&self, wanted: Wanted) -> mpsc::Receiver<Pulled> {
         self.pulls.pull(wanted)
+    }
+
+    /// Which other node owns a content, as far as this one knows now: for people to look at. `None` where there is no seed,
+    /// and where it is this one.
+    pub fn owner_of(&self, content: ContentId) -> Option<NodeId> {
+        let (owner, _) = self.shared().seeds().owners(&Self::first_plot(content), false)?;
+        Some(owner.id).filter(|id| *id != self.shared().own().id)
+    }
+
+    /// The same of a block of a content, which may be another node's than the content.
+    pub fn owner_of_block(
+        &self,
+        content: &Content,
+        registry: RegistryScope,
+        block: BlockIndex,
+    ) -> Option<NodeId> {
+        let (scope, span) = (Scope::Registry(registry), SpanIndex::of(block));
+        let plot = Plot { content: content.id(), scope, span };
+        let (owner, _) = self.context.owners(content, &plot)?;
+        Some(owner.id).filter(|id| *id != self.shared().own().id)
     }
 
     /// Somebody waits for blocks that a bulk brings on this shard: they come before the others, to the same receiver.

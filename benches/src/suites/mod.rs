@@ -9,6 +9,7 @@ pub(crate) mod first_block;
 pub(crate) mod hits;
 pub(crate) mod many_peers;
 pub(crate) mod node_to_node;
+pub(crate) mod observed;
 pub(crate) mod remote;
 pub(crate) mod second_node;
 pub(crate) mod start;

@@ -245,6 +245,8 @@ pub(crate) enum Code {
     MethodNotAllowed,
     /// The guard of state-changing calls.
     Forbidden,
+    /// It wants a token from another machine.
+    Unauthorized,
     Busy,
     Failed,
     /// From a later version.

@@ -32,7 +32,7 @@ const UNTAKEN: Duration = Duration::from_secs(15);
 
 /// The connections that are open.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(crate) struct Places {
     open: RefCell<Vec<Rc<Place>>>,
     count_max: usize,
     untaken: Duration,
@@ -49,7 +49,7 @@ struct Place {
 
 /// A connection's place, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(crate) struct Taken {
     places: Rc<Places>,
     place: Rc<Place>,
 }
@@ -62,7 +62,7 @@ impl Default for Places {
 
 impl Places {
     /// A place for a connection that begins. Another one has to leave if there is none.
-    pub(super) fn take(self: &Rc<Self>) -> Taken {
+    pub(crate) fn take(self: &Rc<Self>) -> Taken {
         let now = Instant::now();
         let place =
             Rc::new(Place { moved_at: Cell::new(now), at_work: Cell::new(0), to_leave: Notify::new() });
@@ -85,7 +85,7 @@ impl Drop for Taken {
 }
 
 /// Serves one connection until its client leaves or stands still, or another one needs its place.
-pub(super) async fn serve<B, F>(stream: TcpStream, taken: Taken, answer: impl Fn(Request<Incoming>) -> F)
+pub(crate) async fn serve<B, F>(stream: TcpStream, taken: Taken, answer: impl Fn(Request<Incoming>) -> F)
 where
     B: Body<Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static,
     F: Future<Output = Response<B>>,

@@ -1,15 +1,18 @@
-//! Who may change something through the admin port, programs of this machine that mean this daemon; and who may look.
+//! Who may change something through the admin port: programs of this machine that mean this daemon, and others with the
+//! [`Token`], if there is one; and who may look.
 //!
 //! A web page can make a browser send requests to loopback. It cannot choose their `Host` and `Origin` freely: with
 //! DNS rebinding `Host` is the page's own name, with a form sent across sites `Origin` is the page's. So both must
 //! name this listener, by an address or as `localhost`. What changes nothing may be asked across sites, since a browser does
 //! not hand the answer to the page; after rebinding it would, so that `Host` is looked at where the admin port is this
-//! machine's own. Pure.
+//! machine's own. A token is shown by no page that does not know it, but lets none in either. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 
 use http::uri::Authority;
 use http::{HeaderMap, Uri, header};
+
+use super::token::Token;
 
 /// One connection to the admin port.
 #[derive(Clone, Copy, Debug)]
@@ -24,9 +27,22 @@ pub(crate) struct Ends {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error(
-        "what changes something is taken from this machine only, and {0} is another; run the command on the daemon's own machine"
+        "what changes something is taken from this machine only, and {0} is another: run the command on the daemon's own \
+         machine, or name a file with a token in health.tokenFile of the daemon's configuration, and in --token-file of the \
+         command"
     )]
     Peer(IpAddr),
+    #[error(
+        "what changes something is taken from another machine, such as {0}, only with the token in health.tokenFile of the \
+         daemon's configuration: name a file with it in --token-file or DARTER_TOKEN_FILE, or send Authorization: Bearer TOKEN"
+    )]
+    NoToken(IpAddr),
+    #[error(
+        "the token that {0} shows is not the one in health.tokenFile of the daemon's configuration: name a file with that one \
+         in --token-file or DARTER_TOKEN_FILE; if the daemon's file has another since, darter reload on its own machine takes \
+         that up"
+    )]
+    WrongToken(IpAddr),
     #[error(
         "Host names {host:?}, which is not this admin port: expected {expected}, or localhost with that port"
     )]
@@ -37,17 +53,34 @@ pub(crate) enum Refusal {
     Origin(String),
 }
 
+impl Refusal {
+    /// Whether a right token would help.
+    pub(crate) fn wants_token(&self) -> bool {
+        matches!(self, Self::NoToken(_) | Self::WrongToken(_))
+    }
+}
+
 impl Ends {
-    /// Whether a request over this connection may change something.
+    /// Whether a request over this connection may change something, where that `token` lets other machines do so.
     ///
     /// # Errors
     /// It may not, and why.
-    pub(crate) fn may_change(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(crate) fn may_change(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        token: Option<&Token>,
+    ) -> Result<(), Refusal> {
         let peer = self.peer.ip().to_canonical();
-        if !peer.is_loopback() && peer != self.local.ip().to_canonical() {
-            return Err(Refusal::Peer(peer));
+        if peer.is_loopback() || peer == self.local.ip().to_canonical() {
+            self.is_meant(uri, headers, |name| self.is_named_by(name))?;
+        } else {
+            match token.ok_or(Refusal::Peer(peer))?.is_shown_by(headers) {
+                Some(true) => {}
+                Some(false) => return Err(Refusal::WrongToken(peer)),
+                None => return Err(Refusal::NoToken(peer)),
+            }
         }
-        self.is_meant(uri, headers, |name| self.is_named_by(name))?;
         for origin in headers.get_all(header::ORIGIN) {
             let origin = origin.to_str().unwrap_or("?");
             if !origin.strip_prefix("http://").is_some_and(|host| self.is_named_by(host)) {
@@ -122,14 +155,20 @@ mod tests {
 
     const LOOPBACK: &str = "127.0.0.1:40901";
 
+    const TOKEN: &str = "0123456789abcdef";
+
     /// Headers as `name: value`, apart by `|`.
     fn verdict(local: &str, peer: &str, uri: &str, headers: &str) -> Result<(), Refusal> {
+        verdict_with(None, [local, peer, uri, headers])
+    }
+
+    fn verdict_with(token: Option<&Token>, [local, peer, uri, headers]: [&str; 4]) -> Result<(), Refusal> {
         let ends = Ends { local: local.parse().unwrap(), peer: peer.parse().unwrap() };
         let mut map = HeaderMap::new();
         for (name, value) in headers.split('|').filter_map(|line| line.split_once(": ")) {
             map.append(name.parse::<header::HeaderName>().unwrap(), value.parse().unwrap());
         }
-        ends.may_change(&uri.parse().unwrap(), &map)
+        ends.may_change(&uri.parse().unwrap(), &map, token)
     }
 
     fn check(headers: &str, right: bool) {
@@ -201,5 +240,31 @@ mod tests {
         assert!(
             verdict("[::ffff:127.0.0.1]:40901", "[::ffff:127.0.0.1]:5", "/", "host: 127.0.0.1:40901").is_ok()
         );
+    }
+
+    #[test]
+    fn with_the_token_they_do() {
+        let token = Token::of(TOKEN);
+        let (here, other): (&str, IpAddr) = ("10.0.0.7:40901", "10.0.0.8".parse().unwrap());
+        let check = |peer: &str, headers: &str, expected: Result<(), Refusal>| {
+            let seen = verdict_with(Some(&token), [here, peer, "/", headers]);
+            assert_eq!(seen, expected, "{peer}: {headers}");
+        };
+        let shown = format!("host: node7:40901|authorization: Bearer {TOKEN}");
+        check("10.0.0.8:5", &shown, Ok(()));
+        check("10.0.0.8:5", "host: node7:40901", Err(Refusal::NoToken(other)));
+        check("10.0.0.8:5", &shown.replace('f', "g"), Err(Refusal::WrongToken(other)));
+        // From this machine it is neither needed, nor does it lift what is asked of a request.
+        check("10.0.0.7:5", "host: 10.0.0.7:40901", Ok(()));
+        assert!(matches!(
+            verdict_with(Some(&token), [here, "10.0.0.7:5", "/", &shown]),
+            Err(Refusal::Host { .. })
+        ));
+        // A page that somebody has given a token to is another site all the same.
+        let page = format!("{shown}|origin: http://evil.example");
+        check("10.0.0.8:5", &page, Err(Refusal::Origin("http://evil.example".into())));
+        let page = format!("{shown}|origin: http://node7:40901");
+        check("10.0.0.8:5", &page, Err(Refusal::Origin("http://node7:40901".into())));
+        check("10.0.0.8:5", &format!("{shown}|origin: http://{here}"), Ok(()));
     }
 }

@@ -7,9 +7,9 @@
 pub(crate) mod api;
 mod cells;
 mod concerns;
-mod connection;
+pub(crate) mod connection;
 mod contents;
-mod guard;
+pub(crate) mod guard;
 pub(crate) mod health;
 mod history;
 mod page;
@@ -19,8 +19,9 @@ pub(crate) mod reach;
 pub(crate) mod reference;
 mod requests;
 mod status;
+pub(crate) mod token;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -56,6 +57,8 @@ use crate::reload::{Reload, ReloadError};
 
 /// Contents that are read through at a time: each keeps a disk busy.
 const VERIFICATIONS_MAX: usize = 1;
+/// Who tries out tokens fills no log.
+const WRONG_TOKEN_TOLD_EVERY: Duration = Duration::from_secs(10);
 const NO_CLUSTER: &str = "this node is in no cluster: it was started without --cluster-secret FILE or cluster.secretFile; \
      `darter cluster init` makes that file";
 
@@ -75,6 +78,7 @@ pub(crate) struct Admin {
     listings: Semaphore,
     verifications: Semaphore,
     preheats: Arc<Semaphore>,
+    wrong_token_told: Cell<Option<Instant>>,
 }
 
 /// Whole, or as it comes.
@@ -101,6 +105,7 @@ impl Admin {
             listings: Semaphore::new(contents::LISTINGS_MAX),
             verifications: Semaphore::new(VERIFICATIONS_MAX),
             preheats: Arc::new(Semaphore::new(preheat::PREHEATS_MAX)),
+            wrong_token_told: Cell::default(),
         }
     }
 
@@ -211,9 +216,12 @@ impl Admin {
         if !allowed.split(", ").any(|name| name == method) {
             return Err(Refusal::Method { allowed });
         }
-        let may = if change { Ends::may_change } else { Ends::may_look };
-        may(&ends, uri, request.headers())
-            .map_err(|refusal| Problem::new(Code::Forbidden, refusal.to_string()))?;
+        let (headers, token) = (request.headers(), self.reload.admin_token());
+        let allowed = match change {
+            true => ends.may_change(uri, headers, token.as_ref()),
+            false => ends.may_look(uri, headers),
+        };
+        allowed.map_err(|refusal| self.refused(&refusal))?;
         let store = &self.store;
         match segments[..] {
             ["status"] => json(&self.status().await),
@@ -229,7 +237,7 @@ impl Admin {
                 let limit = number(uri, "limit")?.unwrap_or(peers::PEERS_MAX);
                 json(&PeersInfo::of(cluster, self.since.elapsed()).with_at_most(limit))
             }
-            ["preheat"] => self.preheated(Wanted::of(uri, request.headers())?).await,
+            ["preheat"] => self.preheated(Wanted::of(uri, headers, token.as_ref())?).await,
             ["reload"] => json(&self.reloaded().await?),
             ["contents"] => {
                 let asked = page_asked(uri)?;
@@ -264,6 +272,20 @@ impl Admin {
             }
             _ => unreachable!("the paths are those of the match above"),
         }
+    }
+
+    /// What the guard refuses. Tokens that are tried out are worth a line in the log, though not one each.
+    fn refused(&self, refusal: &guard::Refusal) -> Problem {
+        if let guard::Refusal::WrongToken(peer) = refusal
+            && self.wrong_token_told.get().is_none_or(|told| told.elapsed() > WRONG_TOKEN_TOLD_EVERY)
+        {
+            self.wrong_token_told.set(Some(Instant::now()));
+            tracing::warn!(%peer, "another machine shows a token that is not that of health.tokenFile; nothing is changed");
+        }
+        Problem::new(
+            if refusal.wants_token() { Code::Unauthorized } else { Code::Forbidden },
+            refusal.to_string(),
+        )
     }
 
     async fn status(&self) -> StatusInfo {
@@ -366,11 +388,15 @@ impl Refusal {
             Code::Ambiguous => StatusCode::CONFLICT,
             Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Code::Forbidden => StatusCode::FORBIDDEN,
+            Code::Unauthorized => StatusCode::UNAUTHORIZED,
             Code::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Code::Failed | Code::Other => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let body = serde_json::to_string(&Refused { error: problem }).unwrap_or_default();
         let mut answer = text(status, "application/json", body + "\n");
+        if status == StatusCode::UNAUTHORIZED {
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(allowed) = allowed {
             answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
         }

@@ -31,6 +31,7 @@ use url::Url;
 
 use super::api::{Code, Problem};
 use super::reach::{AllNodes, SpreadInfo, SpreadingInfo};
+use super::token::Token;
 use super::{bad_request, parameter};
 use crate::cluster::errand;
 use crate::commands::front_request;
@@ -131,18 +132,20 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Of a call's query and heads.
-    pub(super) fn of(uri: &Uri, headers: &HeaderMap) -> Result<Self, Problem> {
+    /// Of a call's query and heads. An `Authorization` that has the admin port's own token is not the registry's.
+    pub(super) fn of(uri: &Uri, headers: &HeaderMap, token: Option<&Token>) -> Result<Self, Problem> {
         let text = parameter(uri, "url").ok_or_else(|| bad_request("url: missing; expected http(s)://…"))?;
         let url: Url = text.parse().map_err(|error| bad_request(format!("url: {error}")))?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(bad_request("url: expected http(s)://HOST…"));
         }
+        let authorization = headers.get(header::AUTHORIZATION);
+        let authorization = authorization.filter(|value| !token.is_some_and(|token| token.is_in(value)));
         let to = parameter(uri, "to").map(|text| text.parse()).transpose();
         Ok(Self {
             registry: front_request::registry_of(&url),
             to: to.map_err(|error| bad_request(format!("to: {error}")))?.unwrap_or_default(),
-            authorization: headers.get(header::AUTHORIZATION).cloned(),
+            authorization: authorization.cloned(),
             url,
         })
     }
@@ -379,7 +382,7 @@ mod tests {
 
     fn wanted(query: &str) -> Result<Wanted, Problem> {
         let uri = format!("/api/v1/preheat?{query}").parse().unwrap();
-        Wanted::of(&uri, &HeaderMap::new())
+        Wanted::of(&uri, &HeaderMap::new(), None)
     }
 
     #[test]

@@ -38,6 +38,9 @@ pub(crate) struct RequestInfo {
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) trouble: Option<String>,
+    /// Its `X-Request-Id`: its client's, or the one that the front has made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) request_id: Option<String>,
 }
 
 /// What became of a request.
@@ -88,6 +91,7 @@ impl From<Note> for RequestInfo {
             head_after_ms: note.head_after.as_secs_f64() * 1e3,
             body_bytes: note.body_bytes,
             trouble: note.trouble.map(String::from),
+            request_id: note.request_id.map(String::from),
         }
     }
 }

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::{Deserialize, Serialize};
 
 use crate::origin::Target;
+use crate::trace::context::TraceContext;
 
 /// Lines of a head that are taken from another node.
 const HEADERS_MAX: usize = 128;
@@ -23,6 +24,10 @@ struct Packed {
     headers: Vec<(String, String)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     filter: Vec<String>,
+    /// What the owner does for it is a part of this, if that is recorded: as `traceparent` has it. The client's own is among
+    /// the headers as well, and that is what a node knows that has not this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<String>,
 }
 
 /// What another node sent is no request.
@@ -50,15 +55,17 @@ pub(crate) fn pack(target: &Target) -> Option<wire::Errand> {
         path_and_query,
         headers: headers.collect::<Option<_>>()?,
         filter: target.filter().to_vec(),
+        trace: target.trace().context().map(|context| context.to_string()),
     };
     wire::Errand::new(Bytes::from(serde_json::to_vec(&packed).ok()?))
 }
 
-/// What another node asks this one to ask of a registry, straight.
+/// What another node asks this one to ask of a registry, straight, and what that is a part of: nothing where that cannot be
+/// read.
 ///
 /// # Errors
 /// It is no request, or leads elsewhere than to its registry.
-pub(crate) fn unpack(errand: &wire::Errand) -> Result<Target, Unreadable> {
+pub(crate) fn unpack(errand: &wire::Errand) -> Result<(Target, Option<TraceContext>), Unreadable> {
     let packed: Packed = serde_json::from_slice(errand).map_err(|error| Unreadable(error.to_string()))?;
     let unreadable = |what: &str| Unreadable(what.to_owned());
     if packed.headers.len() > HEADERS_MAX || packed.filter.len() > FILTER_MAX {
@@ -71,9 +78,11 @@ pub(crate) fn unpack(errand: &wire::Errand) -> Result<Target, Unreadable> {
         value.set_sensitive(matches!(name, header::AUTHORIZATION | header::COOKIE));
         headers.append(name, value);
     }
+    let told = packed.trace.map(|trace| TraceContext::parse(trace.as_bytes()));
+    let trace = told.unwrap_or_else(|| TraceContext::of(&headers));
     let registry = packed.registry.parse().map_err(|_| unreadable("it names no registry"))?;
     let target = Target::new(registry, &packed.path_and_query, &headers, &packed.filter);
-    Ok(target.ok_or_else(|| unreadable("its path is none"))?.straight())
+    Ok((target.ok_or_else(|| unreadable("its path is none"))?.straight(), trace))
 }
 
 #[cfg(test)]
@@ -81,6 +90,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::trace::Kind;
 
     fn target(path_and_query: &str, headers: &[(&'static str, &str)], filter: &[String]) -> Target {
         let headers: HeaderMap = headers
@@ -97,13 +107,68 @@ mod tests {
         let lines =
             [("authorization", "Bearer x"), ("cookie", "a=b"), ("accept", "*/*"), ("range", "bytes=0-1")];
         let asked = target("/v2/library/a/blobs/sha256:00?sig=1&b=%20", &lines, &filter);
-        let read = unpack(&pack(&asked).unwrap()).unwrap();
+        let (read, trace) = unpack(&pack(&asked).unwrap()).unwrap();
+        assert_eq!(trace, None, "nothing is recorded");
         assert_eq!(read.url(), asked.url());
         assert_eq!(read.claim(), asked.claim());
         assert_eq!(read.scope(), asked.scope());
         assert!(read.is_straight() && !asked.is_straight());
         assert_eq!(read.headers().get("authorization"), asked.headers().get("authorization"));
         assert_eq!(read.headers().get("range"), None);
+    }
+
+    #[test]
+    fn the_owner_knows_what_its_part_belongs_to() {
+        const CLIENTS: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let (tracer, _ended) = crate::trace::Tracer::new(0.0, Default::default());
+        let clients = TraceContext::parse(CLIENTS.as_bytes());
+        let lines = [("traceparent", CLIENTS), ("tracestate", "a=b")];
+        let asked = target("/v2/library/a/blobs/sha256:00", &lines, &[]);
+        // This node records nothing, or is of a version that knows nothing of traces: the owner has the client's context.
+        assert_eq!(unpack(&pack(&asked).unwrap()).unwrap().1, clients);
+        let asked = asked.within(tracer.continued(clients).span("fetch", Kind::Internal).trace());
+        let (read, trace) = unpack(&pack(&asked).unwrap()).unwrap();
+        assert_eq!(
+            (trace, trace.map(|trace| trace.trace)),
+            (asked.trace().context(), clients.map(|it| it.trace))
+        );
+        assert_ne!(trace, clients, "the parent is this node's span");
+        let line = |name| read.headers().get(name).and_then(|value| value.to_str().ok());
+        assert_eq!((line("traceparent"), line("tracestate")), (Some(CLIENTS), Some("a=b")));
+    }
+
+    /// As nodes without traces wrote and read it.
+    #[test]
+    fn nodes_without_traces_are_understood_and_understand() {
+        #[derive(Serialize, Deserialize)]
+        struct Before {
+            registry: String,
+            path_and_query: String,
+            headers: Vec<(String, String)>,
+            #[serde(default, skip_serializing_if = "Vec::is_empty")]
+            filter: Vec<String>,
+        }
+        let before = Before {
+            registry: "https://registry.example:5000".into(),
+            path_and_query: "/v2/a/blobs/b".into(),
+            headers: vec![("accept".into(), "*/*".into())],
+            filter: Vec::new(),
+        };
+        let errand = wire::Errand::new(Bytes::from(serde_json::to_vec(&before).unwrap())).unwrap();
+        assert_eq!(unpack(&errand).unwrap().1, None);
+        let (tracer, _ended) = crate::trace::Tracer::new(1.0, Default::default());
+        let trace = tracer.request_without_context(std::time::Instant::now()).trace();
+        let packed = pack(&target("/v2/a/blobs/b", &[("accept", "*/*")], &[]).within(trace)).unwrap();
+        assert!(String::from_utf8_lossy(&packed).contains("\"trace\""));
+        let read: Before = serde_json::from_slice(&packed).unwrap();
+        assert_eq!(read.path_and_query, before.path_and_query);
+    }
+
+    #[test]
+    fn a_part_of_nothing_that_can_be_read_is_a_part_of_nothing() {
+        let json = r#"{"registry":"https://a","path_and_query":"/","headers":[],"trace":"00-nonsense"}"#;
+        let (_, trace) = unpack(&wire::Errand::new(Bytes::from_static(json.as_bytes())).unwrap()).unwrap();
+        assert_eq!(trace, None);
     }
 
     #[test]

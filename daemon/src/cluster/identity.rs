@@ -15,6 +15,7 @@ use darter_transport::node::{NodeId, Role};
 use tokio::sync::Notify;
 
 use crate::config::{ClusterSettings, IdentitySource};
+use crate::sandbox;
 
 /// How often the files are looked at. Kubernetes itself takes a minute to bring a changed secret to a node.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
@@ -119,9 +120,13 @@ impl Keeper {
             }
             Err(error) => {
                 let retry_after = self.schedule.failed(look, now);
+                let hint = match &error {
+                    NoIdentity::Files(FileError::Io { source, .. }) => sandbox::hint(source),
+                    _ => "",
+                };
                 tracing::error!(
                     %error, retry_after_s = retry_after.as_secs(),
-                    "this node's identity cannot be renewed; it goes on with the one that it has until that expires"
+                    "this node's identity cannot be renewed; it goes on with the one that it has until that expires{hint}"
                 );
             }
         }

@@ -21,6 +21,7 @@ use crate::fetch::{Arrival, DEMAND_BLOCKS_MAX, FetchError, FetchKey, Fetches, Re
 use crate::front::range::Wanted;
 use crate::origin::Target;
 use crate::policy::Policy;
+use crate::trace::{Kind, Span, Tracer};
 
 /// One shard's way to registries, for other nodes.
 #[derive(Debug)]
@@ -30,18 +31,21 @@ pub(crate) struct OwnerSide {
     /// Weak, because the shards' inboxes close with the last front, and this outlives it.
     pub(crate) fetches: WeakFetches,
     pub(crate) policy: watch::Receiver<Policy>,
+    pub(crate) tracer: Tracer,
 }
 
 impl Origin for OwnerSide {
     fn describe(&self, ask: Describe) -> LocalBoxFuture<'_, Result<Arc<Content>, Refused>> {
         async move {
-            let mut target = self.target(&ask.errand, ask.registry)?;
+            let target = self.target(&ask.errand, ask.registry)?;
+            let (mut target, mut span) = begin(target, "describe for a node", &ask.content);
             if !ask.forwarded {
                 target = target.by_cluster();
             }
             let naming = if ask.by_digest { Naming::Digest } else { Naming::Url };
             let key = FetchKey { id: ask.content, scope: ask.registry, naming };
-            self.known_to(&key, &target).await.map_err(|error| refused(&error))
+            let known = self.known_to(&key, &target).await.inspect_err(|error| span.fail(error));
+            known.map_err(|error| refused(&error))
         }
         .boxed_local()
     }
@@ -52,11 +56,15 @@ impl Origin for OwnerSide {
         blocks: mpsc::Sender<(BlockIndex, Bytes)>,
     ) -> LocalBoxFuture<'_, Result<(), Refused>> {
         async move {
-            let target = self.access.to_fetch_with(&self.target(&bring.errand, bring.registry)?).straight();
+            let target = self.target(&bring.errand, bring.registry)?;
+            let (target, mut span) = begin(target, "bring for a node", &bring.content.id());
+            span.set("darter.blocks", || u64::from(bring.run.len()));
+            let target = self.access.to_fetch_with(&target).straight();
             let mut rest = Some(bring.run);
             while let Some(run) = rest {
                 let run = run.take(DEMAND_BLOCKS_MAX - 1);
-                self.bring_run(&bring, &target, run, &blocks).await.map_err(|error| refused(&error))?;
+                let brought = self.bring_run(&bring, &target, run, &blocks).await;
+                brought.inspect_err(|error| span.fail(error)).map_err(|error| refused(&error))?;
                 rest = rest.and_then(|rest| rest.skip(run.len()));
             }
             Ok(())
@@ -66,7 +74,7 @@ impl Origin for OwnerSide {
 
     fn prove(&self, ask: Prove) -> LocalBoxFuture<'_, Result<Proof, Refused>> {
         async move {
-            let target = unpack(&ask.errand)?;
+            let (target, mut span) = begin(self.unpack(&ask.errand)?, "prove for a node", &ask.content);
             let origin = self.policy.borrow().origin.clone();
             match self.access.admit(&origin, &target, &ask.content).await {
                 Ok(()) => {
@@ -76,7 +84,10 @@ impl Origin for OwnerSide {
                 Err(FetchError::Verdict(told)) if told.is_final() => {
                     Ok(Proof { granted: false, lasts_s: 0, verdict: verdict::pack(&told) })
                 }
-                Err(error) => Err(refused(&error)),
+                Err(error) => {
+                    span.fail(&error);
+                    Err(refused(&error))
+                }
             }
         }
         .boxed_local()
@@ -108,11 +119,21 @@ impl OwnerSide {
     }
 
     fn target(&self, errand: &Errand, registry: RegistryScope) -> Result<Target, Refused> {
-        let target = unpack(errand)?;
+        let target = self.unpack(errand)?;
         match target.scope() == registry {
             true => Ok(target),
             false => Err(refusal(Code::Malformed, "the request is for another registry")),
         }
+    }
+
+    fn unpack(&self, errand: &Errand) -> Result<Target, Refused> {
+        if errand.is_empty() {
+            // For those who have one it is asked for with theirs.
+            return Err(refusal(Code::Origin, "nobody holds it, and no client asks for it"));
+        }
+        let malformed = |error: errand::Unreadable| refusal(Code::Malformed, &error.to_string());
+        let (target, trace) = errand::unpack(errand).map_err(malformed)?;
+        Ok(target.within(self.tracer.continued(trace)))
     }
 
     /// The content as the owner described it.
@@ -202,12 +223,11 @@ impl OwnerSide {
     }
 }
 
-fn unpack(errand: &Errand) -> Result<Target, Refused> {
-    if errand.is_empty() {
-        // For those who have one it is asked for with theirs.
-        return Err(refusal(Code::Origin, "nobody holds it, and no client asks for it"));
-    }
-    errand::unpack(errand).map_err(|error| refusal(Code::Malformed, &error.to_string()))
+/// What is done for another node, as a part of what that does.
+fn begin(target: Target, name: &'static str, content: &ContentId) -> (Target, Span) {
+    let mut span = target.trace().span(name, Kind::Server);
+    span.set("darter.content", || content.to_string());
+    (target.within(span.trace()), span)
 }
 
 /// What another node is told of a fetch that failed.

@@ -11,7 +11,7 @@ use url::form_urlencoded;
 
 use super::text::plain;
 use super::wire::{self, HttpError};
-use super::{AdminArgs, CommandError};
+use super::{AdminArgs, CommandError, secret_header};
 use crate::admin::api::{self, Code, ContentInfo, PAGE_MAX, Page, Problem, Refused};
 use crate::admin::reference::ContentRef;
 
@@ -23,14 +23,15 @@ const SILENCE: Duration = Duration::from_secs(60);
 const SHOWN_CHARS_MAX: usize = 400;
 
 /// The daemon whose admin port that is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct AdminClient {
     address: SocketAddr,
+    args: AdminArgs,
 }
 
 impl AdminClient {
     pub(super) fn new(args: &AdminArgs) -> Self {
-        Self { address: args.admin }
+        Self { address: args.admin, args: args.clone() }
     }
 
     /// The answer of `METHOD /api/v1/PATH`.
@@ -41,12 +42,18 @@ impl AdminClient {
     ) -> Result<T, CommandError> {
         let address = self.address;
         let silence = if path.contains("/verify") { VERIFY_SILENCE } else { SILENCE };
-        let request = Request::builder()
+        // What changes nothing needs no token, and nothing goes over a network in vain.
+        let token = if method == Method::GET { None } else { self.args.token()? };
+        let mut request = Request::builder()
             .method(method)
             .uri(format!("{}/{path}", api::ROOT))
             .header(header::HOST, address.to_string())
             .body(Empty::<Bytes>::new())
             .map_err(|error| CommandError::Failed(error.to_string()))?;
+        if let Some(token) = token {
+            let shown = secret_header(&format!("Bearer {token}"))?;
+            request.headers_mut().insert(header::AUTHORIZATION, shown);
+        }
         let answered = async {
             wire::whole(wire::send(address, request, silence).await?, ANSWER_BYTES_MAX, silence).await
         };

@@ -26,8 +26,12 @@ pub(crate) mod wire;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::Args;
+use http::HeaderValue;
+
+use crate::admin::token;
 
 /// The end of each help text.
 pub(crate) const EXIT_STATUS: &str = "Exit status: 0 done; 1 failed; 2 the command line is wrong, or an ID names more \
@@ -78,9 +82,30 @@ pub struct AdminArgs {
     /// The admin port of the daemon
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:40901", value_parser = crate::cli::socket_addr)]
     admin: SocketAddr,
+    /// To change something at the admin port of another machine, show it the token in this file
+    #[arg(long, value_name = "FILE", env = "DARTER_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+impl AdminArgs {
+    /// What is shown to the admin port, if a file was named.
+    ///
+    /// # Errors
+    /// The file cannot be read or has no token.
+    fn token(&self) -> Result<Option<String>, CommandError> {
+        let read = self.token_file.as_deref().map(token::read).transpose();
+        read.map_err(|error| CommandError::Failed(format!("--token-file or DARTER_TOKEN_FILE: {error}")))
+    }
+}
+
+/// A header that has a secret, which nothing prints.
+fn secret_header(text: &str) -> Result<HeaderValue, CommandError> {
+    let mut value = HeaderValue::from_str(text).map_err(|error| CommandError::Failed(error.to_string()))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// Runs an asynchronous command on this thread.

@@ -26,10 +26,11 @@ use super::get::reference::ImageReference;
 use super::get::session::{SILENCE, Session, Trying};
 use super::get::{Named, pause};
 use super::wire::{self, HttpError};
-use super::{AdminArgs, CommandError, output, text};
+use super::{AdminArgs, CommandError, output, secret_header, text};
 use crate::admin::api;
 use crate::admin::preheat::{Line, Whereto};
 use crate::admin::reach::{NotReached, SpreadInfo, SpreadingInfo};
+use crate::admin::token;
 use crate::origin::innermost;
 
 const WHAT: &str = "An image, such as alpine, ghcr.io/org/app:1.2 or app@sha256:…, or a URL, such as \
@@ -187,7 +188,7 @@ async fn preheat(args: &PreheatArgs, named: Named, progress: &Progress) -> Resul
     match named {
         Named::Url { url, registry, .. } => {
             let session = Session::new(args.front, registry)?;
-            let call = Call::of(args, &session, progress, 1);
+            let call = Call::of(args, &session, progress, 1)?;
             let length_bytes = call.bring((0, &url), None).await?;
             let reached = call.reached();
             Ok(Preheated { what, to, platform: None, digest: None, contents: 1, length_bytes, reached })
@@ -202,7 +203,7 @@ async fn preheat(args: &PreheatArgs, named: Named, progress: &Progress) -> Resul
                 .map(|blob| (blob.id, blob.length_bytes))
                 .collect();
             let contents = blobs.len();
-            let call = Call::of(args, &session, progress, contents);
+            let call = Call::of(args, &session, progress, contents)?;
             let urls = blobs
                 .into_iter()
                 .map(|(id, length)| Ok((image::blob_url(&image, id)?, length)))
@@ -246,6 +247,8 @@ async fn platform_of(
 /// What all calls of one command have in common.
 struct Call<'a> {
     admin: SocketAddr,
+    /// For the admin port, if a file of one was named.
+    token: Option<HeaderValue>,
     to: Whereto,
     session: &'a Session,
     progress: &'a Progress,
@@ -255,8 +258,15 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn of(args: &PreheatArgs, session: &'a Session, progress: &'a Progress, contents: usize) -> Self {
-        Self { admin: args.admin.admin, to: args.to, session, progress, contents, nodes: RefCell::default() }
+    fn of(
+        args: &PreheatArgs,
+        session: &'a Session,
+        progress: &'a Progress,
+        contents: usize,
+    ) -> Result<Self, CommandError> {
+        let token = args.admin.token()?.as_deref().map(secret_header).transpose()?;
+        let (admin, nodes) = (args.admin.admin, RefCell::default());
+        Ok(Self { admin, token, to: args.to, session, progress, contents, nodes })
     }
 
     /// At which nodes all is, if it was for all of them.
@@ -306,7 +316,9 @@ impl<'a> Call<'a> {
 
     async fn bring_once(&self, url: &Url, counted: &mut Counting<'_, '_>) -> Result<u64, Trying> {
         let mut answer = self.call(url, self.session.authorization()).await?;
+        // The admin port's own 401 is about another token.
         if answer.status() == StatusCode::UNAUTHORIZED
+            && answer.headers().contains_key(api::PASSED_ON)
             && let Some(fresh) = self.session.authorize_anew(answer.headers()).await?
         {
             answer = self.call(url, Some(fresh)).await?;
@@ -370,6 +382,9 @@ impl<'a> Call<'a> {
             .map_err(|error| CommandError::Usage(format!("{url} cannot be asked for: {error}")))?;
         if let Some(authorization) = authorization {
             request.headers_mut().insert(header::AUTHORIZATION, authorization);
+        }
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(token::HEADER, token.clone());
         }
         wire::send(self.admin, request, SILENCE).await.map_err(|error| match error {
             HttpError::Connect(reason) => Trying::No(super::admin_client::unreachable(self.admin, &reason)),

@@ -76,10 +76,12 @@ impl Settings {
                 (Some(new), Some(running)) => Some(ClusterSettings { limits: new.limits, ..running.clone() }),
                 (_, running) => running.clone(),
             },
+            sandbox: running.sandbox.clone(),
             shards: running.shards,
             io: running.io,
             log: LogSettings { format: running.log.format, ..self.log },
             metrics: running.metrics,
+            tracing: running.tracing.clone(),
             pprof_port: running.pprof_port,
             ttl: running.ttl,
             ..self
@@ -223,6 +225,10 @@ mod tests {
 
     /// Two files that differ in the value of one key, as far as lists let it be one.
     fn differing_in(key: &str) -> [String; 2] {
+        if key == "tracing.sampleRatio" {
+            return ["0.5", "0.25"]
+                .map(|ratio| format!("tracing: {{endpoint: http://a, sampleRatio: {ratio}}}"));
+        }
         let Some(name) = key.strip_prefix("cluster.") else {
             return [String::new(), other_than_default(key)];
         };
@@ -275,9 +281,13 @@ mod tests {
             "proxy.registryMirror.dynamic" | "metrics.enable" => "false",
             "proxy.allowedRegistries[]" | "proxy.proxies[].regx" | "proxy.registries[].host" => "other",
             "proxy.defaultFilter" => "x",
+            "health.tokenFile" => "/token",
             "access.proof" | "access.grace" => "1m",
             "download.prefetchRateLimit" => "1MiB",
+            "sandbox.mode" => "required",
+            "sandbox.user" => "darter",
             "shards" => "3",
+            "tracing.endpoint" => "http://a:1",
             "log.format" => "json",
             _ => "true",
         };

@@ -12,6 +12,7 @@ use std::time::Duration;
 use darter_engine::store::ScrubOptions;
 
 use super::age::Age;
+use super::collector::Collector;
 use super::error::{ConfigError, Problem, quoted};
 use super::keys::{self, Fallback, Key, Known};
 use super::layers::{Given, Layers, Override, Source, Surroundings};
@@ -19,8 +20,11 @@ use super::listed::{ListedRegistry, TlsSetting};
 use super::raw::{RawConfig, Shape};
 use super::registry::{Registry, RegistryHost};
 use super::rules::{Pattern, Rule, Rules};
-use super::settings::{IoChoice, LogFormat, LogSettings, Settings};
+use super::settings::{
+    IoChoice, LogFormat, LogSettings, SandboxMode, SandboxSettings, Settings, TracingSettings,
+};
 use super::size::ByteSize;
+use super::token::TokenSetting;
 use super::warnings::{self, Warning};
 use crate::access::Lasting;
 
@@ -94,8 +98,7 @@ struct Pass<'a> {
 impl Pass<'_> {
     /// In the order of [`keys::KEYS`], which is that of `config show`.
     fn settings(&mut self) -> Settings {
-        let data_dir: String =
-            self.value_if(&keys::DATA_DIR, |dir: &String| !dir.is_empty() && !dir.starts_with('~'));
+        let data_dir: String = self.value_if(&keys::DATA_DIR, |dir: &String| is_path(dir));
         let capacity = self.optional_if(&keys::CAPACITY, |size: &ByteSize| CAPACITY_BYTES.contains(&size.0));
         let ttl = self.optional_if(&keys::TASK_EXPIRE_TIME, |age: &Age| TTL.contains(&age.0));
         let io: IoChoice = self.value(&keys::IO);
@@ -105,6 +108,7 @@ impl Pass<'_> {
         let scrub_interval: Age = self.value_if(&keys::SCRUB_INTERVAL, |age: &Age| TTL.contains(&age.0));
         let front = self.address(&keys::FRONT_IP, &keys::FRONT_PORT);
         let admin = self.address(&keys::ADMIN_IP, &keys::ADMIN_PORT);
+        let admin_token = self.optional_if(&keys::ADMIN_TOKEN_FILE, |path: &String| is_path(path));
         let registry: Registry = self.value(&keys::REGISTRY);
         let registry_dynamic = self.value(&keys::REGISTRY_DYNAMIC);
         let mut allowed_registries: Vec<RegistryHost> = self.items(&keys::ALLOWED_REGISTRIES);
@@ -119,10 +123,13 @@ impl Pass<'_> {
         let prefetch_rate = self
             .value_if(&keys::PREFETCH_RATE_LIMIT, |rate: &ByteSize| PREFETCH_BYTES_PER_S.contains(&rate.0));
         let cluster = self.cluster();
+        let mode: SandboxMode = self.value(&keys::SANDBOX_MODE);
+        let user: Option<String> = self.optional_if(&keys::SANDBOX_USER, |user: &String| is_user_name(user));
         let shards = self.optional_if(&keys::SHARDS, |shards: &NonZeroUsize| shards.get() <= SHARDS_MAX);
         let format: LogFormat = self.value(&keys::LOG_FORMAT);
         let verbose = self.value(&keys::VERBOSE);
         let metrics = self.value(&keys::METRICS);
+        let tracing = self.tracing();
         let pprof_port =
             self.value_if(&keys::PPROF_PORT, |port: &i32| *port == -1 || (1..=65535).contains(port));
         Settings {
@@ -130,6 +137,7 @@ impl Pass<'_> {
             capacity_bytes: capacity.map(|size| size.0),
             front,
             admin,
+            admin_token: admin_token.map(|path: String| TokenSetting::new(path.into())),
             registry,
             registry_dynamic,
             allowed_registries,
@@ -141,14 +149,24 @@ impl Pass<'_> {
             prefetch,
             prefetch_bytes_per_s: prefetch_rate.0,
             cluster,
+            sandbox: SandboxSettings { mode, user },
             shards,
             io,
             scrub: ScrubOptions { bytes_per_s: scrub_rate.0, interval: scrub_interval.0 },
             log: LogSettings { format, verbose },
             metrics,
+            tracing,
             pprof_port: u16::try_from(pprof_port).ok(),
             ttl: ttl.map(|age| age.0),
         }
+    }
+
+    /// `None` where no collector is named.
+    fn tracing(&mut self) -> Option<TracingSettings> {
+        let endpoint: Option<Collector> = self.optional_if(&keys::TRACING_ENDPOINT, |_| true);
+        let sample_ratio =
+            self.value_if(&keys::TRACING_SAMPLE_RATIO, |ratio: &f64| (0.0..=1.0).contains(ratio));
+        endpoint.map(|Collector(endpoint)| TracingSettings { endpoint, sample_ratio })
     }
 
     /// Every key of the file is known, and holds what the table says: a value, a list or a map.
@@ -263,11 +281,10 @@ impl Pass<'_> {
 
     fn listed_registry(&mut self, item: &str) -> Option<ListedRegistry> {
         let host = self.in_item(item, &keys::REGISTRY_HOST, |_| true);
-        let is_path = |path: &String| !path.is_empty() && !path.starts_with('~');
         let insecure = self.in_item(item, &keys::REGISTRY_INSECURE, |_| true);
-        let ca: Option<String> = self.in_item(item, &keys::REGISTRY_CA, is_path);
-        let cert: Option<String> = self.in_item(item, &keys::REGISTRY_CERT, is_path);
-        let key: Option<String> = self.in_item(item, &keys::REGISTRY_KEY, is_path);
+        let ca: Option<String> = self.in_item(item, &keys::REGISTRY_CA, |path: &String| is_path(path));
+        let cert: Option<String> = self.in_item(item, &keys::REGISTRY_CERT, |path: &String| is_path(path));
+        let key: Option<String> = self.in_item(item, &keys::REGISTRY_KEY, |path: &String| is_path(path));
         self.needed(item, &keys::REGISTRY_HOST);
         match (&cert, &key) {
             (Some(_), None) => self.needed(item, &keys::REGISTRY_KEY),
@@ -365,6 +382,14 @@ impl Pass<'_> {
             let source = self.layers.source(&keys::ADMIN_PORT).max(self.layers.source(&keys::FRONT_PORT));
             self.problems.push(Problem { source, key: keys::ADMIN_PORT.path.into(), text });
         }
+        if let Some(profiles) = settings.profiles() {
+            let others = [("the front", settings.front), ("the admin port", settings.admin)];
+            for (what, _) in others.into_iter().filter(|(_, other)| would_meet(profiles, *other)) {
+                let text = format!("{what} has port {} too; give one another port", profiles.port());
+                let source = self.layers.source(&keys::PPROF_PORT);
+                self.problems.push(Problem { source, key: keys::PPROF_PORT.path.into(), text });
+            }
+        }
         if let Some(cluster) = &settings.cluster {
             self.peer_port_is_free(cluster.listen, settings);
         }
@@ -397,6 +422,23 @@ impl Pass<'_> {
             );
         }
     }
+}
+
+/// A name or a number as `useradd` takes it.
+fn is_user_name(name: &str) -> bool {
+    const BYTES_MAX: usize = 32;
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
+    (1..=BYTES_MAX).contains(&name.len()) && !name.starts_with('-') && name.chars().all(is_allowed)
+}
+
+/// Whether who listens at one cannot listen at the other: it is the same, or one of all.
+fn would_meet(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() == other.port() && (one.ip() == other.ip() || other.ip().is_unspecified())
+}
+
+/// Nobody expands `~` here, and a directory of that name is hardly meant.
+fn is_path(path: &str) -> bool {
+    !path.is_empty() && !path.starts_with('~')
 }
 
 /// A text as a value, or what is wrong with it and what is allowed.

@@ -18,6 +18,7 @@ use super::keys::{self, Key};
 use super::layers::Source;
 use super::listed::pem;
 use super::{ClusterSettings, Resolved};
+use crate::sandbox;
 
 /// Bytes of the longest name in the DNS, without the final dot (RFC 1035, section 2.3.4).
 const NAME_BYTES_MAX: usize = 253;
@@ -362,6 +363,7 @@ fn unusable(path: &Path, error: &FileError) -> String {
             "{error}; copy it from another node of the cluster, or begin a cluster with `darter cluster init --out {}`",
             path.display()
         ),
+        FileError::Io { source, .. } => format!("{error}{}", sandbox::hint(source)),
         _ => error.to_string(),
     }
 }

@@ -5,12 +5,13 @@ use std::io;
 use std::path::PathBuf;
 
 use super::layers::Source;
+use crate::sandbox;
 
 /// Why there are no settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read: name another, or make it readable.
-    #[error("cannot read the configuration file {}: {error}", file.display())]
+    #[error("cannot read the configuration file {}: {error}{}", file.display(), sandbox::hint(error))]
     Unreadable {
         /// As it was named on the command line.
         file: PathBuf,

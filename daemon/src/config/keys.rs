@@ -78,6 +78,12 @@ pub(super) const ADMIN_IP: Key =
     Key { path: "health.tcpListen.listen", takes: IP, fallback: Text("127.0.0.1"), taken_up: Restart };
 pub(super) const ADMIN_PORT: Key =
     Key { path: "health.tcpListen.port", takes: PORT, fallback: Text("40901"), taken_up: Restart };
+pub(super) const ADMIN_TOKEN_FILE: Key = Key {
+    path: "health.tokenFile",
+    takes: "a file with a token of at least 16 bytes that only its owner may read; ~ is not expanded",
+    fallback: Decided("none: other machines change nothing"),
+    taken_up: AtOnce,
+};
 pub(super) const REGISTRY: Key = Key {
     path: "proxy.registryMirror.url",
     takes: "http:// or https://, HOST and optionally :PORT, without a path",
@@ -222,6 +228,14 @@ pub(super) const CLUSTER_CONCURRENT_UPLOADS: Key = Key {
     fallback: Text("64"),
     taken_up: AtOnce,
 };
+pub(super) const SANDBOX_MODE: Key =
+    Key { path: "sandbox.mode", takes: "auto, off or required", fallback: Text("auto"), taken_up: Restart };
+pub(super) const SANDBOX_USER: Key = Key {
+    path: "sandbox.user",
+    takes: "the name or number of a user that this machine knows",
+    fallback: Decided("whoever starts the daemon"),
+    taken_up: Restart,
+};
 pub(super) const SHARDS: Key = Key {
     path: "shards",
     takes: "a number of threads, 1 to 256",
@@ -234,6 +248,19 @@ pub(super) const VERBOSE: Key =
     Key { path: "verbose", takes: BOOL, fallback: Text("false"), taken_up: AtOnce };
 pub(super) const METRICS: Key =
     Key { path: "metrics.enable", takes: BOOL, fallback: Text("true"), taken_up: Restart };
+pub(super) const TRACING_ENDPOINT: Key = Key {
+    path: "tracing.endpoint",
+    takes: "http:// or https://, HOST and optionally :PORT and a path: a collector that takes OTLP over HTTP, such as \
+            http://127.0.0.1:4318",
+    fallback: Decided("no traces"),
+    taken_up: Restart,
+};
+pub(super) const TRACING_SAMPLE_RATIO: Key = Key {
+    path: "tracing.sampleRatio",
+    takes: "a number from 0 to 1",
+    fallback: Text("0.01"),
+    taken_up: Restart,
+};
 pub(super) const PPROF_PORT: Key = Key {
     path: "pprofPort",
     takes: "a port, 1 to 65535, or -1 for none",
@@ -242,7 +269,7 @@ pub(super) const PPROF_PORT: Key = Key {
 };
 
 /// All of them, in the order in which `config show` prints them.
-pub(super) const KEYS: [&Key; 44] = [
+pub(super) const KEYS: [&Key; 49] = [
     &DATA_DIR,
     &CAPACITY,
     &TASK_EXPIRE_TIME,
@@ -253,6 +280,7 @@ pub(super) const KEYS: [&Key; 44] = [
     &FRONT_PORT,
     &ADMIN_IP,
     &ADMIN_PORT,
+    &ADMIN_TOKEN_FILE,
     &REGISTRY,
     &REGISTRY_DYNAMIC,
     &ALLOWED_REGISTRIES,
@@ -282,10 +310,14 @@ pub(super) const KEYS: [&Key; 44] = [
     &CLUSTER_UPLOAD_RATE,
     &CLUSTER_DOWNLOAD_RATE,
     &CLUSTER_CONCURRENT_UPLOADS,
+    &SANDBOX_MODE,
+    &SANDBOX_USER,
     &SHARDS,
     &LOG_FORMAT,
     &VERBOSE,
     &METRICS,
+    &TRACING_ENDPOINT,
+    &TRACING_SAMPLE_RATIO,
     &PPROF_PORT,
 ];
 

@@ -1,11 +1,13 @@
-//! The three layers of a value, default < file < flag, and where the winner was written.
+//! The layers of a value, default < file < flag, and where the winner was written. Of one key the environment has a say, below
+//! the file.
 
 use std::env;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::keys::{Fallback, Key};
+use super::collector::TRACES_PATH;
+use super::keys::{Fallback, Key, TRACING_ENDPOINT};
 use super::raw::{RawConfig, Shape};
 
 /// Where a value comes from.
@@ -13,6 +15,8 @@ use super::raw::{RawConfig, Shape};
 pub enum Source {
     /// Nobody said anything.
     Default,
+    /// A variable of the environment, such as `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    Environment(&'static str),
     /// A line of the configuration file.
     File {
         /// The file as it was named on the command line.
@@ -28,6 +32,7 @@ impl fmt::Display for Source {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => out.write_str("default"),
+            Self::Environment(variable) => out.write_str(variable),
             Self::File { name, line } => write!(out, "{name}:{line}"),
             Self::Flag(flag) => out.write_str(flag),
         }
@@ -54,6 +59,8 @@ pub struct Surroundings {
     pub state_home: Option<PathBuf>,
     /// `$HOME`, when it is absolute.
     pub home: Option<PathBuf>,
+    /// Where the variables of OpenTelemetry say that traces go, and which of them says so.
+    pub collector: Option<(&'static str, String)>,
 }
 
 impl Surroundings {
@@ -67,6 +74,7 @@ impl Surroundings {
             root: rustix::process::geteuid().is_root(),
             state_home: absolute("XDG_STATE_HOME"),
             home: absolute("HOME"),
+            collector: collector(|name| env::var(name).ok()),
         }
     }
 
@@ -82,6 +90,17 @@ impl Surroundings {
     }
 }
 
+/// By OpenTelemetry's "OTLP exporter configuration": a URL for traces alone as it is, or one for all signals to which the
+/// path for traces is added. An empty variable is as good as none.
+fn collector(variable: impl Fn(&str) -> Option<String>) -> Option<(&'static str, String)> {
+    const FOR_TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+    const FOR_ALL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let given = |name| variable(name).filter(|text| !text.is_empty());
+    let for_all =
+        || given(FOR_ALL).map(|text| (FOR_ALL, format!("{}{TRACES_PATH}", text.trim_end_matches('/'))));
+    given(FOR_TRACES).map(|text| (FOR_TRACES, text)).or_else(for_all)
+}
+
 /// A value before its check.
 #[derive(Clone, Debug)]
 pub(super) struct Given<'a> {
@@ -94,13 +113,14 @@ pub(super) struct Layers<'a> {
     raw: &'a RawConfig,
     overrides: &'a [Override],
     data_dir: String,
+    collector: Option<&'a (&'static str, String)>,
 }
 
 impl<'a> Layers<'a> {
-    pub(super) fn new(raw: &'a RawConfig, overrides: &'a [Override], surroundings: &Surroundings) -> Self {
+    pub(super) fn new(raw: &'a RawConfig, overrides: &'a [Override], surroundings: &'a Surroundings) -> Self {
         // A path that is not UTF-8 can only be a default here; its replacement characters are seen in the banner.
         let data_dir = surroundings.data_dir().to_string_lossy().into_owned();
-        Self { raw, overrides, data_dir }
+        Self { raw, overrides, data_dir, collector: surroundings.collector.as_ref() }
     }
 
     /// The highest layer that says something about a key.
@@ -108,6 +128,7 @@ impl<'a> Layers<'a> {
         self.flags(key.path)
             .last()
             .or_else(|| self.in_file(key.path))
+            .or_else(|| self.in_environment(key))
             .or_else(|| self.default(key).map(|text| Given { text, source: Source::Default }))
     }
 
@@ -138,6 +159,12 @@ impl<'a> Layers<'a> {
             Shape::Scalar(text) => Some(Given { text, source: self.raw.source(entry.line) }),
             Shape::Null | Shape::List(_) | Shape::Map => None,
         }
+    }
+
+    /// What the environment says, of the key of which it may.
+    fn in_environment(&self, key: &Key) -> Option<Given<'a>> {
+        let (variable, text) = self.collector.filter(|_| key.path == TRACING_ENDPOINT.path)?;
+        Some(Given { text, source: Source::Environment(variable) })
     }
 
     /// What holds when no layer says anything.
@@ -175,10 +202,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn traces_go_where_opentelemetry_says() {
+        let check = |traces: Option<&str>, all: Option<&str>, expected: Option<&str>| {
+            let variable = |name: &str| match name {
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" => traces.map(str::to_owned),
+                "OTEL_EXPORTER_OTLP_ENDPOINT" => all.map(str::to_owned),
+                _ => None,
+            };
+            assert_eq!(collector(variable).map(|(_, text)| text).as_deref(), expected);
+        };
+        check(None, None, None);
+        check(Some(""), Some(""), None);
+        check(None, Some("http://a:4318"), Some("http://a:4318/v1/traces"));
+        check(None, Some("http://a:4318/otlp/"), Some("http://a:4318/otlp/v1/traces"));
+        check(Some("http://b/x"), Some("http://a:4318"), Some("http://b/x"));
+    }
+
+    #[test]
     fn data_goes_to_the_state_directory_of_the_user_or_the_system() {
         let check = |root, state: Option<&str>, home: Option<&str>, expected: &str| {
-            let surroundings =
-                Surroundings { root, state_home: state.map(PathBuf::from), home: home.map(PathBuf::from) };
+            let surroundings = Surroundings {
+                root,
+                state_home: state.map(PathBuf::from),
+                home: home.map(PathBuf::from),
+                collector: None,
+            };
             assert_eq!(surroundings.data_dir(), Path::new(expected));
         };
         check(false, Some("/x/state"), Some("/home/u"), "/x/state/darter");

@@ -11,6 +11,7 @@ use super::layers::Source;
 use super::registry::RegistryHost;
 use super::{Resolved, keys};
 use crate::origin::innermost;
+use crate::sandbox;
 
 /// Bytes of the longest PEM file that is read; the whole bundle of a distribution has a quarter of that.
 const PEM_BYTES_MAX: u64 = 1 << 20;
@@ -155,7 +156,7 @@ pub(super) fn pem(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+        .map_err(|error| format!("{} cannot be read: {error}{}", path.display(), sandbox::hint(&error)))?;
     if bytes.len() as u64 > PEM_BYTES_MAX {
         return Err(format!("{} is longer than {PEM_BYTES_MAX} bytes", path.display()));
     }

@@ -21,6 +21,7 @@ mod age;
 mod changes;
 mod check;
 mod cluster;
+mod collector;
 pub mod commands;
 mod error;
 mod keys;
@@ -33,6 +34,7 @@ mod settings;
 pub mod size;
 #[cfg(test)]
 mod tests;
+mod token;
 mod warnings;
 
 use std::fs::File;
@@ -48,7 +50,11 @@ pub use listed::{ListedRegistry, TlsSetting};
 pub use raw::{CONFIG_BYTES_MAX, RawConfig, parse};
 pub use registry::{Registry, RegistryError, RegistryHost, Scheme};
 pub use rules::{Rule, Rules};
-pub use settings::{ClusterLimits, ClusterSettings, IoChoice, LogFormat, LogSettings, Settings};
+pub use settings::{
+    ClusterLimits, ClusterSettings, IoChoice, LogFormat, LogSettings, SandboxMode, SandboxSettings, Settings,
+    TracingSettings,
+};
+pub use token::TokenSetting;
 pub use warnings::Warning;
 
 /// Where a daemon's configuration comes from, so that it can be read again.
@@ -109,7 +115,12 @@ pub fn load_with_problems(
         None => RawConfig::default(),
     };
     let mut resolved = resolve(&raw, overrides, &Surroundings::of_this_process())?;
-    let problems = [listed::read_files(&mut resolved), cluster::read_files(&mut resolved)].concat();
+    let problems = [
+        token::read_file(&mut resolved),
+        listed::read_files(&mut resolved),
+        cluster::read_files(&mut resolved),
+    ]
+    .concat();
     Ok((resolved, problems))
 }
 

@@ -1,7 +1,7 @@
 //! The checked configuration: every value with its type and unit. Nothing in here needs a second look.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,11 +11,13 @@ use darter_engine::store::ScrubOptions;
 use darter_transport::lane::Lanes;
 use darter_transport::node::{Role, ZONE_BYTES_MAX};
 use darter_transport::wire::Text;
+use url::Url;
 
 use super::cluster::{Advertise, IdentitySource, JoinTarget};
 use super::listed::ListedRegistry;
 use super::registry::{Registry, RegistryHost};
 use super::rules::Rules;
+use super::token::TokenSetting;
 use crate::access::Lasting;
 
 /// What `darter serve` runs by. docs/configuration.md says which key and flag each field comes from.
@@ -29,6 +31,8 @@ pub struct Settings {
     pub front: SocketAddr,
     /// Where `/server/ping`, `/healthz`, `/readyz` and `/metrics` are.
     pub admin: SocketAddr,
+    /// With what other machines may change something there; `None`: with nothing.
+    pub admin_token: Option<TokenSetting>,
     /// The upstream of requests that name none.
     pub registry: Registry,
     /// Whether a request may name its upstream, by `X-Dragonfly-Registry` or `ns`.
@@ -52,6 +56,8 @@ pub struct Settings {
     pub prefetch_bytes_per_s: u64,
     /// The cluster that this node belongs to; `None`: it has no identity, is its own seed and speaks to nobody.
     pub cluster: Option<ClusterSettings>,
+    /// What holds the process when it runs.
+    pub sandbox: SandboxSettings,
     /// Threads that serve; `None`: by the CPUs that the process may use. At most 256: a connection id holds
     /// its shard in one byte.
     pub shards: Option<NonZeroUsize>,
@@ -63,10 +69,20 @@ pub struct Settings {
     pub log: LogSettings,
     /// Whether `/metrics` is served.
     pub metrics: bool,
-    /// Where profiles will be served; accepted so that configurations carry over, not used by this version.
+    /// Where what is recorded of requests goes; `None`: nothing is.
+    pub tracing: Option<TracingSettings>,
+    /// Where profiles are served, on loopback; `None`: nowhere.
     pub pprof_port: Option<u16>,
     /// How long content is kept that nobody reads; `None`: until its space is needed.
     pub ttl: Option<Duration>,
+}
+
+impl Settings {
+    /// Where profiles are served: on loopback, whatever listens elsewhere.
+    #[must_use]
+    pub fn profiles(&self) -> Option<SocketAddr> {
+        self.pprof_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
 }
 
 /// How a node belongs to a cluster.
@@ -111,6 +127,35 @@ pub struct ClusterLimits {
     pub download_bytes_per_s: Option<u64>,
     /// Requests of other nodes for blocks that are answered at a time, 1 to 4096.
     pub concurrent_uploads: usize,
+}
+
+/// Of which requests what is recorded, and where it goes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TracingSettings {
+    /// The whole URL that spans are sent to, by OTLP over HTTP.
+    pub endpoint: Url,
+    /// Of requests that come without a trace so much is recorded, 0 to 1.
+    pub sample_ratio: f64,
+}
+
+/// What holds the process when it runs, so that who breaks into it gains little.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SandboxSettings {
+    /// Whether it is held.
+    pub mode: SandboxMode,
+    /// Name or number of the user that the daemon becomes; `None`: it stays what it is.
+    pub user: Option<String>,
+}
+
+/// Whether the process gives up what it does not need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// As far as the kernel can.
+    Auto,
+    /// Not at all.
+    Off,
+    /// In full; where the kernel cannot, the daemon does not start.
+    Required,
 }
 
 /// How the daemon reports what it does.
@@ -159,6 +204,29 @@ impl fmt::Display for LogFormat {
         out.write_str(match self {
             Self::Text => "text",
             Self::Json => "json",
+        })
+    }
+}
+
+impl FromStr for SandboxMode {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            "required" => Ok(Self::Required),
+            _ => Err("not a mode of the sandbox"),
+        }
+    }
+}
+
+impl fmt::Display for SandboxMode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+            Self::Required => "required",
         })
     }
 }

@@ -50,7 +50,7 @@ fn the_section_that_users_of_dragonfly_know_works_as_it_stands() {
     assert!(settings.rules.cache("/v2/library/debian/blobs/sha256:00"));
     assert!(!settings.rules.cache("/v2/library/debian/manifests/sha256:00"));
     let keys: Vec<_> = warnings.iter().map(|warning| format!("{} {}", warning.source, warning.key)).collect();
-    assert_eq!(keys, ["f:9 proxy.tcpListen.listen", "f:8 proxy.security.insecure", "f:4 pprofPort"]);
+    assert_eq!(keys, ["f:9 proxy.tcpListen.listen", "f:8 proxy.security.insecure"]);
 }
 
 #[test]
@@ -74,13 +74,15 @@ fn every_key_is_looked_at() {
     let yaml = "
 dataDir: /d
 shards: 2
+sandbox: {mode: off, user: darter}
 verbose: true
 pprofPort: 1
 log: {format: json}
 metrics: {enable: false}
+tracing: {endpoint: 'http://c:4318', sampleRatio: 0.5}
 storage: {capacity: 1GiB, taskExpireTime: 6h, io: pool, scrub: {rate: 0, interval: 1h}}
 download: {prefetch: true, prefetchRateLimit: 1MB}
-health: {tcpListen: {listen: '::1', port: 2}}
+health: {tcpListen: {listen: '::1', port: 2}, tokenFile: t}
 proxy:
   tcpListen: {listen: '::1', port: 3}
   registryMirror: {url: 'http://r:5000', dynamic: false}
@@ -116,6 +118,8 @@ cluster:
     assert_eq!(settings.io, IoChoice::Pool);
     assert_eq!(settings.log, LogSettings { format: LogFormat::Json, verbose: true });
     assert!(!settings.registry_dynamic && !settings.metrics);
+    let tracing = settings.tracing.as_ref().expect("a collector");
+    assert_eq!((tracing.endpoint.as_str(), tracing.sample_ratio), ("http://c:4318/v1/traces", 0.5));
     let cluster = settings.cluster.as_ref().expect("a cluster");
     assert_eq!((cluster.role, cluster.lanes, &*cluster.zone), (Role::Seed, Lanes::Quic, "a"));
     assert_eq!(cluster.join, ["dns+srv://seeds".parse().expect("a place")]);
@@ -136,6 +140,27 @@ cluster:
 }
 
 #[test]
+fn the_environment_names_a_collector_below_the_file() {
+    let collector = |text: &str| Some(("OTEL_EXPORTER_OTLP_ENDPOINT", text.to_owned()));
+    let resolved = |yaml: &str, text| {
+        let surroundings = Surroundings { collector: collector(text), ..Surroundings::default() };
+        resolve(&parse("f", yaml.as_bytes())?, &[], &surroundings)
+    };
+    let of = |yaml, text| {
+        let tracing = resolved(yaml, text).expect("right values").settings.tracing.expect("a collector");
+        (tracing.endpoint.to_string(), tracing.sample_ratio)
+    };
+    assert_eq!(of("", "http://e/v1/traces"), ("http://e/v1/traces".into(), 0.01));
+    assert_eq!(of("tracing: {endpoint: http://f}", "http://e"), ("http://f/v1/traces".into(), 0.01));
+    let effective = resolved("", "http://e/v1/traces").expect("right values").effective;
+    let row = effective.iter().find(|row| row.key == "tracing.endpoint").expect("a row");
+    assert_eq!(row.source.to_string(), "OTEL_EXPORTER_OTLP_ENDPOINT");
+    let wrong = resolved("", "grpc://e").expect_err("no such collector").to_string();
+    assert!(wrong.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: tracing.endpoint: "), "{wrong}");
+    assert_eq!(settings("tracing: {sampleRatio: 0.5}").tracing, None, "nobody takes them");
+}
+
+#[test]
 fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
     check(
         "proxy:\n  registryMiror: {url: x}",
@@ -145,7 +170,7 @@ fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
     check(
         "bananas: {a: {b: c}}",
         "f:1: bananas: unknown key; allowed here: access, cluster, dataDir, download, health, log, metrics, pprofPort, proxy, \
-         shards, storage, verbose",
+         sandbox, shards, storage, tracing, verbose",
     );
     check(
         "proxy:\n  proxies:\n  - regx: a\n    regexp: b",
@@ -279,8 +304,8 @@ fn all_problems_are_named_in_the_order_of_the_file() {
     check(
         "shards: x\nbananas: 1\ndataDir: ''",
         "f:1: shards: \"x\" is refused: invalid digit found in string; allowed: a number of threads, 1 to 256\n\
-         f:2: bananas: unknown key; allowed here: access, cluster, dataDir, download, health, log, metrics, pprofPort, proxy, shards, \
-         storage, verbose\n\
+         f:2: bananas: unknown key; allowed here: access, cluster, dataDir, download, health, log, metrics, pprofPort, proxy, sandbox, \
+         shards, storage, tracing, verbose\n\
          f:3: dataDir: \"\" is not allowed; allowed: a directory; ~ is not expanded",
     );
 }
@@ -291,6 +316,12 @@ fn front_and_admin_do_not_meet() {
         "health: {tcpListen: {port: 65001}}",
         "f:1: health.tcpListen.port: front and admin port are both 127.0.0.1:65001; give one another port",
     );
+    check("pprofPort: 65001", "f:1: pprofPort: the front has port 65001 too; give one another port");
+    check(
+        "pprofPort: 40901\nhealth: {tcpListen: {listen: 0.0.0.0}}",
+        "f:1: pprofPort: the admin port has port 40901 too; give one another port",
+    );
+    check("pprofPort: 65001\nproxy: {tcpListen: {listen: 10.0.0.7}}", "ok");
     check("health: {tcpListen: {port: 0}}\nproxy: {tcpListen: {port: 0}}", "ok");
 }
 

@@ -7,7 +7,7 @@ use url::Host;
 use super::keys::{self, Key};
 use super::layers::{Layers, Source};
 use super::registry::{Registry, Scheme};
-use super::settings::Settings;
+use super::settings::{SandboxMode, Settings};
 
 /// A setting with its consequence; said by `config check` and at every start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,14 @@ pub(super) fn of(settings: &Settings, layers: &Layers<'_>) -> Vec<Warning> {
         warn(&keys::FRONT_IP, text.into());
     }
     if !settings.admin.ip().is_loopback() {
-        warn(&keys::ADMIN_IP, "anyone who reaches the admin port sees the metrics".into());
+        let mut text =
+            "anyone who reaches the admin port sees names of registries and contents, and the metrics"
+                .to_owned();
+        if settings.admin_token.is_some() {
+            text += "; the token of health.tokenFile goes there in the clear, so let the way there be one that nobody \
+                     else reads along";
+        }
+        warn(&keys::ADMIN_IP, text);
     }
     let registry = &settings.registry;
     if registry.scheme() == Scheme::Http && !is_loopback(registry) {
@@ -56,8 +63,9 @@ pub(super) fn of(settings: &Settings, layers: &Layers<'_>) -> Vec<Warning> {
             warn(&keys::CLUSTER_ADVERTISE, format!("nodes on other machines cannot connect to {told}"));
         }
     }
-    if settings.pprof_port.is_some() {
-        warn(&keys::PPROF_PORT, "accepted, but this version serves no profiles".into());
+    if settings.sandbox.mode == SandboxMode::Off {
+        let text = "whoever breaks into the daemon may open all files of its user and execute programs";
+        warn(&keys::SANDBOX_MODE, text.into());
     }
     for (index, registry) in settings.registries.iter().enumerate() {
         let key = keys::REGISTRY_INSECURE.path.replace("[]", &format!("[{index}]"));

@@ -1,8 +1,8 @@
 //! The kernel and what it lets a daemon have. Pure.
 
 use super::finding::Finding;
-use crate::config::IoChoice;
 use crate::config::size::ByteSize;
+use crate::config::{IoChoice, SandboxMode};
 
 /// What was seen.
 #[derive(Clone, Debug)]
@@ -15,6 +15,10 @@ pub(super) struct Kernel {
     pub(super) ring_disabled: Option<u8>,
     /// Whether a seccomp filter holds this process.
     pub(super) is_filtered: bool,
+    /// Whether files can be held by Landlock, or why not.
+    pub(super) landlock: Result<(), String>,
+    /// Whether the daemon that runs is root; `None`: none runs.
+    pub(super) runs_as_root: Option<bool>,
     /// The process that has the limits below; `None`: the one that looks.
     pub(super) limits_of: Option<u32>,
     /// What may be locked in memory, in bytes; `None`: any amount.
@@ -29,6 +33,7 @@ pub(super) struct Kernel {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     pub(super) io: IoChoice,
+    pub(super) sandbox: SandboxMode,
     pub(super) shards: usize,
     /// Clients at a time that files and memory are enough for.
     pub(super) connections: usize,
@@ -51,7 +56,11 @@ const MEMORY_BYTES_MIN: u64 = 64 << 20;
 const FILES_MIN: u64 = 640;
 
 pub(super) fn findings(kernel: &Kernel, wanted: &Wanted) -> Vec<Finding> {
-    vec![version(kernel), ring(kernel, wanted), memlock(kernel, wanted)]
+    let user = kernel.runs_as_root.map(user);
+    [version(kernel), ring(kernel, wanted), memlock(kernel, wanted), sandbox(kernel, wanted)]
+        .into_iter()
+        .chain(user)
+        .collect()
 }
 
 pub(super) fn limits(kernel: &Kernel, wanted: &Wanted) -> Vec<Finding> {
@@ -131,6 +140,38 @@ fn memlock(kernel: &Kernel, wanted: &Wanted) -> Finding {
     }
 }
 
+fn sandbox(kernel: &Kernel, wanted: &Wanted) -> Finding {
+    const CHECK: &str = "sandbox";
+    const NEWER: &str =
+        "use Linux 6.2 or newer with landlock among its LSMs (lsm=landlock,… on the kernel's command line)";
+    match (&kernel.landlock, wanted.sandbox) {
+        (_, SandboxMode::Off) => Finding::ok(CHECK, "sandbox.mode: off wants none"),
+        (Ok(()), _) => Finding::ok(CHECK, "Landlock can hold files"),
+        (Err(reason), SandboxMode::Auto) => Finding::warning(
+            CHECK,
+            format!("files cannot be held by Landlock: {reason}"),
+            format!("{NEWER}; whoever breaks into darter may open all files of its user until then"),
+        ),
+        (Err(reason), SandboxMode::Required) => Finding::failed(
+            CHECK,
+            format!("files cannot be held by Landlock, and sandbox.mode: required wants it: {reason}"),
+            format!("{NEWER}, or set sandbox.mode: auto"),
+        ),
+    }
+}
+
+fn user(is_root: bool) -> Finding {
+    const CHECK: &str = "user";
+    match is_root {
+        false => Finding::ok(CHECK, "darter runs as a user of its own"),
+        true => Finding::warning(
+            CHECK,
+            "darter runs as root",
+            "give it a user of its own: sandbox.user, or User= in the unit; the data directory has to be that user's",
+        ),
+    }
+}
+
 fn files(kernel: &Kernel, wanted: &Wanted) -> Finding {
     const CHECK: &str = "open files";
     const ADVICE: &str = "raise the hard limit: ulimit -Hn, or LimitNOFILE=1048576 in the unit";
@@ -178,6 +219,8 @@ mod tests {
             ring: Ok(()),
             ring_disabled: Some(0),
             is_filtered: false,
+            landlock: Ok(()),
+            runs_as_root: None,
             limits_of: None,
             memlock_bytes: Some(8 << 20),
             files_max: Some(1 << 20),
@@ -185,6 +228,7 @@ mod tests {
         };
         let wanted = Wanted {
             io: IoChoice::Auto,
+            sandbox: SandboxMode::Auto,
             shards: 4,
             connections: 8192,
             connections_by_files: 8192,
@@ -244,6 +288,22 @@ mod tests {
         check(new, "locked memory", Level::Ok, "64KiB");
         assert_eq!(number("5.10.0-8-amd64"), Some((5, 10)));
         assert_eq!(number("6.12"), Some((6, 12)));
+    }
+
+    #[test]
+    fn what_is_to_hold_the_daemon_is_looked_at() {
+        let check = |mode, level, words| {
+            let none = |kernel: &mut Kernel, wanted: &mut Wanted| {
+                (kernel.landlock, wanted.sandbox) = (Err("no Landlock".into()), mode);
+            };
+            check(none, "sandbox", level, words);
+        };
+        check(SandboxMode::Auto, Level::Warning, "no Landlock");
+        check(SandboxMode::Required, Level::Failed, "set sandbox.mode: auto");
+        check(SandboxMode::Off, Level::Ok, "wants none");
+        let runs = |is_root| move |kernel: &mut Kernel, _: &mut Wanted| kernel.runs_as_root = Some(is_root);
+        self::check(runs(true), "user", Level::Warning, "User=");
+        self::check(runs(false), "user", Level::Ok, "a user of its own");
     }
 
     #[test]

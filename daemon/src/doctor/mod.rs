@@ -161,6 +161,7 @@ fn wanted(settings: Option<&Settings>, kernel: &Kernel) -> Wanted {
     let pool_bytes = |blocks: usize| blocks as u64 * u64::from(BLOCK_BYTES);
     Wanted {
         io: settings.map_or(config::IoChoice::Auto, |settings| settings.io),
+        sandbox: settings.map_or(config::SandboxMode::Auto, |settings| settings.sandbox.mode),
         shards: shards.map_or_else(shard::default_count, std::num::NonZero::get),
         connections: serve::connections_max(kernel.files_max, kernel.memory_max),
         connections_by_files: serve::connections_max(kernel.files_max, None),
@@ -182,6 +183,9 @@ fn ports(settings: &Settings) -> Vec<Port> {
         port("front", "--front", settings.front, Protocol::Tcp),
         port(ADMIN, "--admin", settings.admin, Protocol::Tcp),
     ];
+    if let Some(address) = settings.profiles() {
+        ports.push(port("profiles", "pprofPort", address, Protocol::Tcp));
+    }
     if let Some(cluster) = &settings.cluster {
         ports.push(port("peers, TCP", "--peer-listen", cluster.listen, Protocol::Tcp));
         ports.push(port("peers, UDP", "--peer-listen", cluster.listen, Protocol::Udp));

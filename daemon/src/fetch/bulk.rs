@@ -4,6 +4,7 @@
 //! each other. So a reader that takes all of it waits for what comes, and only when the next block is long in coming is that one
 //! asked for ahead of others.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use super::plan::TransferId;
 use super::pulled::{self, Outcome};
 use crate::cluster::errand;
 use crate::origin::Target;
+use crate::trace::{Kind, Span};
 
 /// How long nothing is asked for in bulk after the cluster has not brought a span.
 const NOT_AGAIN_FOR: Duration = Duration::from_secs(10);
@@ -81,10 +83,13 @@ impl Active {
     }
 
     async fn bring_claimed(self: &Rc<Self>, Claim { span, absent, id }: Claim, target: &Target) {
-        let outcome = match self.wanted(vec![span], true, target) {
+        let (target, mut pulling) = self.begin_pull(target, span);
+        pulling.set("darter.bulk", || true);
+        let outcome = match self.wanted(vec![span], true, &target) {
             Some(wanted) => self.pull(absent, wanted).await,
             None => None,
         };
+        drop(pulling);
         let mut bulk = self.bulk.borrow_mut();
         bulk.spans.remove(&number_of(span));
         if outcome.is_none_or(|outcome| !outcome.missing.is_empty()) {
@@ -126,7 +131,24 @@ impl Active {
     /// What the cluster gives of a run that readers wait for; `None` where it is not asked.
     pub(super) async fn pull_for_readers(self: &Rc<Self>, run: BlockRun, target: &Target) -> Option<Outcome> {
         self.owner.cluster_for(target)?;
-        self.pull(run.blocks().collect(), self.wanted(vec![run], false, target)?).await
+        let (target, mut span) = self.begin_pull(target, run);
+        let outcome = self.pull(run.blocks().collect(), self.wanted(vec![run], false, &target)?).await?;
+        let missing = outcome.missing.iter().map(|run| u64::from(run.len())).sum::<u64>();
+        span.set("darter.blocks.missing", || missing);
+        Some(outcome)
+    }
+
+    /// Blocks that the cluster is asked for, as a span. Their owner sends them, or names who has them.
+    fn begin_pull<'t>(&self, target: &'t Target, run: BlockRun) -> (Cow<'t, Target>, Span) {
+        let mut span = target.trace().span("pull", Kind::Client);
+        span.set("darter.content", || self.key.id.to_string());
+        span.set("darter.blocks", || u64::from(run.len()));
+        let cluster = self.owner.cluster.get().filter(|_| span.context().is_some());
+        let owner = cluster.and_then(|it| it.owner_of_block(self.content(), self.key.scope, run.first()));
+        if let Some(owner) = owner {
+            span.set("darter.node", || owner.to_string());
+        }
+        (target.below(&span), span)
     }
 
     /// Whether something of a run may be on its way without anybody waiting for it.
@@ -145,16 +167,20 @@ impl Active {
         }
     }
 
-    /// The same, each time that some of them have not come in this time.
+    /// The same, if they have not come in this time: the first of them, and while nothing else comes either, the next.
     pub(super) fn hurry_after(self: &Rc<Self>, patience: Duration, run: BlockRun) {
         if self.may_be_coming(run) || self.owner.cluster_for(&self.target()).is_some() {
             let active = self.clone();
             self.owner.spawn(async move {
+                let mut held_pieces = None;
                 loop {
                     tokio::time::sleep(patience).await;
-                    // One at a time: all that pull the content are late with the same ones.
                     let Some(late) = active.first_awaited(run) else { return };
-                    active.hurry(late.take(1));
+                    let before = held_pieces.replace(active.content().held_pieces());
+                    // One at a time: all that pull the content are late with the same ones.
+                    if before.is_none() || before == held_pieces {
+                        active.hurry(late.take(1));
+                    }
                 }
             });
         }

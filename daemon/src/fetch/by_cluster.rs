@@ -3,6 +3,7 @@
 //! Nobody has to be asked: where the owner cannot be reached, has no room or is this node itself, the registry is
 //! asked as if there were no cluster.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use super::owner::{Described, Owner};
 use crate::access::OwnersWord;
 use crate::cluster::{errand, verdict};
 use crate::origin::Target;
+use crate::trace::{Kind, Span};
 
 impl Owner {
     /// The cluster, if what this target asks for may be asked of it.
@@ -31,6 +33,8 @@ impl Owner {
 
     /// What the owner says that a content is; `None` where the registry is to be asked.
     pub(super) async fn described_by_cluster(&self, key: &FetchKey, target: &Target) -> Option<Described> {
+        let (target, mut span) = self.begin_asking(target, "describe by owner", &key.id);
+        let target = &*target;
         let ask = Describe {
             content: key.id,
             by_digest: key.naming == Naming::Digest,
@@ -38,7 +42,8 @@ impl Owner {
             forwarded: false,
             errand: errand::pack(target)?,
         };
-        match self.cluster_for(target)?.describe(ask).await? {
+        let described = self.cluster_for(target)?.describe(ask).await?;
+        match described.inspect_err(|refused| span.fail(&&*refused.detail)) {
             Ok(description) => {
                 let content = self.store.create(&self.spec(key, target, &description)?)?;
                 let told = OwnersWord::Granted { lasts: self.access.proof_lasts() };
@@ -47,6 +52,24 @@ impl Owner {
             }
             Err(refused) => self.refused_by_cluster(key, target, &refused).map(Err),
         }
+    }
+
+    /// A question to the owner of a content, as a span.
+    fn begin_asking<'t>(
+        &self,
+        target: &'t Target,
+        name: &'static str,
+        id: &ContentId,
+    ) -> (Cow<'t, Target>, Span) {
+        let is_recorded = target.trace().context().is_some();
+        let cluster = self.cluster_for(target).filter(|_| is_recorded);
+        let Some(owner) = cluster.and_then(|cluster| cluster.owner_of(*id)) else {
+            return (Cow::Borrowed(target), Span::default());
+        };
+        let mut span = target.trace().span(name, Kind::Client);
+        span.set("darter.content", || id.to_string());
+        span.set("darter.node", || owner.to_string());
+        (target.below(&span), span)
     }
 
     fn spec(&self, key: &FetchKey, target: &Target, told: &Description) -> Option<ContentSpec> {
@@ -81,8 +104,11 @@ impl Owner {
 
     /// What the owner says of a client's claim; `None` where the registry is to be asked.
     pub(super) async fn proven_by_cluster(&self, id: &ContentId, target: &Target) -> Option<OwnersWord> {
-        let ask = Prove { content: *id, errand: errand::pack(target)? };
-        let Proof { granted, lasts_s, verdict } = self.cluster_for(target)?.prove(ask).await?.ok()?;
+        let (target, mut span) = self.begin_asking(target, "prove by owner", id);
+        let ask = Prove { content: *id, errand: errand::pack(&target)? };
+        let proven = self.cluster_for(&target)?.prove(ask).await?;
+        let proven = proven.inspect_err(|refused| span.fail(&&*refused.detail));
+        let Proof { granted, lasts_s, verdict } = proven.ok()?;
         match granted {
             true => Some(OwnersWord::Granted { lasts: std::time::Duration::from_secs(lasts_s.into()) }),
             false => Some(OwnersWord::Refused(Arc::new(verdict::unpack(&verdict)?))),

@@ -52,6 +52,9 @@ const BUFFER_BYTES_MAX: usize = 64 << 10;
 const SLICES_MAX: usize = 64;
 /// How long answers under way may still take when the daemon stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a client that has just connected may take to ask when the daemon stops. What it sends is on its way: a
+/// client takes an end without a word on a new connection for a failure, and on one that it has kept for none.
+const FIRST_WORD_AT_STOP: Duration = Duration::from_millis(250);
 /// How long a client that was answered for the last time may go on sending.
 const LINGER: Duration = Duration::from_secs(10);
 /// The same when the daemon stops.
@@ -103,9 +106,20 @@ async fn converse<A: Future<Output = Answered>>(
         tokio::select! {
             end = until_end(|context| talk.as_mut().poll(context), &flow) => end,
             _ = stop.wait_for(|stop| *stop) => {
-                flow.stopping.set(true);
-                let ending = until_end(|context| talk.as_mut().poll(context), &flow);
-                tokio::time::timeout(DRAIN_TIMEOUT, ending).await.unwrap_or(End::Cut)
+                let mut ending = std::pin::pin!(until_end(|context| talk.as_mut().poll(context), &flow));
+                let asked = async {
+                    if !flow.is_unheard() {
+                        return None;
+                    }
+                    tokio::time::timeout(FIRST_WORD_AT_STOP, ending.as_mut()).await.ok()
+                };
+                match asked.await {
+                    Some(end) => end,
+                    None => {
+                        flow.stopping.set(true);
+                        tokio::time::timeout(DRAIN_TIMEOUT, ending).await.unwrap_or(End::Cut)
+                    }
+                }
             }
         }
     };
@@ -226,8 +240,11 @@ async fn with_hyper<A: Future<Output = Answered>>(
     server.max_header_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).max_buf_size(BUFFER_BYTES_MAX);
     // Times are kept here: hyper's one for a head begins while nothing is asked yet.
     server.header_read_timeout(None);
+    // Told of the stop before it has read anything, it would end without an answer.
+    let is_last = flow.stopping.get();
+    server.keep_alive(!is_last);
     let mut connection = server.serve_connection(TokioIo::new(line), service);
-    let mut is_told = false;
+    let mut is_told = is_last;
     let is_back = poll_fn(|context| {
         if flow.stopping.get() && !is_told {
             is_told = true;

@@ -33,6 +33,7 @@ use super::trouble::Trouble;
 use crate::fetch::{FetchError, FetchKey, Patience};
 use crate::metrics::Source;
 use crate::origin::{Ask, BlobAnswer, OriginError, Target};
+use crate::trace::Kind as SpanKind;
 
 /// Longest range that is answered only when it is whole.
 pub const COLLECTED_BYTES_MAX: u64 = 4 << 20;
@@ -276,16 +277,20 @@ async fn enter(sources: &Sources, request: &ContentRequest) -> Result<Entered, T
     if let Some(verdict) = access.refusal(target, id) {
         return Err(FetchError::Verdict(verdict).into());
     }
-    let fetching = access.to_fetch_with(target);
+    let mut span = target.trace().span("describe", SpanKind::Internal);
+    span.set("darter.content", || id.to_string());
+    let fetching = access.to_fetch_with(target).within(span.trace());
     let as_anyone = fetching.claim() != target.claim();
     let described = match fetches.describe(request.key(), fetching, request.wanted_of_any()).await {
         // What anyone gets has ended meanwhile; the reader's own credential may still be good.
         Err(FetchError::Verdict(_)) if as_anyone => {
-            fetches.describe(request.key(), target.clone(), request.wanted_of_any()).await
+            let target = target.clone().within(span.trace());
+            fetches.describe(request.key(), target, request.wanted_of_any()).await
         }
         described => described,
     };
-    let content = described?;
+    let content = described.inspect_err(|error| span.fail(error))?;
+    drop(span);
     // Described for whoever asked first; that may have been another reader.
     access.admit(origin, target, id).await?;
     Ok(Entered { content, is_new: true, has_asked: true })
@@ -411,15 +416,18 @@ fn streamed(parts: VecDeque<Bytes>, reader: Reader) -> (AnswerBody, Came) {
     let in_hand: u64 = parts.iter().map(|part| part.len() as u64).sum();
     let left_bytes = Some(in_hand + reader.left_bytes());
     let came = Came::from(reader.source());
+    // The answer goes on when its request is no longer the one that is logged about.
+    let request = tracing::Span::current();
     let telling = Telling { reader, came: came.clone() };
-    let rest =
-        futures_util::stream::try_unfold(telling, async |mut telling: Telling| match telling.next().await {
-            Ok(part) => Ok(part.map(|part| (part, telling))),
+    let rest = futures_util::stream::try_unfold((telling, request), async |(mut telling, request)| {
+        match telling.next().await {
+            Ok(part) => Ok(part.map(|part| (part, (telling, request)))),
             Err(trouble) => {
-                tracing::warn!(%trouble, "an answer ends before its time");
+                tracing::warn!(parent: &request, %trouble, "an answer ends before its time");
                 Err(BodyError(trouble.to_string()))
             }
-        });
+        }
+    });
     let parts = futures_util::stream::iter(parts).map(Ok).chain(rest).boxed_local();
     (AnswerBody::Stream { parts, left_bytes }, came)
 }

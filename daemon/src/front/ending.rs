@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::Shared;
 use super::recent::{Question, Reply};
 use crate::metrics::{Answers, Fate, Source};
+use crate::trace::Span;
 
 /// Where what has gone out of an answer came from, told by whoever reads it as it goes.
 #[derive(Clone, Debug)]
@@ -34,6 +35,9 @@ pub(super) struct Ending {
     source: Source,
     started: Instant,
     rest: Option<Box<Rest>>,
+    /// Ends with it.
+    span: Span,
+    is_sent: bool,
 }
 
 /// Of an answer that goes on when its beginning has gone out.
@@ -54,7 +58,13 @@ pub(super) struct Unsettled {
 impl Ending {
     /// Of an answer whose beginning is from there, to a request that had come at that time.
     pub(super) fn new(answers: Arc<Answers>, source: Source, started: Instant) -> Self {
-        Self { answers, source, started, rest: None }
+        Self { answers, source, started, rest: None, span: Span::default(), is_sent: false }
+    }
+
+    /// It is recorded.
+    pub(super) fn recorded(mut self, span: Span) -> Self {
+        self.span = span;
+        self
     }
 
     /// The answer goes on. What it comes to is counted if it is `unsettled`.
@@ -64,7 +74,8 @@ impl Ending {
     }
 
     /// All of it has been handed to the system, or to hyper.
-    pub(super) fn all_sent(self) {
+    pub(super) fn all_sent(mut self) {
+        self.is_sent = true;
         let source = self.rest.as_ref().map_or(self.source, |rest| rest.came.source());
         self.answers.ended(source, self.started.elapsed());
     }
@@ -73,6 +84,11 @@ impl Ending {
 impl Drop for Ending {
     /// Whether it was sent whole or cut: what has gone out has come from somewhere.
     fn drop(&mut self) {
+        let source = self.rest.as_ref().map_or(self.source, |rest| rest.came.source());
+        self.span.set("darter.source", || source.name());
+        if !self.is_sent {
+            self.span.fail(&"the answer was cut short");
+        }
         let Some(rest) = self.rest.take() else { return };
         let Rest { came, unsettled } = *rest;
         let (Some(Unsettled { shared, question, reply }), source) = (unsettled, came.source()) else {

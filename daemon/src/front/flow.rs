@@ -92,7 +92,7 @@ pub(super) struct Flow {
     /// The next write that the runtime would not try is to be tried all the same.
     pub(super) insist: Cell<bool>,
     pub(super) no_head_room: Cell<bool>,
-    /// The daemon stops: no request is begun any more.
+    /// The daemon stops: what has been asked is answered, and nothing more is waited for.
     pub(super) stopping: Cell<bool>,
     /// All that hyper had to write is written, and it waits for a head.
     pub(super) settled: Cell<bool>,
@@ -129,6 +129,11 @@ impl Flow {
     pub(super) fn is_back(&self) -> bool {
         let is_done = self.asked_hyper.get() && self.answering.get() == 0 && self.settled.get();
         is_done && !self.hypers.get() && !self.stopping.get()
+    }
+
+    /// Whether somebody has connected who is about to ask, or has asked ahead.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.answering.get() == 0 && self.head_bytes.get() == 0 && self.head_since.get().is_some()
     }
 
     /// When the connection ends if nothing moves before, and why.

@@ -96,6 +96,8 @@ impl Responder {
                 has_asked: false,
                 body_bytes: Some(found.body_bytes()),
                 trouble: None,
+                id: None,
+                span: front.tracer.request_without_context(started),
             };
             let (rest, came) = found.rest.unzip();
             answer.rest = rest;

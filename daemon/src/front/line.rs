@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -49,7 +49,7 @@ impl Line {
         mut hit: impl FnMut(&[u8]) -> Option<usize>,
     ) -> Poll<io::Result<Heard>> {
         if self.flow.stopping.get() {
-            return Poll::Ready(Ok(Heard::End));
+            return Poll::Ready(self.hear_the_last());
         }
         if !self.seen.is_empty() {
             let head_bytes = hit(&self.seen);
@@ -67,6 +67,26 @@ impl Line {
             self.seen = Bytes::copy_from_slice(&bytes[head_bytes.unwrap_or(0)..]);
             Poll::Ready(Ok(head_bytes.map_or(Heard::Else, |_| Heard::Hit)))
         })
+    }
+
+    /// What has come before the daemon stops is still answered: by hyper, which says that it is the last. The runtime
+    /// may not know of it yet, so the system is asked.
+    fn hear_the_last(&mut self) -> io::Result<Heard> {
+        if self.seen.is_empty() {
+            let read = READ.with_borrow_mut(|buffer| {
+                let (bytes, _) =
+                    rustix::net::recv(&*self.stream.borrow(), &mut buffer[..], RecvFlags::DONTWAIT)?;
+                Ok(Bytes::copy_from_slice(&buffer[..bytes]))
+            });
+            self.seen = match read {
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Bytes::new(),
+                read => read?,
+            };
+            if !self.seen.is_empty() {
+                self.flow.read(self.seen.len())?;
+            }
+        }
+        Ok(if self.seen.is_empty() { Heard::End } else { Heard::Else })
     }
 
     /// Ready when the client has ended its side, or the connection is broken: nobody waits for an answer.

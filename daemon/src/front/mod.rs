@@ -37,6 +37,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use self::body::AnswerBody;
 use self::content::{ContentRequest, Outcome};
@@ -57,6 +58,7 @@ use crate::metrics::{Fate, Shed, Source};
 use crate::origin::via::NodeId;
 use crate::origin::{Origin, Target};
 use crate::policy::Policy;
+use crate::trace::{RequestId, Span, Tracer};
 
 /// What the fronts of all shards know together.
 #[derive(Debug, Default)]
@@ -81,6 +83,7 @@ pub(crate) struct Front {
     pub(crate) sources: Sources,
     pub(crate) origin: Origin,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) tracer: Tracer,
 }
 
 /// The front of one shard as its policy changes.
@@ -152,12 +155,49 @@ struct Begins<'a> {
     has_asked: bool,
     body_bytes: Option<u64>,
     trouble: Option<String>,
+    /// Unless the connection has answered by itself.
+    id: Option<&'a RequestId>,
+    span: Span,
+}
+
+impl Begins<'_> {
+    /// What its span says of it. Of what it asked for the path: there may be a signature in the query.
+    fn record(&mut self) {
+        let span = &mut self.span;
+        span.set("http.request.method", || self.method.as_str());
+        span.set("url.scheme", || "http");
+        span.set("url.path", || self.path);
+        span.set("http.response.status_code", || self.status.as_u16());
+        if let Some(bytes) = self.body_bytes {
+            span.set("http.response.body.size", || bytes);
+        }
+        if let Some(registry) = self.registry {
+            span.set("darter.registry", || registry.to_string());
+        }
+        if let Some(id) = self.id {
+            span.set("darter.request.id", || id.as_str());
+        }
+        // What the client has done wrong is no fault of the one who tells it so.
+        if self.status.is_server_error() {
+            match &self.trouble {
+                Some(trouble) => span.fail(trouble),
+                None => span.fail(&self.status),
+            }
+        }
+    }
+}
+
+/// What is learned of a request on its way.
+#[derive(Default)]
+struct Learned {
+    registry: Option<Registry>,
+    span: Span,
 }
 
 impl Front {
     fn under(&self, Policy { routing, origin }: Policy) -> Self {
         let sources = Sources { origin: origin.clone(), ..self.sources.clone() };
-        Self { routing, sources, origin, shared: self.shared.clone() }
+        Self { routing, sources, origin, shared: self.shared.clone(), tracer: self.tracer.clone() }
     }
 
     /// The answer, and what is to be told when all of it has gone out.
@@ -165,8 +205,10 @@ impl Front {
         let started = Instant::now();
         // Neither is a copy: a method is a number, and the bytes of a URL are shared.
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        let mut registry = None;
-        let (made, trouble) = match self.dispatch(request, &mut registry).await {
+        let id = RequestId::of(request.headers());
+        let mut learned = Learned { registry: None, span: self.tracer.request(request.headers(), started) };
+        let logged = logged(&id, &learned.span);
+        let (made, trouble) = match self.dispatch(request, &mut learned).instrument(logged.clone()).await {
             Ok(made) => (made, None),
             Err(trouble) => {
                 let (answer, source) = trouble.answer();
@@ -174,22 +216,30 @@ impl Front {
                     self.sources.answers.shed(Shed::Busy);
                 }
                 if source == Source::Own {
-                    tracing::warn!(%trouble, "a request was refused");
+                    tracing::warn!(parent: &logged, %trouble, "a request was refused");
                 }
                 (Made::of(answer, source), Some(trouble.to_string()))
             }
         };
-        let Made { answer, source, has_asked, came } = made;
+        let Made { mut answer, source, has_asked, came } = made;
+        let headers = answer.headers_mut();
+        if let Some(of_registry) =
+            headers.insert(RequestId::HEADER, id.value()).filter(|it| *it != id.value())
+        {
+            headers.insert(RequestId::OF_REGISTRY, of_registry);
+        }
         let begins = Begins {
             method: &method,
             path: uri.path(),
-            registry: registry.as_ref(),
+            registry: learned.registry.as_ref(),
             started,
             source,
             status: answer.status(),
             has_asked,
             body_bytes: answer.body().length(),
             trouble,
+            id: Some(&id),
+            span: learned.span,
         };
         let ending = self.begin(begins, came);
         (answer, ending)
@@ -197,20 +247,33 @@ impl Front {
 
     /// Counts an answer whose head is made, and remembers it unless it is a hit. `came` is told where the rest comes from, if
     /// there is one.
-    fn begin(&self, begins: Begins<'_>, came: Option<Came>) -> Ending {
-        let Begins { method, path, registry, started, source, status, has_asked, body_bytes, trouble } =
-            begins;
+    fn begin(&self, mut begins: Begins<'_>, came: Option<Came>) -> Ending {
+        begins.record();
+        let Begins {
+            method,
+            path,
+            registry,
+            started,
+            source,
+            status,
+            has_asked,
+            body_bytes,
+            trouble,
+            id,
+            span,
+        } = begins;
         let (answers, code, head_after) = (&self.sources.answers, status.as_u16(), started.elapsed());
         tracing::debug!(%method, path, status = code, ?source, elapsed_ms = head_after.as_secs_f64() * 1e3, "answered");
         if source != Source::Cache || !has_asked {
             answers.head_after(source, head_after);
         }
-        let ending = Ending::new(answers.clone(), source, started);
+        let ending = Ending::new(answers.clone(), source, started).recorded(span);
         let fate = Fate::of(source, code);
         let is_hit = fate == Some(Fate::Hit);
         let note = || {
             let question = Question::new(method.as_str(), path, registry);
-            (question, Reply { source, status, head_after, body_bytes, trouble })
+            let request_id = id.map(|id| id.as_str().into());
+            (question, Reply { source, status, head_after, body_bytes, trouble, request_id })
         };
         if let (true, Some(came)) = (is_hit, &came) {
             answers.begun(code);
@@ -232,7 +295,9 @@ impl Front {
     /// The content that a GET is about, if a digest names it and nothing else has to be looked at; what it wants of
     /// the content is left out.
     fn content_of(&self, get: &PlainGet) -> Option<ContentRequest> {
-        if NodeId::of_this_process().is_in(&get.headers) {
+        // Where a request is to be known by its name, or is a part of something, that is answered for as well.
+        let is_named = get.headers.contains_key(RequestId::HEADER) || self.tracer.is_asked_by(&get.headers);
+        if is_named || NodeId::of_this_process().is_in(&get.headers) {
             return None;
         }
         let Route::Errand(errand) = self.routing.route(&Method::GET, &get.uri, &get.headers).ok()? else {
@@ -245,8 +310,7 @@ impl Front {
         Some(ContentRequest { id, kind, target, wanted, of_version: None, prefetch })
     }
 
-    /// `asked_of` is the registry from where on it is known.
-    async fn dispatch(&self, request: Request<Incoming>, asked_of: &mut Option<Registry>) -> Making {
+    async fn dispatch(&self, request: Request<Incoming>, learned: &mut Learned) -> Making {
         if NodeId::of_this_process().is_in(request.headers()) {
             return Err(Trouble::Loop);
         }
@@ -259,8 +323,10 @@ impl Front {
         };
         let Errand { upstream, what, filter, prefetch } = errand;
         let target = Target::new(upstream.registry, &upstream.path_and_query, request.headers(), &filter)
-            .ok_or(Trouble::Request("the path is none that a registry can have"))?;
-        let registry = asked_of.insert(target.registry().clone());
+            .ok_or(Trouble::Request("the path is none that a registry can have"))?
+            .within(learned.span.trace());
+        learned.span.rename(|| format!("{}{}", request.method(), what.route()));
+        let registry = learned.registry.insert(target.registry().clone());
         let made = self.run(what, prefetch, target, request).await;
         let refused = match &made {
             Ok(Made { answer, source: Source::Pass, .. }) => Some((answer.status(), answer.headers())),
@@ -368,5 +434,14 @@ impl Front {
             None if asks_a_realm => Err(Trouble::NoRealm),
             realm => Ok(realm),
         }
+    }
+}
+
+/// What is logged about a request says which one it is.
+fn logged(id: &RequestId, span: &Span) -> tracing::Span {
+    // The highest level, so that it is there whatever is logged.
+    match span.context() {
+        Some(context) => tracing::error_span!("request", %id, trace = format_args!("{:032x}", context.trace)),
+        None => tracing::error_span!("request", %id),
     }
 }

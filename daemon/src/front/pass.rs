@@ -92,8 +92,9 @@ fn gated(
         parts: LocalBoxStream<'static, Result<Bytes, BodyError>>,
         last: Option<Bytes>,
         gate: Option<Gate>,
+        request: tracing::Span,
     }
-    let held = Held { parts, last: None, gate: Some(gate) };
+    let held = Held { parts, last: None, gate: Some(gate), request: tracing::Span::current() };
     futures_util::stream::try_unfold(held, async |mut held: Held| {
         loop {
             let Some(gate) = &mut held.gate else { return Ok(None) };
@@ -106,7 +107,7 @@ fn gated(
             }
             let Some(Gate { id, digest }) = held.gate.take() else { return Ok(None) };
             if digest.finish().await != Some(*id.as_bytes()) {
-                tracing::error!(content = %id, "the registry's bytes are not those of the digest");
+                tracing::error!(parent: &held.request, content = %id, "the registry's bytes are not those of the digest");
                 return Err(BodyError("the digest is wrong".into()));
             }
             return Ok(held.last.take().map(|last| (last, held)));

@@ -16,6 +16,7 @@ use crate::access::Access;
 use crate::fetch::{Arrival, FetchKey, Fetches, ORIGIN_REQUEST_BLOCKS, Reading, Subscription};
 use crate::metrics::{Answers, Source};
 use crate::origin::{Origin, Target};
+use crate::trace::{Kind, Span};
 
 /// Blocks of one read from the store: 1 MiB.
 const READ_BLOCKS: u32 = 16;
@@ -79,6 +80,8 @@ pub struct Reader {
     fetched: bool,
     lost_races: u32,
     seen: Seen,
+    /// What it has others bring, once it does: recorded until the reader ends.
+    fetching: Option<Span>,
 }
 
 /// What of the range had to be brought for this reader, and who gave it.
@@ -120,6 +123,7 @@ impl Reader {
             fetched: false,
             lost_races: 0,
             seen: Seen::default(),
+            fetching: None,
         }
     }
 
@@ -297,7 +301,13 @@ impl Reader {
         let reading = Reading { run: wanted, ahead, patience };
         self.look(wanted);
         ahead.into_iter().for_each(|ahead| self.look(ahead));
-        let (content, target) = (&self.content, self.target.clone());
+        let span = self.fetching.get_or_insert_with(|| {
+            let mut span = self.target.trace().span("fetch", Kind::Internal);
+            span.set("darter.content", || self.key.id.to_string());
+            span
+        });
+        span.add("darter.blocks", wanted.len().into());
+        let (content, target) = (&self.content, self.target.clone().within(span.trace()));
         self.subscription = Some(self.sources.fetches.bring(content, self.key, target, reading)?);
         Ok(())
     }

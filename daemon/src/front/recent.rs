@@ -33,6 +33,8 @@ pub(crate) struct Note {
     pub(crate) body_bytes: Option<u64>,
     /// What went wrong.
     pub(crate) trouble: Option<Box<str>>,
+    /// Its name in logs and in its answer, if it has one.
+    pub(crate) request_id: Option<Box<str>>,
 }
 
 /// What was asked, without the query: there may be a signature in it.
@@ -59,6 +61,7 @@ pub(super) struct Reply {
     pub(super) head_after: Duration,
     pub(super) body_bytes: Option<u64>,
     pub(super) trouble: Option<String>,
+    pub(super) request_id: Option<Box<str>>,
 }
 
 /// Of all shards together.
@@ -76,7 +79,7 @@ struct Notes {
 impl Recent {
     /// Remembers a request that was no plain hit.
     pub(super) fn note(&self, question: Question, fate: Fate, reply: Reply) {
-        let Reply { source, status, head_after, body_bytes, trouble } = reply;
+        let Reply { source, status, head_after, body_bytes, trouble, request_id } = reply;
         let trouble = trouble.as_deref().map(cut);
         let mut notes = self.notes();
         let at = SystemTime::now();
@@ -90,7 +93,17 @@ impl Recent {
         if notes.latest.len() >= NOTES_MAX {
             notes.latest.pop_front();
         }
-        notes.latest.push_back(Note { number, at, fate, question, status, head_after, body_bytes, trouble });
+        notes.latest.push_back(Note {
+            number,
+            at,
+            fate,
+            question,
+            status,
+            head_after,
+            body_bytes,
+            trouble,
+            request_id,
+        });
     }
 
     /// Why the last request that failed did, if that is known and was within that time.
@@ -130,7 +143,8 @@ mod tests {
         let fate = Fate::of(source, status).expect("no ping");
         let status = StatusCode::from_u16(status).unwrap();
         let trouble = trouble.map(str::to_owned);
-        let reply = Reply { source, status, head_after: Duration::ZERO, body_bytes: None, trouble };
+        let reply =
+            Reply { source, status, head_after: Duration::ZERO, body_bytes: None, trouble, request_id: None };
         recent.note(Question::new("GET", path, None), fate, reply);
     }
 

@@ -63,6 +63,18 @@ pub enum What {
     Other,
 }
 
+impl What {
+    /// How such requests are called where few names are wanted: a space and the path's pattern, or nothing.
+    pub(crate) fn route(self) -> &'static str {
+        match self {
+            Self::Content { kind: Kind::Blob, .. } => " /v2/{name}/blobs/{digest}",
+            Self::Content { kind: Kind::Manifest, .. } => " /v2/{name}/manifests/{digest}",
+            Self::Tag => " /v2/{name}/manifests/{tag}",
+            Self::Content { kind: Kind::Url, .. } | Self::Other => "",
+        }
+    }
+}
+
 /// Kinds of contents.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {

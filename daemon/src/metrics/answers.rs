@@ -34,7 +34,7 @@ pub enum Source {
 impl Source {
     const ALL: [Self; 5] = [Self::Cache, Self::Peers, Self::Origin, Self::Pass, Self::Own];
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Cache => "cache",
             Self::Peers => "peers",

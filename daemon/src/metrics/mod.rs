@@ -20,6 +20,7 @@ mod process;
 mod registries;
 mod status;
 mod store;
+mod traces;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub(crate) use self::givers::{Giver, Givers};
 pub(crate) use self::limits::Limit;
 pub(crate) use self::moved::Moved;
 pub(crate) use self::registries::Registries;
+pub(crate) use self::traces::{SpanFate, Traces};
 
 /// All counters of a daemon; shared by its shards.
 #[derive(Debug)]
@@ -53,6 +55,7 @@ pub(crate) struct Metrics {
     pub(crate) fetches: fetches::Fetches,
     pub(crate) registries: Arc<Registries>,
     pub(crate) limits: limits::Limits,
+    pub(crate) traces: Arc<Traces>,
     store: store::Store,
     cluster: cluster::Cluster,
     process: Process,
@@ -72,11 +75,24 @@ impl Metrics {
         registries.register(&mut registry);
         let limits = limits::Limits::default();
         limits.register(&mut registry);
+        let traces = Arc::new(Traces::default());
+        traces.register(&mut registry);
         let store = store::Store::default();
         store.register(&mut registry);
         let cluster = cluster::Cluster::default();
         cluster.register(&mut registry);
-        Arc::new(Self { registry, answers, front, fetches, registries, limits, store, cluster, process })
+        Arc::new(Self {
+            registry,
+            answers,
+            front,
+            fetches,
+            registries,
+            limits,
+            traces,
+            store,
+            cluster,
+            process,
+        })
     }
 
     /// Where one shard more counts what it answers.

@@ -11,6 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::answer_head::AnswerHead;
 use super::{Ask, OriginError, innermost};
 use crate::config::Registry;
+use crate::trace::Span;
 
 /// Longest body of a refusal that is passed on.
 const VERDICT_BODY_BYTES_MAX: usize = 64 * 1024;
@@ -61,6 +62,8 @@ pub struct BlobStream {
     body: LocalBoxStream<'static, reqwest::Result<Bytes>>,
     /// Given back when the body is dropped.
     _permit: Option<OwnedSemaphorePermit>,
+    /// Ends with the body.
+    span: Span,
 }
 
 impl BlobAnswer {
@@ -91,6 +94,7 @@ impl BlobAnswer {
             registry,
             body,
             _permit: None,
+            span: Span::default(),
         }))
     }
 }
@@ -109,6 +113,11 @@ impl BlobStream {
         self._permit = Some(permit);
     }
 
+    /// The request as it is recorded lasts as long as its body.
+    pub(super) fn is_read_in(&mut self, span: Span) {
+        self.span = span;
+    }
+
     /// Of nothing.
     #[cfg(test)]
     pub(crate) fn empty() -> Self {
@@ -121,6 +130,7 @@ impl BlobStream {
             registry: String::new(),
             body: futures_util::stream::empty().boxed_local(),
             _permit: None,
+            span: Span::default(),
         }
     }
 
@@ -129,10 +139,15 @@ impl BlobStream {
     /// # Errors
     /// The connection broke or fell silent.
     pub async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
-        self.body.next().await.transpose().map_err(|error| OriginError::Unreachable {
+        let next = self.body.next().await.transpose().map_err(|error| OriginError::Unreachable {
             registry: self.registry.clone(),
             reason: innermost(&error),
-        })
+        });
+        match &next {
+            Ok(part) => self.span.add("http.response.body.size", part.as_ref().map_or(0, Bytes::len) as u64),
+            Err(error) => self.span.fail(error),
+        }
+        next
     }
 }
 

@@ -77,6 +77,11 @@ impl Clients {
         Ok(Self { guard: options.guard.clone(), proxies: Proxies::of_environment(), guarded, configured })
     }
 
+    /// Whether somebody has configured whoever is at a URL.
+    pub(super) fn is_configured(&self, url: &Url) -> bool {
+        matches!(self.guard.way(url, &self.proxies), Ok(Way::Configured(_)))
+    }
+
     /// The client that may speak to a URL.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ use self::clients::Clients;
 use self::guard::Refusal;
 use self::resolver::NotPublic;
 use crate::metrics::Registries;
+use crate::trace::context::{TRACEPARENT, TRACESTATE, TraceContext};
+use crate::trace::{Kind, Span, Trace};
 
 pub use answer::{BlobAnswer, BlobStream, Verdict};
 pub use clients::OriginOptions;
@@ -101,6 +103,9 @@ impl OriginError {
 #[derive(Clone, Debug)]
 pub struct Place(Url);
 
+/// The head of an answer, and the request as it is recorded: it ends with this.
+type Answered = (reqwest::Response, Span);
+
 /// The client of one shard.
 #[derive(Clone, Debug)]
 pub struct Origin {
@@ -149,8 +154,11 @@ impl Origin {
         if let Ok(range) = HeaderValue::try_from(range) {
             headers.insert(header::RANGE, range);
         }
-        let (response, url) = self.follow(target, Method::GET, headers, place).await?;
-        let answer = BlobAnswer::read(target.registry(), ask, response).await?;
+        let ((response, span), url) = self.follow(target, Method::GET, headers, place).await?;
+        let mut answer = BlobAnswer::read(target.registry(), ask, response).await?;
+        if let BlobAnswer::Bytes(stream) = &mut answer {
+            stream.is_read_in(span);
+        }
         Ok((answer, (url != *target.url()).then_some(Place(url))))
     }
 
@@ -159,7 +167,7 @@ impl Origin {
     /// # Errors
     /// No answer, or redirects without an end.
     pub async fn pass(&self, target: &Target, method: Method) -> Result<reqwest::Response, OriginError> {
-        Ok(self.follow(target, method, target.headers().clone(), None).await?.0)
+        Ok(self.follow(target, method, target.headers().clone(), None).await?.0.0)
     }
 
     /// Sends a request with a body as it is. Its redirects are the client's to follow.
@@ -174,8 +182,8 @@ impl Origin {
     ) -> Result<reqwest::Response, OriginError> {
         let registry = target.registry().to_string();
         let request = self.request(&registry, method, target.url())?.headers(target.headers().clone());
-        let answer = self.dispatch(&registry, request.body(body)).await;
-        answer.map_err(|error| failed(registry, target.url(), &error))
+        let answer = self.dispatch(&registry, request.body(body), target.trace()).await;
+        Ok(answer.map_err(|error| failed(registry, target.url(), &error))?.0)
     }
 
     async fn follow(
@@ -184,15 +192,15 @@ impl Origin {
         method: Method,
         mut headers: HeaderMap,
         place: Option<&Place>,
-    ) -> Result<(reqwest::Response, Url), OriginError> {
+    ) -> Result<(Answered, Url), OriginError> {
         let mut url = target.url().clone();
         if let Some(Place(redirected)) = place {
             keep_credentials_at_home(&url, redirected, &mut headers);
             url = redirected.clone();
         }
         for _ in 0..=REDIRECTS_MAX {
-            let response = self.send(target, method.clone(), &url, headers.clone()).await?;
-            let Some(next) = redirect_of(&url, &response, &method) else { return Ok((response, url)) };
+            let answered = self.send(target, method.clone(), &url, headers.clone()).await?;
+            let Some(next) = redirect_of(&url, &answered.0, &method) else { return Ok((answered, url)) };
             keep_credentials_at_home(&url, &next, &mut headers);
             url = next;
         }
@@ -209,10 +217,10 @@ impl Origin {
         method: Method,
         url: &Url,
         headers: HeaderMap,
-    ) -> Result<reqwest::Response, OriginError> {
+    ) -> Result<Answered, OriginError> {
         let registry = target.registry().to_string();
         let request = self.request(&registry, method, url)?.headers(headers);
-        self.dispatch(&registry, request).await.map_err(|error| failed(registry, url, &error))
+        self.dispatch(&registry, request, target.trace()).await.map_err(|error| failed(registry, url, &error))
     }
 
     /// Sends it, and counts it. Every request goes by here.
@@ -220,13 +228,44 @@ impl Origin {
         &self,
         registry: &str,
         request: reqwest::RequestBuilder,
-    ) -> reqwest::Result<reqwest::Response> {
+        trace: &Trace,
+    ) -> reqwest::Result<Answered> {
         let (client, request) = request.build_split();
-        let request = request?;
+        let mut request = request?;
         let method = request.method().clone();
+        let mut span = asking(trace, &request);
+        if let Some(context) = span.context() {
+            self.tell(&context, &mut request);
+        }
         let answer = client.execute(request).await;
         self.counts.sent(registry, &method, answer.as_ref().ok().map(reqwest::Response::status));
-        answer
+        match &answer {
+            Ok(answer) => {
+                let status = answer.status();
+                span.set("http.response.status_code", || status.as_u16());
+                if status.is_client_error() || status.is_server_error() {
+                    span.fail(&status);
+                }
+            }
+            Err(error) => span.fail(&innermost(error)),
+        }
+        Ok((answer?, span))
+    }
+
+    /// Tells a registry what its answer is a part of. A client's own context has gone to whom the client asks anyway; one
+    /// that this node has begun is for registries that somebody has configured, and nobody else learns that there is one.
+    fn tell(&self, context: &TraceContext, request: &mut reqwest::Request) {
+        let has_clients = TraceContext::of(request.headers()).is_some();
+        if !has_clients && !self.clients.is_configured(request.url()) {
+            return;
+        }
+        if let Ok(value) = HeaderValue::try_from(context.to_string()) {
+            request.headers_mut().insert(TRACEPARENT, value);
+        }
+        if !has_clients {
+            // It belongs to a context that cannot be read.
+            request.headers_mut().remove(TRACESTATE);
+        }
     }
 
     /// A request by the client that may speak to a URL, for the registry that stands in messages. Every one comes by
@@ -240,6 +279,21 @@ impl Origin {
         let forbidden = |refusal| OriginError::Forbidden { registry: registry.to_owned(), refusal };
         Ok(self.clients.of(url).map_err(forbidden)?.request(method, url.clone()))
     }
+}
+
+/// A request to a registry, as a span. Of its URL neither credentials nor the query, which may have a signature in it.
+fn asking(trace: &Trace, request: &reqwest::Request) -> Span {
+    let mut span = trace.span("GET", Kind::Client);
+    let url = request.url();
+    span.rename(|| request.method().to_string());
+    span.set("http.request.method", || request.method().as_str());
+    span.set("url.full", || format!("{}{}", url.origin().ascii_serialization(), url.path()));
+    span.set("server.address", || url.host_str().unwrap_or_default());
+    span.set("server.port", || url.port_or_known_default().unwrap_or_default());
+    if let Some(range) = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok()) {
+        span.set("http.request.header.range", || range);
+    }
+    span
 }
 
 /// Credentials are for the host that they were given for.

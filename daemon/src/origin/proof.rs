@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::challenge::BearerChallenge;
 use super::{Origin, OriginError, Target, innermost};
+use crate::trace::Trace;
 
 /// How long a realm may take for a whole answer.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,11 +35,11 @@ impl Origin {
     pub async fn head(&self, target: &Target) -> Result<OriginHead, OriginError> {
         let mut headers = target.clone().for_blob().headers().clone();
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let head = self.send(target, Method::HEAD, target.url(), headers.clone()).await?;
+        let (head, _) = self.send(target, Method::HEAD, target.url(), headers.clone()).await?;
         let response = match head.status() {
             StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
                 headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
-                self.send(target, Method::GET, target.url(), headers).await?
+                self.send(target, Method::GET, target.url(), headers).await?.0
             }
             _ => head,
         };
@@ -75,8 +76,9 @@ impl Origin {
         let unusable =
             |reason: &str| OriginError::Unusable { registry: realm.to_owned(), reason: reason.into() };
         let url = challenge.token_url(Some(&format!("repository:{repository}:pull")));
-        let answer = self.dispatch(realm, self.request(realm, Method::GET, &url)?).await;
-        let response = answer.map_err(|error| super::failed(realm.to_owned(), &url, &error))?;
+        // For all readers of the repository, so it is a part of nobody's request.
+        let answer = self.dispatch(realm, self.request(realm, Method::GET, &url)?, &Trace::default()).await;
+        let (response, _) = answer.map_err(|error| super::failed(realm.to_owned(), &url, &error))?;
         match response.status() {
             StatusCode::OK => {}
             // Overloaded or broken: that says nothing about who may read.

@@ -1,5 +1,7 @@
 //! Where a request goes and with whose credentials.
 
+use std::borrow::Cow;
+
 use darter_engine::RegistryScope;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use url::Url;
@@ -7,6 +9,7 @@ use url::Url;
 use super::via::NodeId;
 use crate::access::{Claim, Credential, Repository};
 use crate::config::Registry;
+use crate::trace::{Span, Trace};
 
 /// A URL at a registry with the client's own headers for it.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub struct Target {
     straight: bool,
     /// Nobody's request: the registry is not asked with it.
     nobodys: bool,
+    /// What is asked with it is a part of this.
+    trace: Trace,
 }
 
 /// Headers that end at each hop (RFC 9110, section 7.6.1) or that the next request makes anew. `Proxy-Connection` is
@@ -67,7 +72,17 @@ impl Target {
         let occurs = |name: &&String| url.query_pairs().any(|(parameter, _)| parameter == name.as_str());
         let filter = filter.iter().filter(occurs).cloned().collect();
         let scope = RegistryScope::of_origin(&origin);
-        Some(Self { registry, scope, url, headers, claim, filter, straight: false, nobodys: false })
+        Some(Self {
+            registry,
+            scope,
+            url,
+            headers,
+            claim,
+            filter,
+            straight: false,
+            nobodys: false,
+            trace: Trace::default(),
+        })
     }
 
     /// For what is taken from other nodes without any client's request: it names whose bytes they are, and no registry is
@@ -80,6 +95,26 @@ impl Target {
     /// Whether it is no client's.
     pub fn is_nobodys(&self) -> bool {
         self.nobodys
+    }
+
+    /// The same, as a part of that.
+    #[must_use]
+    pub(crate) fn within(mut self, trace: Trace) -> Self {
+        self.trace = trace;
+        self
+    }
+
+    /// The same as a part of a span, or itself where that is not recorded.
+    pub(crate) fn below(&self, span: &Span) -> Cow<'_, Self> {
+        match span.context() {
+            Some(_) => Cow::Owned(self.clone().within(span.trace())),
+            None => Cow::Borrowed(self),
+        }
+    }
+
+    /// What is asked with it is a part of this.
+    pub(crate) fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// The same, to be asked of the registry by this node itself.

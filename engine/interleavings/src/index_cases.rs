@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::{model, thread};
+use sha2::{Digest, Sha256};
 
 use crate::content::{Content, ContentSpec};
 use crate::content_id::{ContentId, Naming, RegistryScope, Scope};
@@ -184,6 +185,26 @@ pub fn what_is_removed_is_not_found_under_another_registry() {
         for registry in [HONEST, LIAR] {
             assert!(world.index.find(&content.id(), scope(registry)).is_none());
         }
+        world.check();
+    });
+}
+
+/// A content's digest turns out to be right: whoever looks for it meanwhile finds it.
+pub fn what_passes_is_found_all_the_while() {
+    model(|| {
+        let Some(empty) = Layout::new(0) else { unreachable!("a content may be empty") };
+        let nothing = ContentSpec {
+            id: ContentId::from_bytes(Sha256::digest(b"").into()),
+            layout: empty,
+            ..spec(0, HONEST)
+        };
+        let world = World::new();
+        let Some(content) = world.index.create(&nothing) else { unreachable!("there are places") };
+        let looking = world.clone();
+        let reader = thread::spawn(move || looking.index.find(&nothing.id, scope(HONEST)).is_some());
+        assert_eq!(world.index.rescope(&content, Scope::Verified), Rescoped::Done);
+        assert_eq!(content.scope(), Scope::Verified, "the case is about a content that moves");
+        assert_eq!(reader.join().ok(), Some(true), "what is there was not found");
         world.check();
     });
 }

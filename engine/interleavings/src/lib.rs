@@ -20,6 +20,8 @@ mod content;
 mod content_id;
 #[path = "../../src/format/mod.rs"]
 mod format;
+#[path = "../../src/from_disk.rs"]
+mod from_disk;
 #[path = "../../src/frontier.rs"]
 mod frontier;
 #[path = "../../src/index.rs"]
@@ -159,6 +161,20 @@ pub fn a_lost_piece_stays_until_its_reader_is_done() {
         // Given back now, or before.
         let later = world.slots.vacate(SLOT);
         assert_eq!(world.second.slot_of(piece()).is_none(), later);
+    });
+}
+
+/// A look at a block while a read of its slot from the disk begins: that it was right counts for nobody.
+pub fn no_check_outlives_the_beginning_of_a_read() {
+    loom::model(|| {
+        let slots = SlotTable::new(1);
+        let leases = slots.occupy(SLOT, Tenant { content: 0, piece: 0 }, 0);
+        let looking = slots.clone();
+        let look = thread::spawn(move || looking.note_checked(SLOT, block(), 1));
+        let read = slots.read_from_disk(&leases);
+        assert!(look.join().is_ok());
+        assert!(!slots.checked_lately(SLOT, block(), 1), "what the read brings is served unchecked");
+        drop(read);
     });
 }
 

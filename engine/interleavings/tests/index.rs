@@ -21,6 +21,11 @@ fn what_is_removed_is_not_found_under_another_registry() {
 }
 
 #[test]
+fn what_passes_is_found_all_the_while() {
+    darter_interleavings::what_passes_is_found_all_the_while();
+}
+
+#[test]
 fn bytes_of_another_registry_are_its_own() {
     darter_interleavings::bytes_of_another_registry_are_its_own();
 }

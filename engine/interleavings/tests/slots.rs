@@ -18,6 +18,11 @@ fn a_lost_piece_stays_until_its_reader_is_done() {
 }
 
 #[test]
+fn no_check_outlives_the_beginning_of_a_read() {
+    darter_interleavings::no_check_outlives_the_beginning_of_a_read();
+}
+
+#[test]
 fn a_block_has_one_writer() {
     darter_interleavings::a_block_has_one_writer();
 }

@@ -92,16 +92,18 @@ pub(crate) async fn write<G: Send + 'static>(backend: Backend, op: WriteOp<G>) -
 }
 
 /// A read into block buffers, filled one after the other from `offset` on.
-pub(crate) struct ReadOp {
+pub(crate) struct ReadOp<G> {
     pub(crate) file: Arc<Device>,
     pub(crate) offset: u64,
     /// Bytes wanted; the buffers have room for them.
     pub(crate) bytes: usize,
     pub(crate) buffers: Vec<BlockBuffer>,
+    /// Dropped when the kernel is done, even if nobody waits any more.
+    pub(crate) guard: G,
 }
 
 /// Fills the buffers; an end of file before that is an error.
-pub(crate) async fn read(backend: Backend, op: ReadOp) -> io::Result<Vec<BlockBuffer>> {
+pub(crate) async fn read<G: Send + 'static>(backend: Backend, op: ReadOp<G>) -> io::Result<Vec<BlockBuffer>> {
     match backend {
         Backend::Ring => uring::read(op).await,
         Backend::Pool => pool::read(op).await,
@@ -130,13 +132,18 @@ mod tests {
             write(backend, op).await.unwrap();
             let pool = BlockPool::new(8);
             let buffers = (0..4).map(|_| pool.try_take().unwrap()).collect();
-            let op = ReadOp { file: file.clone(), offset: 7, bytes: flat.len(), buffers };
+            let op = ReadOp { file: file.clone(), offset: 7, bytes: flat.len(), buffers, guard: () };
             let filled = read(backend, op).await.unwrap();
             let seen: Vec<u8> = filled.iter().flat_map(|buffer| buffer.as_ref().to_vec()).collect();
             assert_eq!(seen[..flat.len()], flat);
             let buffers = (0..4).map(|_| pool.try_take().unwrap()).collect();
-            let beyond =
-                ReadOp { file: file.clone(), offset: 200_000, bytes: 4 * BLOCK_BYTES as usize, buffers };
+            let beyond = ReadOp {
+                file: file.clone(),
+                offset: 200_000,
+                bytes: 4 * BLOCK_BYTES as usize,
+                buffers,
+                guard: (),
+            };
             assert_eq!(read(backend, beyond).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         })
         .unwrap();

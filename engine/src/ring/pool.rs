@@ -52,9 +52,11 @@ pub(super) async fn write<G: Send + 'static>(op: WriteOp<G>) -> io::Result<()> {
     .await
 }
 
-pub(super) async fn read(mut op: ReadOp) -> io::Result<Vec<BlockBuffer>> {
+pub(super) async fn read<G: Send + 'static>(mut op: ReadOp<G>) -> io::Result<Vec<BlockBuffer>> {
     blocking(move || {
-        read_blocking(&op.file, &mut op.buffers, op.bytes, op.offset)?;
+        let read = read_blocking(&op.file, &mut op.buffers, op.bytes, op.offset);
+        drop(op.guard);
+        read?;
         Ok(op.buffers)
     })
     .await
@@ -166,7 +168,7 @@ mod tests {
             let reading = async {
                 written.await;
                 let buffers = vec![BlockPool::new(1).take().await];
-                read(ReadOp { file: file.clone(), offset: 0, bytes: 100, buffers }).await
+                read(ReadOp { file: file.clone(), offset: 0, bytes: 100, buffers, guard: () }).await
             };
             let read = tokio::time::timeout(Duration::from_secs(20), reading).await;
             goes_on.store(true, Ordering::SeqCst);

@@ -115,7 +115,7 @@ pub(super) async fn write<G: Send + 'static>(mut op: WriteOp<G>) -> io::Result<(
     Ok(())
 }
 
-pub(super) async fn read(mut op: ReadOp) -> io::Result<Vec<BlockBuffer>> {
+pub(super) async fn read<G: Send + 'static>(mut op: ReadOp<G>) -> io::Result<Vec<BlockBuffer>> {
     let mut done = 0;
     while done < op.bytes {
         let mut left = op.bytes;
@@ -140,5 +140,6 @@ pub(super) async fn read(mut op: ReadOp) -> io::Result<Vec<BlockBuffer>> {
             Err(error) => return Err(error),
         }
     }
+    drop(op.guard);
     Ok(op.buffers)
 }

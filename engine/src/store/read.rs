@@ -321,7 +321,6 @@ impl Inner {
         out: &mut Vec<Bytes>,
     ) -> Result<(), ReadError> {
         self.counters.cold_reads.fetch_add(1, Ordering::Relaxed);
-        self.blocks_of(content, &extent).for_each(|(block, slot, ..)| self.slots.forget_checked(slot, block));
         let filled = match self.read_blocks(&extent, extent.offset, extent.bytes, buffers).await {
             Ok(filled) => filled,
             // Slabs are of full length: somebody has cut this one short.
@@ -347,7 +346,8 @@ impl Inner {
         buffers: Vec<BlockBuffer>,
     ) -> io::Result<Vec<BlockBuffer>> {
         let file = self.slabs[extent.slab as usize].file().clone();
-        ring::read(self.backend, ReadOp { file, offset: offset as u64, bytes, buffers }).await
+        let guard = self.slots.read_from_disk(&extent.leases);
+        ring::read(self.backend, ReadOp { file, offset: offset as u64, bytes, buffers, guard }).await
     }
 
     /// After a read that failed: block by block, so that only damaged pieces are given up. What fails for another
@@ -405,7 +405,7 @@ impl Inner {
         let mut bytes = vec![0; extent.bytes];
         let slab = &self.slabs[extent.slab as usize];
         let slot = extent.leases.first();
-        self.slots.forget_checked(slot, block);
+        let _read = self.slots.read_from_disk(&extent.leases);
         if let Err(error) = slab.file().read_exact_at(&mut bytes, extent.offset as u64) {
             if is_cut(&error) {
                 slab.fail();

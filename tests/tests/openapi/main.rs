@@ -78,6 +78,7 @@ fn every_call_is_as_documented() {
     assert_eq!((&last["fate"], &last["path"]), (&"refused".into(), &missing.target().into()));
     assert_eq!((&last["status"], &last["registry"]), (&404.into(), &origin.url().into()));
     assert!(last["trouble"].as_str().is_some_and(|text| text.contains("404")), "{last}");
+    assert_eq!(last["request_id"].as_str().map(str::len), Some(16), "{last}");
     let none = held.get(&format!("/api/v1/requests?after={}", latest["last"]));
     assert_eq!((&none["requests"], &none["last"]), (&Value::Array(Vec::new()), &latest["last"]));
     held.get("/api/v1/store");

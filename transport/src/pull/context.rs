@@ -59,7 +59,8 @@ impl Context {
         self.owners(content, plot).is_some_and(|(owner, _)| owner.id == own)
     }
 
-    fn owners(&self, content: &Content, plot: &Plot) -> Option<(Node, Option<Node>)> {
+    /// Owner and deputy of a plot, as far as this node knows.
+    pub(crate) fn owners(&self, content: &Content, plot: &Plot) -> Option<(Node, Option<Node>)> {
         let by_span = match plot.scope {
             Scope::Registry(registry) => self.by_span(content, registry),
             Scope::Verified => false,

@@ -32,6 +32,7 @@ pub use self::wanted::{Pulled, Wanted};
 use crate::asking::{self, Asked};
 use crate::block_set::BlockSet;
 use crate::ownership::owned_by_span;
+use crate::service::Server;
 use crate::span::{Plot, SpanIndex, spans};
 use crate::wire::{Describe, Message, Refused};
 
@@ -45,12 +46,14 @@ const WAITING_MAX: usize = 128;
 /// The pulls of one shard.
 pub(crate) struct Pulls {
     context: Rc<Context>,
+    /// Of what this node owns it takes the map before it goes to the origin, for others and for itself.
+    server: Rc<Server>,
     plots: RefCell<HashMap<Plot, Rc<PlotPull>>>,
 }
 
 impl Pulls {
-    pub(crate) fn new(context: Rc<Context>) -> Rc<Self> {
-        Rc::new(Self { context, plots: RefCell::default() })
+    pub(crate) fn new(context: Rc<Context>, server: Rc<Server>) -> Rc<Self> {
+        Rc::new(Self { context, server, plots: RefCell::default() })
     }
 
     /// See [`crate::cluster::Cluster::pull`].
@@ -91,8 +94,10 @@ impl Pulls {
         let by_span = shared.routes().by_span(&id, registry);
         let by_span =
             by_span.or_else(|| (owner.id == shared.own().id).then(|| self.says_by_span(&wanted.content)));
-        let nobody_has = || wanted_spans().all(|span| shared.books().map().tracker.members(&plot(span)) == 0);
-        by_span.is_some_and(owned_here) && nobody_has()
+        let nobody_has = |span| {
+            self.server.has_taken_over(&plot(span)) && shared.books().map().tracker.members(&plot(span)) == 0
+        };
+        by_span.is_some_and(owned_here) && wanted_spans().all(nobody_has)
     }
 
     /// What this node says of a content that it owns.
@@ -108,6 +113,10 @@ impl Pulls {
                 return client.say(wanted.runs.into_iter().map(Pulled::GoToOrigin).collect());
             }
         };
+        self.take_over(&wanted, by_span).await;
+        if self.is_for_the_origin(&wanted) {
+            return client.say(wanted.runs.into_iter().map(Pulled::GoToOrigin).collect());
+        }
         let turns = Arc::new(Semaphore::new(SPANS_AT_ONCE));
         let mut of_spans: BTreeMap<SpanIndex, BlockSet> = BTreeMap::new();
         for (span, places) in wanted.runs.iter().flat_map(|run| spans(*run)) {
@@ -129,6 +138,18 @@ impl Pulls {
             if !pull.is_some_and(|pull| pull.join(client.clone(), places, turn)) {
                 let runs = runs(&places).filter_map(|run| span.run(wanted.content.layout(), &run));
                 client.say(runs.map(Pulled::GoToOrigin).collect());
+            }
+        }
+    }
+
+    /// Takes the map of what this node owns of it.
+    async fn take_over(&self, wanted: &Wanted, by_span: bool) {
+        let (content, scope) = (wanted.content.id(), Scope::Registry(wanted.registry));
+        for (span, _) in wanted.runs.iter().flat_map(|run| spans(*run)) {
+            let plot = Plot { content, scope, span };
+            let owner = self.context.shared.seeds().owners(&plot, by_span);
+            if owner.is_some_and(|(owner, _)| owner.id == self.context.shared.own().id) {
+                self.server.take_over(&plot).await;
             }
         }
     }

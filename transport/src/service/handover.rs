@@ -62,15 +62,28 @@ impl Handovers {
         Ok(taking)
     }
 
+    /// Whether the map was taken, as long as the seeds are these.
+    fn is_done(&self, key: &(ContentId, Scope), of_seeds: u64) -> bool {
+        let taken = self.inner();
+        // An error: the sender is gone.
+        taken.of_seeds == of_seeds && taken.contents.get(key).is_some_and(|done| done.has_changed().is_err())
+    }
+
     fn inner(&self) -> MutexGuard<'_, Taken> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Server {
+    /// Whether this node, which owns the plot, knows who holds its content: it has the deputy's map, or there is no deputy.
+    pub(crate) fn has_taken_over(&self, plot: &Plot) -> bool {
+        let of_seeds = *self.seeds_version.borrow();
+        self.deputy_of(plot).is_none() || self.books.handovers.is_done(&(plot.content, plot.scope), of_seeds)
+    }
+
     /// This node owns the plot: it has the map of its content from the deputy when this returns, or [`MAP_WITHIN`] is
     /// over. Once for as long as the seeds stay.
-    pub(super) async fn take_over(self: &Rc<Self>, plot: &Plot) {
+    pub(crate) async fn take_over(self: &Rc<Self>, plot: &Plot) {
         let deadline = tokio::time::Instant::now() + MAP_WITHIN;
         let of_seeds = *self.seeds_version.borrow();
         let mut done = match self.books.handovers.begin((plot.content, plot.scope), of_seeds) {
@@ -173,11 +186,14 @@ mod tests {
     fn a_map_is_taken_once_for_as_long_as_the_seeds_stay() {
         let handovers = Handovers::default();
         let key = |number: u32| (ContentId::of_name(&number.to_string()), Scope::Verified);
+        assert!(!handovers.is_done(&key(1), 7), "nobody has begun");
         let taking = handovers.begin(key(1), 7).unwrap();
+        assert!(!handovers.is_done(&key(1), 7));
         let done = handovers.begin(key(1), 7).unwrap_err();
         assert!(done.has_changed().is_ok(), "under way");
         drop(taking);
         assert!(done.has_changed().is_err(), "done");
+        assert!(handovers.is_done(&key(1), 7) && !handovers.is_done(&key(1), 8));
         assert!(handovers.begin(key(1), 7).is_err() && handovers.begin(key(1), 8).is_ok());
         (0..3 * CONTENTS_MAX as u32).for_each(|number| drop(handovers.begin(key(number), 8)));
         assert!(handovers.inner().contents.len() <= CONTENTS_MAX);

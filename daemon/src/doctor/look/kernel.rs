@@ -5,6 +5,7 @@ use darter_engine::ring::Backend;
 use super::super::kernel::Kernel;
 use super::text;
 use crate::memory_limit::memory_limit_of;
+use crate::sandbox;
 
 /// Limits are those of the daemon that runs, or of this process.
 pub(in super::super) fn look(daemon: Option<u32>) -> Kernel {
@@ -22,6 +23,8 @@ pub(in super::super) fn look(daemon: Option<u32>) -> Kernel {
         ring_disabled: number("/proc/sys/kernel/io_uring_disabled"),
         // The ring was tried by this process.
         is_filtered: text("/proc/self/status").is_some_and(|status| is_filtered(&status)),
+        landlock: sandbox::probe().map_err(|error| error.to_string()),
+        runs_as_root: limits_of.and_then(|_| is_root(&status)),
         limits_of,
         memlock_bytes: limit(&limits, "Max locked memory").0.filter(|_| !may_lock(&status)),
         files_max: limit(&limits, "Max open files").1,
@@ -43,6 +46,12 @@ fn may_lock(status: &str) -> bool {
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let capabilities = capabilities.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
     capabilities.is_some_and(|capabilities| capabilities >> CAP_IPC_LOCK & 1 == 1)
+}
+
+/// A text like `/proc/self/status`: the effective user is the second of four.
+fn is_root(status: &str) -> Option<bool> {
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    Some(users.split_whitespace().nth(1)? == "0")
 }
 
 /// What the kernel lets a socket's buffer hold: received, to be sent.

@@ -151,7 +151,7 @@ What one kind of node is: its configuration as darter takes it, and what the man
 {{- $front := mergeOverwrite (dict "listen" (ternary "127.0.0.1" "0.0.0.0" (or $isOnHost (not $isPeer))) "port" (ternary ($section.containerPort | default 65001) 65001 $isPeer)) (($kept.proxy).tcpListen | default dict) -}}
 {{- $admin := mergeOverwrite (dict "listen" (ternary "127.0.0.1" "0.0.0.0" (and $isOnHost (not $scraped))) "port" 40901) (($kept.health).tcpListen | default dict) -}}
 {{- $_ := set $kept "proxy" (mergeOverwrite ($kept.proxy | default dict) (dict "tcpListen" $front)) -}}
-{{- $_ := set $kept "health" (dict "tcpListen" $admin) -}}
+{{- $_ := set $kept "health" (mergeOverwrite ($kept.health | default dict) (dict "tcpListen" $admin)) -}}
 {{- $dataDir := $kept.dataDir | default "/var/lib/darter/data" -}}
 {{- $_ := set $kept "dataDir" $dataDir -}}
 {{- if and (not $isPeer) $section.persistence.enable (not ($kept.storage).capacity) -}}

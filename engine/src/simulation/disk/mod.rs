@@ -224,9 +224,9 @@ impl Disk {
         self.count_operation();
         let (outcome, guard) = match work {
             Work::Write { bytes, guard } => {
-                (Outcome::Wrote(self.state().write_parts(file, offset, &bytes)), Some(guard))
+                (Outcome::Wrote(self.state().write_parts(file, offset, &bytes)), guard)
             }
-            Work::Read { bytes, mut buffers } => {
+            Work::Read { bytes, mut buffers, guard } => {
                 let mut left = bytes;
                 let mut at = offset;
                 let mut result = Ok(());
@@ -237,7 +237,7 @@ impl Disk {
                     left -= part;
                     at += part as u64;
                 }
-                (Outcome::Read(result.map(|()| buffers)), None)
+                (Outcome::Read(result.map(|()| buffers)), guard)
             }
         };
         let unheard = {

@@ -22,7 +22,7 @@ pub(super) struct InFlight {
 
 pub(super) enum Work {
     Write { bytes: Vec<Bytes>, guard: Box<dyn Any + Send> },
-    Read { bytes: usize, buffers: Vec<BlockBuffer> },
+    Read { bytes: usize, buffers: Vec<BlockBuffer>, guard: Box<dyn Any + Send> },
 }
 
 pub(super) enum Outcome {
@@ -75,9 +75,9 @@ pub(crate) async fn write<G: Send + 'static>(op: WriteOp<G>) -> io::Result<()> {
 }
 
 /// Begins a read, which ends when the simulation lets it.
-pub(crate) async fn read(op: ReadOp) -> io::Result<Vec<BlockBuffer>> {
+pub(crate) async fn read<G: Send + 'static>(op: ReadOp<G>) -> io::Result<Vec<BlockBuffer>> {
     let file = simulated(&op.file).clone();
-    let work = Work::Read { bytes: op.bytes, buffers: op.buffers };
+    let work = Work::Read { bytes: op.bytes, buffers: op.buffers, guard: Box::new(op.guard) };
     match file.disk.submit(file.number, op.offset, work).outcome().await {
         Outcome::Read(result) => result,
         Outcome::Wrote(_) => unreachable!("a read ends as one"),

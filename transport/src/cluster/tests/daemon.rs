@@ -97,6 +97,13 @@ impl Daemon {
         }
     }
 
+    /// Drops all that it holds of the blob, as if it had never had it.
+    pub(super) async fn forget(&self) {
+        if let Some(content) = self.store.find(&self.registry.id(), self.scope()) {
+            self.store.remove(&content);
+        }
+    }
+
     /// Pulls the whole blob, and looks whether it is right.
     pub(super) async fn pull_whole(&self) {
         let content = self.describe().await;

@@ -11,6 +11,7 @@ use self::nodes::*;
 use self::registry::Registry;
 use self::rogue::Rogue;
 use crate::limits::Allowed;
+use crate::tracker::Tracker;
 
 const MIB: usize = 1 << 20;
 
@@ -94,6 +95,27 @@ fn readers_that_wait_cost_the_origin_the_blob_once() {
     let nodes = nodes(&secrets(), 2, 4, &registry);
     let reads = nodes.iter().map(|node| node.run(|daemon| async move { daemon.read_whole(5).await }));
     block_on(join_all(reads));
+    assert_eq!(registry.given(), registry.bytes.len() as u64);
+}
+
+/// A seed that has just become an owner knows nobody who holds what it owns; its deputy does.
+#[test]
+fn an_owner_that_has_no_map_yet_takes_it_before_it_goes_to_the_origin_for_itself() {
+    let registry = Registry::new(4 * MIB + 77);
+    let nodes = nodes(&secrets(), 3, 1, &registry);
+    let [owner, deputy, third, peer] = &nodes[..] else { panic!("four") };
+    block_on(async {
+        all_pull(&[peer]).await;
+        let blocks = registry.layout().block_count();
+        let copies = |place| deputy.shared.books().map().tracker.copies(&registry.plot(), place);
+        until("the deputy's map", || (0..blocks).all(|place| copies(place) > 0)).await;
+        owner.run(|daemon| async move { daemon.forget().await }).await;
+        owner.shared.books().map().tracker = Tracker::new();
+        // The seeds change, and with them who has taken what over. Both of these stay what they were.
+        third.run(|daemon| async move { daemon.cluster().leave().await }).await;
+        until("the news", || owner.shared.seeds().live().len() == 2).await;
+        all_pull(&[owner]).await;
+    });
     assert_eq!(registry.given(), registry.bytes.len() as u64);
 }
 
