@@ -1,12 +1,12 @@
-//! systemd itself as the first process of a container: its own `/etc` and `/var`, this machine's programs, the `darter` that
-//! was built as `/usr/bin/darter`, and the network of the test.
+//! systemd itself as the first process of a container: either with its own `/etc` and `/var`, this machine's programs, the
+//! `darter` that was built as `/usr/bin/darter`, and the network of the test; or in a new Debian with nothing of this machine.
 //!
 //! It is told as much as a machine tells it: units and files. What it would want of a kernel and has not here (a limit that
 //! is above this process's own) is replaced, never left out.
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::cli::{Ran, ran};
 use crate::need::Need;
+use crate::net::Namespace;
 use crate::{built, process, wait_until};
 
 /// Until a machine that has not come up is taken for stuck.
@@ -83,38 +84,76 @@ impl Systemd {
         Need::Program { name: "systemd-analyze", package: "systemd" },
     ];
 
+    /// What a test needs for a new Debian.
+    pub const NEEDS_OF_DEBIAN: [Need; 3] = [
+        Need::Namespaces,
+        Need::Tool {
+            name: "debian-root",
+            cure: "run tests/tools/debian-root DIRECTORY, and put DIRECTORY/bin into PATH",
+        },
+        Need::Program { name: "tar", package: "tar" },
+    ];
+
     /// Boots a machine with these files: paths from `/` on, and texts.
     ///
     /// # Panics
     /// When it does not come up.
     pub fn boot(files: &[(&str, &str)]) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let bundle = TempDir::with_prefix("darter-test-").expect("a temporary directory can be made");
-        let root = bundle.path().join("rootfs");
-        let basic = [
-            ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
-            ("/etc/group", "root:x:0:\n"),
-            ("/etc/machine-id", "6461727465722d746573742d6d616368\n"),
-        ];
+        let machine = Self::new();
+        let root = machine.path("/");
         for directory in ["usr", "proc", "sys", "dev", "run", "tmp", "root", "var/log", "usr-above/bin"] {
             fs::create_dir_all(root.join(directory)).expect("a directory can be made");
         }
         for linked in ["bin", "sbin", "lib", "lib64"] {
             symlink(format!("usr/{linked}"), root.join(linked)).expect("a link can be made");
         }
-        for (path, text) in basic.iter().chain(files) {
-            let file = root.join(path.trim_start_matches('/'));
-            fs::create_dir_all(file.parent().expect("a directory")).expect("a directory can be made");
-            fs::write(file, text).expect("a file can be written");
-        }
+        machine.put("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n");
+        machine.put("/etc/group", "root:x:0:\n");
         // A place in /usr where the binary can be mounted.
-        fs::write(root.join("usr-above/bin/darter"), "").expect("a file can be written");
-        fs::write(bundle.path().join("config.json"), config(&root).to_string())
-            .expect("a file can be written");
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let machine = Self { id: format!("darter-systemd-{}-{number}", std::process::id()), bundle };
-        machine.start();
+        machine.put("/usr-above/bin/darter", "");
+        let bound = |from: &Path, to: &str| json!({"type": "bind", "source": from, "destination": to, "options": ["bind", "ro"]});
+        let lower = format!("lowerdir={}:/usr", root.join("usr-above").display());
+        let mounts = [
+            json!({"type": "overlay", "source": "overlay", "destination": "/usr", "options": [lower]}),
+            bound(&built("darter"), "/usr/bin/darter"),
+            bound(Path::new("/etc/ssl"), "/etc/ssl"),
+        ];
+        machine.start(files, &mounts, None);
         machine
+    }
+
+    /// Boots a new Debian with these files in that network.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn boot_debian(network: &Namespace, files: &[(&str, &str)]) -> Self {
+        let machine = Self::new();
+        let mut unpack = process::command("debian-root");
+        let unpacked = ran({
+            unpack.arg(machine.path("/"));
+            unpack
+        });
+        assert_eq!(unpacked.status, 0, "{unpacked:?}");
+        machine.start(files, &[], Some(network));
+        machine
+    }
+
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let bundle = TempDir::with_prefix("darter-test-").expect("a temporary directory can be made");
+        fs::create_dir(bundle.path().join("rootfs")).expect("a directory can be made");
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self { id: format!("darter-systemd-{}-{number}", std::process::id()), bundle }
+    }
+
+    /// Writes a file of it.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn put(&self, path: &str, text: &str) {
+        let file = self.path(path);
+        fs::create_dir_all(file.parent().expect("a directory")).expect("a directory can be made");
+        fs::write(file, text).expect("a file can be written");
     }
 
     /// Runs something on it.
@@ -154,7 +193,13 @@ impl Systemd {
         getrlimit(Resource::Nofile).maximum.unwrap_or(1 << 20).min(1 << 20)
     }
 
-    fn start(&self) {
+    fn start(&self, files: &[(&str, &str)], mounts: &[Value], network: Option<&Namespace>) {
+        self.put("/etc/machine-id", "6461727465722d746573742d6d616368\n");
+        for (path, text) in files {
+            self.put(path, text);
+        }
+        let config = config(mounts, network).to_string();
+        fs::write(self.bundle.path().join("config.json"), config).expect("a file can be written");
         let log = fs::File::create(self.bundle.path().join("log")).expect("a log can be made");
         let mut run = self.runc();
         run.args(["run", "--detach", "--bundle"]).arg(self.bundle.path()).arg(&self.id);
@@ -189,13 +234,22 @@ impl Drop for Systemd {
     }
 }
 
-fn config(root: &std::path::Path) -> Value {
+/// With these mounts beside those that every machine has.
+fn config(mounts: &[Value], network: Option<&Namespace>) -> Value {
     let capabilities = capabilities();
-    let bound = |from: &std::path::Path, to: &str| json!({"type": "bind", "source": from, "destination": to, "options": ["bind", "ro"]});
     let tmpfs =
         |to: &str| json!({"type": "tmpfs", "source": "tmpfs", "destination": to, "options": ["mode=755"]});
-    let lower = format!("lowerdir={}:/usr", root.join("usr-above").display());
-    let namespaces = ["pid", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({"type": kind}));
+    let mut all = vec![
+        json!({"type": "proc", "source": "proc", "destination": "/proc"}),
+        json!({"type": "sysfs", "source": "sysfs", "destination": "/sys", "options": ["ro"]}),
+        json!({"type": "cgroup", "source": "cgroup", "destination": "/sys/fs/cgroup", "options": ["rw"]}),
+        tmpfs("/dev"),
+        tmpfs("/run"),
+        tmpfs("/tmp"),
+    ];
+    all.extend_from_slice(mounts);
+    let mut namespaces = ["pid", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({"type": kind})).to_vec();
+    namespaces.extend(network.map(|network| json!({"type": "network", "path": network.path()})));
     json!({
         "ociVersion": "1.0.2",
         "process": {
@@ -208,15 +262,7 @@ fn config(root: &std::path::Path) -> Value {
         },
         "root": {"path": "rootfs"},
         "hostname": "machine",
-        "mounts": [
-            {"type": "proc", "source": "proc", "destination": "/proc"},
-            {"type": "sysfs", "source": "sysfs", "destination": "/sys", "options": ["ro"]},
-            {"type": "cgroup", "source": "cgroup", "destination": "/sys/fs/cgroup", "options": ["rw"]},
-            tmpfs("/dev"), tmpfs("/run"), tmpfs("/tmp"),
-            {"type": "overlay", "source": "overlay", "destination": "/usr", "options": [lower]},
-            bound(&built("darter"), "/usr/bin/darter"),
-            bound(std::path::Path::new("/etc/ssl"), "/etc/ssl"),
-        ],
+        "mounts": all,
         "linux": {"namespaces": namespaces, "resources": {"devices": [{"allow": true, "access": "rwm"}]}},
     })
 }

@@ -2,16 +2,13 @@
 //! its cache warm and without a refused connection, reads its configuration again, and is started anew when it hangs.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use darter_tests::need::{Need, need};
-use darter_tests::{Client, Daemon, Metrics, Origin, Request, SetAtEnd, Systemd, wait_until};
+use darter_tests::{Client, Daemon, Knocks, Metrics, Origin, Request, Systemd, wait_until};
 
 const WITHIN: Duration = Duration::from_secs(60);
 const BLOB_BYTES: u64 = 8 << 20;
@@ -62,7 +59,7 @@ impl Installed {
             ("/etc/systemd/system/darter-front.socket", &front_socket),
             ("/etc/systemd/system/darter-admin.socket", &admin_socket),
             ("/etc/sysusers.d/darter.conf", &sysusers),
-            ("/etc/darter.yaml", &configuration),
+            ("/etc/darter/darter.yaml", &configuration),
         ]);
         // As the head of the unit says it.
         assert_eq!(machine.exec(&["systemd-sysusers"]).status, 0);
@@ -121,8 +118,15 @@ fn the_service_lives_under_systemd() {
     assert_eq!(profile.status(), 200, "{}", String::from_utf8_lossy(&profile.body));
 
     // systemd has the ports, too, and the doctor knows whose they are.
-    let doctor =
-        ["darter", "doctor", "--json", "--config", "/etc/darter.yaml", "--data-dir", "/var/lib/darter"];
+    let doctor = [
+        "darter",
+        "doctor",
+        "--json",
+        "--config",
+        "/etc/darter/darter.yaml",
+        "--data-dir",
+        "/var/lib/darter",
+    ];
     let found: serde_json::Value = serde_json::from_str(&machine.exec(&doctor).out).expect("JSON");
     for (port, address) in [("front", installed.front), ("admin port", installed.admin)] {
         let findings =
@@ -140,7 +144,7 @@ fn the_service_lives_under_systemd() {
 
     // Reloaded, by the same process.
     let pid = installed.pid();
-    let file = machine.path("/etc/darter.yaml");
+    let file = machine.path("/etc/darter/darter.yaml");
     let text = fs::read_to_string(&file).expect("it is there");
     fs::write(&file, text + "download: {prefetch: true}\n").expect("it can be written");
     machine.systemctl(&["reload", "darter.service"]);
@@ -166,33 +170,14 @@ fn the_service_lives_under_systemd() {
 
 /// Connections are made without a pause while the service is restarted three times.
 fn restarts_refuse_nobody(installed: &Installed) {
-    let over = AtomicBool::new(false);
-    let (made, refused) = (AtomicU32::new(0), AtomicU32::new(0));
-    thread::scope(|scope| {
-        let _at_end = SetAtEnd(&over);
-        for address in [installed.front, installed.admin] {
-            let (over, made, refused) = (&over, &made, &refused);
-            scope.spawn(move || {
-                while !over.load(Ordering::SeqCst) {
-                    match TcpStream::connect(address) {
-                        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                            refused.fetch_add(1, Ordering::SeqCst);
-                        }
-                        connected => {
-                            connected.expect("loopback connects");
-                            made.fetch_add(1, Ordering::SeqCst);
-                        }
-                    }
-                    darter_tests::pause(Duration::from_millis(5));
-                }
-            });
-        }
+    let (front, admin) = (|| TcpStream::connect(installed.front), || TcpStream::connect(installed.admin));
+    let knocks = Knocks::during(&[&front, &admin], |knocks| {
         for _ in 0..3 {
-            let (pid, before) = (installed.pid(), made.load(Ordering::SeqCst));
+            let (pid, before) = (installed.pid(), knocks.made());
             installed.machine.systemctl(&["restart", "darter.service"]);
             assert_ne!(installed.pid(), pid);
-            assert!(made.load(Ordering::SeqCst) > before);
+            assert!(knocks.made() > before);
         }
     });
-    assert_eq!(refused.into_inner(), 0, "of {} connections", made.into_inner());
+    assert_eq!(knocks.refused(), 0, "{knocks:?}");
 }

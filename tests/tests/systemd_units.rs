@@ -124,7 +124,7 @@ fn unit_and_daemon_agree() {
         line.unwrap_or_else(|| panic!("no {key}")).to_owned()
     };
     let command = value("ExecStart");
-    assert_eq!(command, "/usr/bin/darter serve --config /etc/darter.yaml");
+    assert_eq!(command, "/usr/bin/darter serve --config /etc/darter/darter.yaml");
     let file = units().join("../darter.yaml");
     let shown =
         darter(&["config", "show", "--json", "--config", file.to_str().expect("a plain path")]).json();
