@@ -27,5 +27,6 @@ mod reload;
 pub mod sandbox;
 pub mod serve;
 mod shard;
+mod supervisor;
 mod termination;
 pub mod trace;

@@ -31,6 +31,7 @@ use crate::policy::NoClient;
 use crate::reload::{Live, Reload};
 use crate::sandbox::{self, Rules, Sandbox, SandboxError, UserError};
 use crate::shard::{self, Common, Own, Shard, StartError};
+use crate::supervisor::{Manager, NoSocket, Sockets};
 use crate::trace::{Exporting, NoExporter, Tracer};
 
 /// Block buffers of the node: 128 MiB. They hold what is on its way from the network to the disk and to readers.
@@ -72,6 +73,9 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// A socket of the service manager.
+    #[error(transparent)]
+    Socket(#[from] NoSocket),
     /// `--io ring` where there is no ring.
     #[error("{0}; use --io auto or --io pool, or allow io_uring_setup, io_uring_enter and io_uring_register")]
     Ring(#[from] ProbeError),
@@ -120,9 +124,18 @@ pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
     let verbosity = crate::logs::start(settings.log);
     let memory_max = memory_limit();
     let connections_max = connections_max(raise_file_limit(), memory_max);
-    let front = listen(settings.front, "front", "--front")?;
-    let admin = listen(settings.admin, "admin port", "--admin")?;
+    let mut handed = Sockets::of_environment();
+    let front = match handed.take("front", settings.front)? {
+        Some(front) => front,
+        None => listen(settings.front, "front", "--front")?,
+    };
+    let admin = match handed.take("admin", settings.admin)? {
+        Some(admin) => admin,
+        None => listen(settings.admin, "admin port", "--admin")?,
+    };
     let profiles = settings.profiles().map(|address| listen(address, "profiles", "pprofPort")).transpose()?;
+    // While its socket can still be reached.
+    let manager = Manager::of_environment();
     keep_to_oneself(settings)?;
     // As that user: what may be locked in memory is the user's.
     let (backend, ring_denied) = choose_backend(settings.io)?;
@@ -147,6 +160,7 @@ pub fn run(inputs: Inputs, resolved: Resolved) -> Result<(), ServeError> {
         connections_max,
         memory,
         sandbox,
+        manager,
     };
     let served = tokio::task::LocalSet::new().block_on(&runtime, daemon.run(front, admin, profiles));
     store.close();
@@ -165,6 +179,7 @@ struct Daemon {
     connections_max: usize,
     memory: Memory,
     sandbox: Sandbox,
+    manager: Manager,
 }
 
 impl Daemon {
@@ -203,6 +218,8 @@ impl Daemon {
             stop: stopping.clone(),
         };
         let pulses: Vec<Arc<Pulse>> = std::iter::repeat_with(Arc::default).take(count).collect();
+        let manager = &self.manager;
+        let watching = manager.clone().watch(Health::new(pulses.clone(), stopping.clone()));
         let watched = Watched {
             metrics: metrics.clone(),
             front: common.front.clone(),
@@ -247,8 +264,10 @@ impl Daemon {
         let profiles = profiles.map(|listener| tokio::task::spawn_local(crate::profiles::serve(listener)));
         let (asked, limits) = (reload.identity_asked(), reload.peer_limits());
         let keeping = cluster.map(|part| tokio::task::spawn_local(part.stay(asked, limits)));
-        let reloading = tokio::task::spawn_local(reload_at_each(hangups, reload));
+        let reloading = tokio::task::spawn_local(reload_at_each(hangups, reload, manager.clone()));
         let remembering = tokio::task::spawn_local(remember(access.clone(), access_file.clone()));
+        manager.ready();
+        let watching = tokio::task::spawn_local(watching);
         let served = tokio::select! {
             () = accept(&front, &shards, self.connections_max, &metrics) => Ok(()),
             () = any_ended(&shards) => Err(ServeError::ShardEnded),
@@ -258,6 +277,7 @@ impl Daemon {
             }
         };
         self.take_the_last(front, &shards);
+        manager.stopping();
         let _ = stop.send(true);
         // Each is waited for, whatever became of the others.
         let joined = tokio::task::spawn_blocking(move || {
@@ -276,6 +296,7 @@ impl Daemon {
             exporting.finish().await;
         }
         admin.abort();
+        watching.abort();
         profiles.iter().for_each(tokio::task::JoinHandle::abort);
         reloading.abort();
         keeping.iter().for_each(tokio::task::JoinHandle::abort);
@@ -375,11 +396,13 @@ async fn remember(access: Arc<Access>, file: PathBuf) {
 }
 
 /// SIGHUP: what was edited is taken up.
-async fn reload_at_each(mut hangups: Signal, reload: Rc<Reload>) {
+async fn reload_at_each(mut hangups: Signal, reload: Rc<Reload>, manager: Manager) {
     while hangups.recv().await.is_some() {
         tracing::info!(signal = "SIGHUP", "reading the configuration again");
+        manager.reloading();
         // It has been logged, and what ran goes on.
         let _ = reload.run().await;
+        manager.ready();
     }
 }
 

@@ -298,6 +298,12 @@ impl Daemon {
         }
     }
 
+    /// A front and an admin port for a daemon that somebody else starts.
+    pub fn free_addresses() -> (SocketAddr, SocketAddr) {
+        let host = own_loopback_address();
+        (SocketAddr::new(host, free_port()), SocketAddr::new(host, free_port()))
+    }
+
     /// Where clients read.
     pub fn front(&self) -> SocketAddr {
         self.front

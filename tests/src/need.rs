@@ -46,12 +46,12 @@ pub enum Need {
         /// What `apt-get install` takes.
         package: &'static str,
     },
-    /// A program on the path that Debian does not have, and how it is installed.
+    /// A program on the path that no package of Debian's brings.
     Tool {
         /// What is executed.
         name: &'static str,
-        /// What installs it.
-        how: &'static str,
+        /// What brings it.
+        cure: &'static str,
     },
 }
 
@@ -117,13 +117,13 @@ impl Need {
             Need::Namespaces => Network::available()
                 .err()
                 .map(|what| (what, "run as root, with the packages iproute2 and util-linux".into())),
+            Need::Tool { name, cure } => {
+                program(name).is_none().then(|| (format!("{name} is not here"), cure.to_owned()))
+            }
             Need::Program { name, package } => match program(name) {
                 Some(_) => None,
                 None => Some((format!("{name} is not here"), format!("apt-get install {package}"))),
             },
-            Need::Tool { name, how } => {
-                program(name).is_none().then(|| (format!("{name} is not here"), how.to_owned()))
-            }
         }
     }
 }

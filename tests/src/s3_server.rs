@@ -24,7 +24,7 @@ impl S3Server {
     /// What a test needs for it.
     pub const NEED: Need = Need::Tool {
         name: "hadro",
-        how: "pip install --require-hashes -r tests/tools/s3-server.txt, into a virtual environment on the PATH",
+        cure: "tests/tools/s3-server DIRECTORY, and DIRECTORY/bin on the PATH",
     };
     /// Who may read.
     pub const KEY_ID: &str = "darterstestkeyid";

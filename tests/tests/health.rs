@@ -1,14 +1,12 @@
 //! A supervisor asks whether the node is to be restarted, and whether it is to be sent anybody.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use darter::demo::registry::RegistryOptions;
-use darter_tests::need::{Need, need};
-use darter_tests::{Daemon, Io, Origin, Request, Secrets, on_both_io, wait_until};
+use darter_tests::need::need;
+use darter_tests::{Daemon, HeldUp, Io, Origin, Request, Secrets, on_both_io, wait_until};
 use rustix::net::sockopt;
 use rustix::process::Signal;
 
@@ -101,47 +99,9 @@ fn a_page_whose_name_was_made_to_mean_loopback_reads_nothing() {
     }
 }
 
-const STRACE: Need = Need::Program { name: "strace", package: "strace" };
-
-/// Holds up one thread of a process, at each call of the system, for as long as this lives.
-struct HeldUp(Child);
-
-impl HeldUp {
-    fn thread(pid: u32, name: &str) -> Self {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the daemon runs");
-        let mut tasks = tasks.map(|task| task.expect("a thread").path());
-        let is_named = |task: &std::path::PathBuf| {
-            fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
-        };
-        let task = tasks.find(is_named).unwrap_or_else(|| panic!("no thread {name}"));
-        let id = task.file_name().and_then(|id| id.to_str()).expect("a number");
-        let mut strace = Command::new("strace");
-        strace.args([
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=all",
-            "-e",
-            "inject=all:delay_enter=600s",
-            "-p",
-            id,
-        ]);
-        Self(strace.stdin(Stdio::null()).spawn().expect("strace can be executed"))
-    }
-}
-
-impl Drop for HeldUp {
-    fn drop(&mut self) {
-        // The thread goes on when its tracer is gone.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_stuck_shard_is_named_until_it_goes_on() {
-    if !need("a_stuck_shard_is_named_until_it_goes_on", &[STRACE]) {
+    if !need("a_stuck_shard_is_named_until_it_goes_on", &[HeldUp::NEED]) {
         return;
     }
     let daemon = Daemon::builder().registry("http://127.0.0.1:1").shards(2).start();

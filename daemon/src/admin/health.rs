@@ -86,6 +86,11 @@ impl Health {
         told("healthy", &self.stuck(), &[])
     }
 
+    /// Whether each shard has had its turn lately.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.stuck().is_empty()
+    }
+
     /// `/readyz`, of a node in this cluster, if it is in one.
     pub(super) fn readiness(&self, cluster: Option<&Shared>) -> (StatusCode, String) {
         let mut reasons = self.stuck();

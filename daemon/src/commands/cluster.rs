@@ -7,28 +7,75 @@ use std::time::SystemTime;
 use clap::Args;
 use darter_transport::identity::{ADDED_ISSUES_AFTER, ClusterSecrets, files};
 
-use super::{CommandError, output};
+use super::{CommandError, kubernetes, output, run_to_end};
 
 /// The flags of `darter cluster init`.
 #[derive(Clone, Debug, Args)]
 pub struct InitArgs {
     /// Write the secrets of seeds into this file, and those of peers into FILE.peer; neither is ever overwritten
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "kubernetes")]
+    out: Option<PathBuf>,
     /// Add new secrets to those in FILE and write FILE.peer anew; nodes use the new ones an hour later
     #[arg(long)]
     add: bool,
+    /// In a pod, and instead of files: make the Kubernetes Secrets NAME-seed and NAME-peer in its namespace; those that
+    /// are there stay as they are
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["out", "add"])]
+    kubernetes: Option<String>,
+    /// With --kubernetes: the directory of the pod's service account
+    #[arg(long, value_name = "DIR", default_value = kubernetes::SERVICE_ACCOUNT)]
+    service_account: PathBuf,
 }
 
 /// Writes new secrets, or adds new ones to those that there are, and says what to do with them.
 ///
 /// # Errors
-/// A file is there already, or, with `--add`, is none of ours; it cannot be written.
+/// A file is there already, or, with `--add`, is none of ours; it cannot be written. The API server does not do what is
+/// asked of it.
 pub fn init(args: &InitArgs) -> Result<(), CommandError> {
-    let seeds = &args.out;
+    match (&args.kubernetes, &args.out) {
+        (Some(name), _) => {
+            let secrets = kubernetes::Secrets::of_pod(&args.service_account)?;
+            run_to_end(init_in_kubernetes(&secrets, kubernetes::name(name)?))
+        }
+        (None, Some(seeds)) => init_files(seeds, args.add),
+        (None, None) => Err(CommandError::Usage("say where: --out FILE".to_owned())),
+    }
+}
+
+/// Both Secrets, or the one that is not there yet. Each step may be taken again, and by two at a time.
+async fn init_in_kubernetes(secrets: &kubernetes::Secrets, name: &str) -> Result<(), CommandError> {
+    let (seeds, peers) = (format!("{name}-seed"), format!("{name}-peer"));
+    let there = |made: bool| if made { "made" } else { "is there already, and stays" };
+    let mut made_seeds = false;
+    let mut text = secrets.read(&seeds).await?;
+    if text.is_none() {
+        let new =
+            ClusterSecrets::generate(SystemTime::now()).map_err(|error| failed(error.into()))?.to_text();
+        made_seeds = secrets.create(&seeds, &new).await?;
+        text = if made_seeds { Some(new) } else { secrets.read(&seeds).await? };
+    }
+    let unusable = |why: String| {
+        CommandError::Failed(format!(
+            "the Secret {seeds} cannot be used: {why}; name another one, or remove it"
+        ))
+    };
+    let text = text.ok_or_else(|| unusable("it was there, and is gone".to_owned()))?;
+    let cluster = ClusterSecrets::parse(&text).map_err(|error| unusable(error.to_string()))?;
+    if !cluster.make_seeds() {
+        return Err(unusable("it has the file for peers".to_owned()));
+    }
+    let made_peers = match secrets.read(&peers).await? {
+        Some(_) => false,
+        None => secrets.create(&peers, &cluster.for_peers().to_text()).await?,
+    };
+    output::print(&format!("{seeds}: {}\n{peers}: {}\n", there(made_seeds), there(made_peers)))
+}
+
+fn init_files(seeds: &Path, add: bool) -> Result<(), CommandError> {
     let peers = files::for_peers(seeds);
     let now = SystemTime::now();
-    let next = if args.add {
+    let next = if add {
         let secrets = files::add_secrets(seeds, now).map_err(failed)?;
         files::replace_secrets(&peers, &secrets.for_peers()).map_err(|error| {
             let message = format!("{error}; {} has the new secrets already", seeds.display());

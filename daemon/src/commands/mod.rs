@@ -10,6 +10,7 @@ pub mod completions;
 mod failures;
 pub(crate) mod front_request;
 pub mod get;
+mod kubernetes;
 pub mod ls;
 pub mod man;
 pub(crate) mod output;

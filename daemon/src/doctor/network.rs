@@ -90,6 +90,13 @@ fn of_port(port: &Port, network: &Network) -> Finding {
             format!("another darter, process {id}, with another data directory, listens at {address}"),
             another,
         ),
+        PortState::Held(Some(Process { id, name })) if name == "systemd" && daemon.is_none() => {
+            Finding::warning(
+                *what,
+                format!("{name}, process {id}, listens at {address}, by a socket unit"),
+                "right if systemctl list-sockets says that it is for darter.service; else stop that unit",
+            )
+        }
         PortState::Held(Some(Process { id, name })) => {
             Finding::failed(*what, format!("{name}, process {id}, listens at {address}"), another)
         }
@@ -208,6 +215,13 @@ mod tests {
         check(held(8, "darter"), Some(7), Level::Failed, &["another darter, process 8", "--front"]);
         check(held(8, "darter"), None, Level::Failed, &["another darter"]);
         check(held(9, "nginx"), None, Level::Failed, &["nginx, process 9", "--front"]);
+        check(
+            held(1, "systemd"),
+            None,
+            Level::Warning,
+            &["systemd, process 1", "socket unit", "list-sockets"],
+        );
+        check(held(1, "systemd"), Some(7), Level::Failed, &["systemd, process 1"]);
         check(PortState::Held(None), Some(7), Level::Ok, &["by darter, as it seems"]);
         check(PortState::Held(None), None, Level::Failed, &["ss -lntup"]);
         let answering = || Network { answers: true, ..network() };

@@ -72,7 +72,7 @@ impl Namespace {
     }
 
     /// Where another process of root's finds it.
-    pub(super) fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         use std::os::fd::AsRawFd;
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
     }

@@ -161,7 +161,7 @@ fn blocks_marks_and_files_are_told_apart() {
     assert!(
         parsed("<!-- not run: it takes a cluster -->\n```sh\nx\n```").unwrap().contains("it takes a cluster")
     );
-    assert!(parsed("```yaml\n# /etc/darter.yaml\nverbose: true\n```").unwrap().contains("File"));
+    assert!(parsed("```yaml\n# /etc/darter/darter.yaml\nverbose: true\n```").unwrap().contains("File"));
     assert_eq!(parsed("```json\n{}\n```").unwrap(), "[]");
     for wrong in [
         "<!-- not run -->\n```sh\nx\n```",

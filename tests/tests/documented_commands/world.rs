@@ -65,7 +65,7 @@ truncate -s 60G "$home/disk"; mkfs.xfs -q "$home/disk"; mount -o loop "$home/dis
 const SYSTEMCTL: &str = r#"#!/bin/bash
 set -e
 start() {
-    setsid darter serve --config /etc/darter.yaml >> /run/darter.log 2>&1 < /dev/null &
+    setsid darter serve --config /etc/darter/darter.yaml >> /run/darter.log 2>&1 < /dev/null &
     echo $! > /run/darter.pid
     for _ in $(seq 600); do curl -fsS http://127.0.0.1:40901/readyz > /dev/null 2>&1 && return; sleep 0.1; done
     cat /run/darter.log >&2; exit 1
@@ -346,8 +346,7 @@ fn prepare(home: &Path) {
     executable("/usr/local/bin/systemctl").expect("a mode can be set");
     let hosts: String = NAMES.iter().map(|name| format!("{REGISTRY} {name}\n")).collect();
     write("/etc/hosts", &format!("127.0.0.1 localhost\n{hosts}"));
-    write("/etc/darter.yaml", CONFIG);
-    fs::create_dir("/etc/darter").expect("a directory can be made");
+    write("/etc/darter/darter.yaml", CONFIG);
     let made = Command::new("/usr/local/bin/darter")
         .args(["cluster", "init", "--out", "/etc/darter/seed"])
         .envs(environment())

@@ -7,8 +7,8 @@
 use std::fs;
 use std::path::Path;
 
+use darter_tests::yaml;
 use regex::Regex;
-use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Value};
 
 /// The document.
@@ -18,11 +18,8 @@ impl Document {
     pub(crate) fn read() -> Document {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.yaml");
         let text = fs::read_to_string(file).expect("the document is there");
-        let mut events = Parser::new_from_str(&text)
-            .map(|event| event.expect("the document is YAML").0)
-            .skip_while(|event| matches!(event, Event::StreamStart | Event::DocumentStart(_)));
-        let first = events.next().expect("the document is not empty");
-        Document(value(first, &mut events))
+        let [document] = <[Value; 1]>::try_from(yaml::documents(&text)).expect("one document");
+        Document(document)
     }
 
     /// Every `METHOD /path`.
@@ -161,44 +158,4 @@ fn list(value: &Value) -> &[Value] {
 
 fn text(value: &Value) -> &str {
     value.as_str().expect("a text")
-}
-
-/// The node of YAML that begins with this event.
-fn value<'a>(first: Event<'a>, rest: &mut impl Iterator<Item = Event<'a>>) -> Value {
-    match first {
-        Event::Scalar(text, ScalarStyle::Plain, ..) => plain(&text),
-        Event::Scalar(text, ..) => Value::String(text.into_owned()),
-        Event::SequenceStart(..) => {
-            let mut items = Vec::new();
-            loop {
-                match rest.next().expect("the list ends") {
-                    Event::SequenceEnd => return Value::Array(items),
-                    item => items.push(value(item, rest)),
-                }
-            }
-        }
-        Event::MappingStart(..) => {
-            let mut fields = Map::new();
-            loop {
-                match rest.next().expect("the mapping ends") {
-                    Event::MappingEnd => return Value::Object(fields),
-                    Event::Scalar(key, ..) => {
-                        let inner = value(rest.next().expect("a key has a value"), rest);
-                        assert!(fields.insert(key.to_string(), inner).is_none(), "{key} is there twice");
-                    }
-                    other => panic!("{other:?} is no key"),
-                }
-            }
-        }
-        other => panic!("the document has {other:?}"),
-    }
-}
-
-fn plain(text: &str) -> Value {
-    match text {
-        "true" => Value::Bool(true),
-        "false" => Value::Bool(false),
-        "null" | "~" | "" => Value::Null,
-        _ => text.parse::<i64>().map_or_else(|_| Value::String(text.to_owned()), Value::from),
-    }
 }

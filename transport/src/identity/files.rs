@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -63,15 +63,16 @@ pub enum FileError {
     Identity(#[from] IdentityError),
 }
 
-/// Reads a file of cluster secrets. One that others may read too is taken, with a warning in the log.
+/// Reads a file of cluster secrets. One that others may read too is taken, with a warning in the log; one that root has
+/// given to a group to read is meant so, as in a pod whose user is not root.
 ///
 /// # Errors
 /// It cannot be read or is none.
 pub fn secrets(path: &Path) -> Result<ClusterSecrets, FileError> {
-    let (text, mode) = read(path, SECRETS_BYTES_MAX)?;
-    if mode & 0o077 != 0 {
-        tracing::warn!(path = %path.display(), mode = format!("{mode:o}"),
-            "other users may read the cluster's secrets: chmod 600 (or defaultMode 0400 in Kubernetes)");
+    let (text, kept) = read(path, SECRETS_BYTES_MAX)?;
+    if kept.is_open() {
+        tracing::warn!(path = %path.display(), mode = format!("{:o}", kept.mode),
+            "other users may read the cluster's secrets: chmod 600");
     }
     let text = String::from_utf8_lossy(&text);
     ClusterSecrets::parse(&text).map_err(|source| FileError::Secrets { path: path.to_owned(), source })
@@ -146,14 +147,30 @@ pub fn identity(ca: &Path, cert: &Path, key: &Path, now: SystemTime) -> Result<I
     Ok(Identity::from_pem(&pem(ca)?, &pem(cert)?, &pem(key)?, now)?)
 }
 
-/// What a file holds, and its permissions.
-fn read(path: &Path, bytes_max: usize) -> Result<(Vec<u8>, u32), FileError> {
+/// Who may do what with a file.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    mode: u32,
+    owner: u32,
+}
+
+impl Kept {
+    /// Whether others than its owner, or than a group to which root has given it to read, may have it.
+    fn is_open(self) -> bool {
+        let for_group = if self.owner == 0 { 0o040 } else { 0 };
+        self.mode & 0o077 & !for_group != 0
+    }
+}
+
+/// What a file holds, and for whom.
+fn read(path: &Path, bytes_max: usize) -> Result<(Vec<u8>, Kept), FileError> {
     let error = io_error("read", path);
     let mut held = Vec::new();
     let file = File::open(path).map_err(&error)?;
-    let mode = file.metadata().map_err(&error)?.permissions().mode();
+    let seen = file.metadata().map_err(&error)?;
+    let kept = Kept { mode: seen.mode() & 0o777, owner: seen.uid() };
     file.take(bytes_max as u64 + 1).read_to_end(&mut held).map_err(&error)?;
-    if held.len() > bytes_max { Err(FileError::TooLong(path.to_owned())) } else { Ok((held, mode & 0o777)) }
+    if held.len() > bytes_max { Err(FileError::TooLong(path.to_owned())) } else { Ok((held, kept)) }
 }
 
 fn write_new(path: &Path, text: &str) -> Result<(), FileError> {
@@ -190,7 +207,7 @@ mod tests {
     use super::*;
 
     fn mode(path: &Path) -> u32 {
-        fs::metadata(path).expect("written").permissions().mode() & 0o777
+        fs::metadata(path).expect("written").mode() & 0o777
     }
 
     #[test]
@@ -207,6 +224,16 @@ mod tests {
         let added = add_secrets(&path, now + Duration::from_secs(1)).expect("added");
         assert_ne!(added, first);
         assert_eq!((secrets(&path).expect("read"), mode(&path)), (added, 0o600));
+    }
+
+    #[test]
+    fn only_root_may_give_them_to_a_group() {
+        let is_open = |owner, mode| Kept { mode, owner }.is_open();
+        assert!([0, 7].iter().all(|owner| !is_open(*owner, 0o600) && !is_open(*owner, 0o400)));
+        assert!(!is_open(0, 0o440) && is_open(7, 0o440));
+        for mode in [0o444, 0o404, 0o460, 0o450, 0o441] {
+            assert!(is_open(0, mode), "{mode:o}");
+        }
     }
 
     #[test]
