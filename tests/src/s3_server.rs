@@ -22,10 +22,8 @@ pub struct S3Server {
 
 impl S3Server {
     /// What a test needs for it.
-    pub const NEED: Need = Need::Tool {
-        name: "hadro",
-        cure: "tests/tools/s3-server DIRECTORY, and DIRECTORY/bin on the PATH",
-    };
+    pub const NEED: Need =
+        Need::Tool { name: "hadro", cure: "tests/tools/s3-server DIRECTORY, and DIRECTORY/bin on the PATH" };
     /// Who may read.
     pub const KEY_ID: &str = "darterstestkeyid";
     /// What that one signs with.
