@@ -425,8 +425,10 @@ fn every_key_of_the_daemon_is_handed_on() {
     let mut charts = BTreeSet::new();
     leaves(&tree, "", &mut charts);
     // Of a list that is empty by default no keys are shown.
-    charts.retain(|key| !key.starts_with("proxy.registries."));
-    charts.insert("proxy.registries".to_owned());
+    for list in ["proxy.registries", "proxy.hijackHTTPS.hosts"] {
+        charts.retain(|key| !key.starts_with(&format!("{list}.")));
+        charts.insert(list.to_owned());
+    }
     assert_eq!(charts, daemons);
 }
 
