@@ -168,7 +168,8 @@ impl Machine {
     fn is_warm(&self, gate: &Gate, image: &Image, after: &str) {
         gate.forget();
         self.pull(image);
-        let is_of_content = |seen: &Seen| seen.asked.method != http::Method::HEAD && seen.asked.path() != "/v2/";
+        let is_of_content =
+            |seen: &Seen| seen.asked.method != http::Method::HEAD && seen.asked.path() != "/v2/";
         assert!(!gate.seen().iter().any(is_of_content), "the cache is cold after {after}: {}", gate.lines());
     }
 }

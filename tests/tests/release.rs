@@ -98,6 +98,8 @@ fn workflows_are_sound() {
     let scratch = tempfile::tempdir().expect("a temporary directory can be made");
     let place = scratch.path().join(".github/workflows");
     fs::create_dir_all(&place).expect("a directory can be made");
+    let scripts = Regex::new(r"\b(?:deploy|tests/tools|\.ci)/[a-z-]+\b").expect("a pattern");
+    let pin = Regex::new("@[0-9a-f]{40}").expect("a pattern");
     for file in workflows() {
         let path = file.to_str().expect("a plain path");
         for checked in [check(path), audit(path)] {
@@ -105,7 +107,6 @@ fn workflows_are_sound() {
         }
         // What is run stands in scripts of the sources.
         let text = fs::read_to_string(&file).expect("it is there");
-        let scripts = Regex::new(r"\b(?:deploy|tests/tools|\.ci)/[a-z-]+\b").expect("a pattern");
         for script in scripts.find_iter(text.as_bytes()) {
             let script = std::str::from_utf8(script.as_bytes()).expect("plain text");
             assert!(root().join(script).exists(), "{path} runs {script}");
@@ -118,8 +119,7 @@ fn workflows_are_sound() {
             file.to_str().expect("a plain path").to_owned()
         };
         assert_ne!(check(&broken("runs-on:", "run-on:")).status, 0, "{path}");
-        let unpinned =
-            Regex::new(r"@[0-9a-f]{40}").expect("a pattern").find(text.as_bytes()).expect("a pin").as_bytes();
+        let unpinned = pin.find(text.as_bytes()).expect("a pin").as_bytes();
         let unpinned = std::str::from_utf8(unpinned).expect("plain text");
         assert_ne!(audit(&broken(unpinned, "@main")).status, 0, "{path}");
     }
