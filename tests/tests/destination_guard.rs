@@ -234,6 +234,7 @@ fn ask(daemon: &Daemon, registry: &str) -> Vec<Answer> {
 fn tunnel(daemon: &Daemon, host: &str) -> String {
     let mut stream = TcpStream::connect(daemon.front()).expect("the front listens");
     let requests = format!("CONNECT {host}:443 HTTP/1.1\r\nConnection: close\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("a socket takes options");
     stream.write_all(requests.as_bytes()).expect("it is taken");
     let mut told = Vec::new();
     stream.read_to_end(&mut told).expect("an end, and no reset");
