@@ -1,7 +1,7 @@
 //! `CONNECT`: what a client of the forward proxy asks for where the URL is https.
 //!
-//! It is let through to the place as it is, a tunnel ([`carry`]), or, for hosts that the configuration names, its TLS
-//! ends here ([`inside`]) and its requests are answered as those of the forward proxy in the clear are: then they find
+//! It is let through to the place as it is, a tunnel (`carry`), or, for hosts that the configuration names, its TLS
+//! ends here (`inside`) and its requests are answered as those of the forward proxy in the clear are: then they find
 //! what is cached.
 //!
 //! Where a client may go the destination guard says, as for every request, and beside what is configured only at the
