@@ -14,9 +14,9 @@ use darter_transport::node::{Role, ZONE_BYTES_MAX};
 use url::Host;
 
 use super::error::Problem;
-use super::keys::{self, Key};
-use super::layers::Source;
+use super::keys;
 use super::listed::pem;
+use super::named_files::{Contents, Wrong, note};
 use super::{ClusterSettings, Resolved};
 use crate::sandbox;
 
@@ -292,30 +292,11 @@ impl fmt::Display for Zone {
 /// Reads the files of the identity, notes what is in them, and says what is wrong with them and where they were named.
 pub(super) fn read_files(resolved: &mut Resolved) -> Vec<Problem> {
     let Some(cluster) = &resolved.settings.cluster else { return Vec::new() };
-    let effective = &mut resolved.effective;
-    match identity_contents(cluster, SystemTime::now()) {
-        Ok(contents) => {
-            for (key, content) in contents {
-                let rows = effective.iter_mut().filter(|row| row.key == key.path);
-                rows.for_each(|row| row.content = Some(content));
-            }
-            Vec::new()
-        }
-        Err((key, text)) => {
-            let row = effective.iter().find(|row| row.key == key.path);
-            let source = row.map_or(Source::Default, |row| row.source.clone());
-            vec![Problem { source, key: key.path.into(), text }]
-        }
-    }
+    note(&mut resolved.effective, identity_contents(cluster, SystemTime::now()))
 }
 
-type Wrong = (&'static Key, String);
-
 /// Which keys name files, and what is in them; or the key whose file is wrong, and how.
-fn identity_contents(
-    cluster: &ClusterSettings,
-    now: SystemTime,
-) -> Result<Vec<(&'static Key, blake3::Hash)>, Wrong> {
+fn identity_contents(cluster: &ClusterSettings, now: SystemTime) -> Result<Contents, Wrong> {
     match &cluster.identity {
         IdentitySource::Secrets(path) => {
             let wrong = |text| (&keys::CLUSTER_SECRET_FILE, text);

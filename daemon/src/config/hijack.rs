@@ -9,8 +9,8 @@ use std::time::SystemTime;
 use regex::Regex;
 
 use super::error::Problem;
-use super::layers::Source;
 use super::listed::pem;
+use super::named_files::{Contents, Wrong, note};
 use super::{Resolved, keys};
 use crate::termination::{Authority, AuthorityError, Termination};
 
@@ -49,30 +49,15 @@ impl HijackSettings {
     }
 }
 
-type Wrong = (&'static keys::Key, String);
-
 /// Reads the files, notes what is in them, and says what is wrong with them and where they were named.
 pub(super) fn read_files(resolved: &mut Resolved) -> Vec<Problem> {
     let Some(hijack) = &mut resolved.settings.hijack else { return Vec::new() };
-    let effective = &mut resolved.effective;
-    match read(&hijack.cert, &hijack.key, SystemTime::now()) {
-        Ok((authority, contents)) => {
-            hijack.authority = Some(Arc::new(authority));
-            for (key, content) in contents {
-                let rows = effective.iter_mut().filter(|row| row.key == key.path);
-                rows.for_each(|row| row.content = Some(content));
-            }
-            Vec::new()
-        }
-        Err((key, text)) => {
-            let row = effective.iter().find(|row| row.key == key.path);
-            let source = row.map_or(Source::Default, |row| row.source.clone());
-            vec![Problem { source, key: key.path.into(), text }]
-        }
-    }
+    let read = read(&hijack.cert, &hijack.key, SystemTime::now()).map(|(authority, contents)| {
+        hijack.authority = Some(Arc::new(authority));
+        contents
+    });
+    note(&mut resolved.effective, read)
 }
-
-type Contents = [(&'static keys::Key, blake3::Hash); 2];
 
 fn read(cert: &Path, key: &Path, now: SystemTime) -> Result<(Authority, Contents), Wrong> {
     let certificate = pem(cert).map_err(|text| (&keys::HIJACK_CERT, text))?;
@@ -94,7 +79,7 @@ fn read(cert: &Path, key: &Path, now: SystemTime) -> Result<(Authority, Contents
         (of, format!("{} cannot be used: {error}", file.display()))
     })?;
     let contents = [(&keys::HIJACK_CERT, certificate), (&keys::HIJACK_KEY, private)];
-    Ok((authority, contents.map(|(key, bytes)| (key, blake3::hash(&bytes)))))
+    Ok((authority, contents.map(|(key, bytes)| (key, blake3::hash(&bytes))).into()))
 }
 
 #[cfg(test)]

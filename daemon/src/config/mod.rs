@@ -28,6 +28,7 @@ mod hijack;
 mod keys;
 mod layers;
 mod listed;
+mod named_files;
 mod raw;
 mod registry;
 mod rules;
