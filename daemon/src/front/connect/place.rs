@@ -140,7 +140,8 @@ fn host(text: &str) -> Result<Host<String>, NoPlace> {
     }
     match Host::parse(text).map_err(|_| NoPlace::Host)? {
         Host::Domain(name) => match without_dot(&name) {
-            "" => Err(NoPlace::Host),
+            // A second final dot would be one that is left.
+            name if name.split('.').any(str::is_empty) => Err(NoPlace::Host),
             // A dot may have hidden that it ends in a number, and so is an address.
             name => Host::parse(name).map_err(|_| NoPlace::Host),
         },
@@ -177,8 +178,19 @@ mod tests {
 
     #[test]
     fn what_is_no_place_is_refused() {
-        for text in [":443", ".:443", "a b:443", "user@host:443", "a/b:443", "a\\b:1", "a%2e:443", "[::1:443"]
-        {
+        for text in [
+            ":443",
+            ".:443",
+            "a..:443",
+            "a..b:443",
+            ".a:443",
+            "a b:443",
+            "user@host:443",
+            "a/b:443",
+            "a\\b:1",
+            "a%2e:443",
+            "[::1:443",
+        ] {
             check(text, Err(NoPlace::Host));
         }
         for text in [
