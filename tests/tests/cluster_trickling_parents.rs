@@ -22,8 +22,9 @@ fn readers_hardly_notice() {
     }
     let plan = || Plan::new(SEEDS, PEERS).bits_per_s(BITS_PER_S);
     let quick = p99(&plan().start());
-    let slow = p99(&plan().start_seen(|_, between, own| {
-        let parents = SEEDS..SEEDS + PARENTS;
+    let (parents, readers) = (SEEDS..SEEDS + PARENTS, SEEDS + PARENTS..SEEDS + PEERS);
+    // A connection carries requests both ways, whoever opened it: these are not to have any past the trickling ports.
+    let slow = p99(&plan().deaf(parents.clone(), readers).start_seen(|_, between, own| {
         let seen = (0_u8..).zip(own).map(|(place, &own)| match parents.contains(&place.into()) {
             true => trickling_port(between, place + 1, own),
             false => own,

@@ -13,7 +13,8 @@
 //! only when its digest is attested, so that it can be checked before it is kept, passed on or served. A
 //! parent that brings no block for as long as its patience lasts loses its request to another one and is left alone
 //! for a while, longer each time; one whose bytes are wrong is never asked again. Bytes that come late
-//! all the same are taken when they are still wanted.
+//! all the same are taken when they are still wanted. Who has waited in vain for one parent's block does not try the
+//! next: what somebody waits for is then asked of the owner, or of parents that have brought blocks before.
 //!
 //! Pure: events go in with the time, [`Step`]s come out of [`Download::poll`]. Who checks digests, stores blocks and
 //! moves messages is elsewhere; the owner's side is [`crate::schedule`].
@@ -627,20 +628,29 @@ impl Download {
         from_parents
     }
 
+    /// Whether the owner can be expected to send at once what it is asked for, or to name who does.
+    fn owner_answers(&self, now: Instant) -> bool {
+        self.owner_failures == 0 && self.owner.rest().is_none_or(|until| until <= now)
+    }
+
     fn ask_owner(&mut self, places: &BlockSet, any: bool, now: Instant) -> Step {
         let left = if any { BlockSet::EMPTY } else { *places };
         self.asked = self.asked.or(&left);
         self.owner.ask(&left, now);
-        let failing = |parent: &&Parent| parent.wrong || parent.link.faults() > 0;
+        let failing = |parent: &&Parent| parent.wrong || parent.link.is_spared(now);
         let failed = self.parents.iter().filter(failing).map(|parent| parent.id).collect();
         Step::Want { places: *places, any, stand_in: self.stand_in, failed }
     }
 
     fn ask_parent(&mut self, open: &BlockSet, need: Need, now: Instant, chance: &mut Chance) -> Option<Step> {
         let (open, urgent) = (open.and(&self.attested), need == Need::Urgent);
+        let choosy = urgent && self.owner_answers(now);
+        let in_doubt = choosy && self.parents.iter().any(|parent| parent.link.is_spared(now));
         let free = |parent: &&Parent| {
             let link = &parent.link;
-            !parent.wrong && if need == Need::Ahead { link.is_nearly_free() } else { link.is_free(now) }
+            let is_free = if need == Need::Ahead { link.is_nearly_free() } else { link.is_free(now) };
+            let is_sure = !(choosy && link.is_spared(now) || in_doubt && !link.is_proven());
+            !parent.wrong && is_free && is_sure
         };
         let of_parents = |sets: fn(&Parent) -> &BlockSet| {
             let mut all = BlockSet::EMPTY;

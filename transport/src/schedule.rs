@@ -69,12 +69,10 @@ pub struct Own {
 impl Own {
     /// What a holder is named for: what the owner has been asked for often enough, and what the owner lacks, the
     /// latter only if it is held now. Else two nodes that wait for the same block could be sent to each other.
-    fn useful_of(&self, held: &BlockSet, coming: &BlockSet) -> BlockSet {
-        held.or(coming).and(&self.here).or(&held.and(&self.elsewhere()))
-    }
-
-    fn useful(&self, holder: &Holder) -> BlockSet {
-        self.useful_of(&holder.held, &holder.coming)
+    /// A slow one is named only for what the owner lacks.
+    fn useful_of(&self, held: &BlockSet, coming: &BlockSet, is_slow: bool) -> BlockSet {
+        let lacks = held.and(&self.elsewhere());
+        if is_slow { lacks } else { held.or(coming).and(&self.here).or(&lacks) }
     }
 
     /// It has everything.
@@ -116,7 +114,10 @@ impl Tracker {
         let scarce: BlockSet = places.places().filter(scarce).collect();
         let elsewhere = self.held_elsewhere(ask);
         let holders = self.holders_of(ask, &places.minus(&scarce), now, chance);
-        let named = holders.iter().fold(elsewhere, |all, holder| all.or(&ask.own.useful(holder)));
+        let useful = |holder: &Holder| {
+            ask.own.useful_of(&holder.held, &holder.coming, self.is_slow(&holder.node.id, now))
+        };
+        let named = holders.iter().fold(elsewhere, |all, holder| all.or(&useful(holder)));
         // Those who had the others are not to be named: gone, slow or expelled.
         let left = places.minus(&named).or(&scarce);
         if let Some(swarm) = self.swarm(plot) {
@@ -146,7 +147,10 @@ impl Tracker {
             (0..count).for_each(|at| swarm.expect_no_longer(at, now));
         }
         let Some(swarm) = self.look(ask.plot) else { return Vec::new() };
-        let useful = |member: &Member| ask.own.useful_of(&member.held, &member.coming).and(places);
+        let useful = |member: &Member| {
+            let is_slow = self.is_slow(&member.id, now);
+            ask.own.useful_of(&member.held, &member.coming, is_slow).and(places)
+        };
         let others = (start..count).chain(0..start).filter(|at| swarm.members()[*at].id != ask.asker.id);
         let mut found = Vec::new();
         for at in others.clone() {
@@ -310,7 +314,7 @@ impl Tracker {
 mod tests {
     use super::*;
     use crate::tracker::tests::{holds, node, plot};
-    use crate::wire::Text;
+    use crate::wire::{Complain, Fault, Text};
 
     fn asker(number: u32) -> Asker<'static> {
         Asker { id: node(number).id, zone: "" }
@@ -378,6 +382,32 @@ mod tests {
         let failed = [node(0).id, node(1).id];
         let lazy = lazy(&mut tracker, 2, 3, &failed, now);
         assert_eq!((lazy.send, lazy.holders), (BlockSet::one(3), vec![]));
+    }
+
+    #[test]
+    fn who_was_slow_for_several_is_named_only_for_what_the_owner_lacks() {
+        let (mut tracker, now, _) = with_nodes(5);
+        let complain = |tracker: &mut Tracker, child| {
+            for parent in 0..2 {
+                let (parent, plot) = (node(parent).id, plot(1));
+                let slow = Complain { parent, plot, place: 3, fault: Fault::Slow };
+                tracker.complain(&node(child).id, &slow, now);
+            }
+        };
+        let named = |tracker: &mut Tracker, own: &Own, now| {
+            (0..2).for_each(|number| tracker.record(&node(number).id, &holds(plot(1), &[3], &[]), now));
+            let lazy = lazy_of(tracker, 4, (3, own), &[], now);
+            (lazy.send.len(), lazy.holders.len())
+        };
+        for _ in 0..2 {
+            complain(&mut tracker, 2);
+            assert_eq!(named(&mut tracker, &Own::ALL, now), (0, 2), "one node's word");
+        }
+        complain(&mut tracker, 3);
+        assert_eq!(named(&mut tracker, &Own::ALL, now), (1, 0));
+        let lacks = Own { here: BlockSet::EMPTY, attested: BlockSet::full() };
+        assert_eq!(named(&mut tracker, &lacks, now), (0, 2));
+        assert_eq!(named(&mut tracker, &Own::ALL, now + Duration::from_secs(10)), (0, 2), "it is forgotten");
     }
 
     /// A node that was named as one that will have a block, and died, does not keep others waiting for ever.

@@ -30,7 +30,8 @@ pub const SWARMS_MAX: usize = 16_384;
 pub const EXPELLED_FOR: Duration = Duration::from_secs(600);
 /// So many nodes that have met wrong bytes of one are believed without a check.
 pub const ACCUSERS: usize = 3;
-/// How long a node that was slow for one child is named after all others.
+/// How long a node that was slow for one child is named after all others, and one that was for several not for what the
+/// owner can send itself.
 const SLOW_FOR: Duration = Duration::from_secs(10);
 /// How long a block may be on its way to a member before the map no longer counts on it.
 const COMING_FOR: Duration = Duration::from_secs(5);
@@ -48,9 +49,20 @@ pub struct Tracker {
 struct Known {
     node: Node,
     load: Load,
-    slow_until: Option<Instant>,
+    slow: Option<Slowness>,
     expelled_until: Option<Instant>,
     accusers: BTreeSet<NodeId>,
+}
+
+/// A node was slow for others.
+#[derive(Clone, Copy, Debug)]
+struct Slowness {
+    /// When it is forgotten.
+    until: Instant,
+    /// Who has said so last.
+    child: NodeId,
+    /// One node's word would have the owner send all by itself.
+    for_several: bool,
 }
 
 /// The nodes that have or bring blocks of one plot.
@@ -100,8 +112,8 @@ impl Tracker {
         if self.nodes.len() >= NODES_MAX {
             return false;
         }
-        let (load, slow_until, expelled_until) = (Load::default(), None, None);
-        let known = Known { load, slow_until, expelled_until, accusers: BTreeSet::new(), node };
+        let (load, slow, expelled_until) = (Load::default(), None, None);
+        let known = Known { load, slow, expelled_until, accusers: BTreeSet::new(), node };
         self.nodes.insert(known.node.id, known);
         true
     }
@@ -203,7 +215,9 @@ impl Tracker {
                 Grievance::Noted
             }
             Fault::Slow => {
-                known.slow_until = Some(now + SLOW_FOR);
+                let before = known.slowness(now);
+                let for_several = before.is_some_and(|slow| slow.for_several || slow.child != *from);
+                known.slow = Some(Slowness { until: now + SLOW_FOR, child: *from, for_several });
                 Grievance::Noted
             }
             // One node's word is not enough: else a single hostile one could have all others expelled.
@@ -294,8 +308,14 @@ impl Tracker {
     pub(crate) fn rank(&self, member: &Member, zone: &str, now: Instant) -> Option<(bool, bool, u32)> {
         let known = self.nodes.get(&member.id)?;
         let far = zone.is_empty() || *known.node.zone != *zone;
-        let slow = known.slow_until.is_some_and(|until| now < until);
+        let slow = known.slowness(now).is_some();
         Some((far, slow, member.named.saturating_mul(16).saturating_add(u32::from(known.load.busy))))
+    }
+
+    /// Whether a node was too slow for several others lately.
+    pub(crate) fn is_slow(&self, id: &NodeId, now: Instant) -> bool {
+        let slowness = self.nodes.get(id).and_then(|known| known.slowness(now));
+        slowness.is_some_and(|slow| slow.for_several)
     }
 
     pub(crate) fn describe(&self, member: &Member) -> Option<Holder> {
@@ -310,6 +330,10 @@ impl Tracker {
 }
 
 impl Known {
+    fn slowness(&self, now: Instant) -> Option<Slowness> {
+        self.slow.filter(|slow| now < slow.until)
+    }
+
     fn is_expelled(&self, now: Instant) -> bool {
         self.expelled_until.is_some_and(|until| now < until)
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -48,6 +49,8 @@ pub struct Plan {
     mtu: u32,
     bits_per_s: Option<u64>,
     is_udp_blocked: bool,
+    /// Who does not hear whom, by places.
+    deaf: Option<(Range<usize>, Range<usize>)>,
     prefetch: bool,
     capacity: String,
     registry: RegistryOptions,
@@ -69,6 +72,7 @@ impl Plan {
             mtu: ETHERNET_MTU,
             bits_per_s: None,
             is_udp_blocked: false,
+            deaf: None,
             prefetch: false,
             capacity: "256MiB".to_owned(),
             registry,
@@ -89,6 +93,12 @@ impl Plan {
     /// What every link carries each way in a second, the registry's too.
     pub fn bits_per_s(self, bits: u64) -> Plan {
         Plan { bits_per_s: Some(bits), ..self }
+    }
+
+    /// The nodes at `places` hear nothing that comes straight from those at `others`, from the start: what stands between
+    /// them, as of [`Plan::start_seen`], is the only way.
+    pub fn deaf(self, places: Range<usize>, others: Range<usize>) -> Plan {
+        Plan { deaf: Some((places, others)), ..self }
     }
 
     /// Whether nodes fetch the rest of what has been read of.
@@ -159,6 +169,10 @@ impl Plan {
         }
         if self.is_udp_blocked {
             hosts.iter().for_each(|host| host.block_udp(true));
+        }
+        if let Some((places, others)) = &self.deaf {
+            let others: Vec<_> = hosts[others.clone()].iter().map(Host::address).collect();
+            hosts[places.clone()].iter().for_each(|host| host.be_deaf_to(others.iter().copied()));
         }
         let own: Vec<SocketAddr> = hosts.iter().map(|host| host.at(PEER_PORT)).collect();
         let seen = seen_at(&network, &between, &own);

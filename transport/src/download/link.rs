@@ -14,6 +14,8 @@ pub(super) const PATIENCE_MAX: Duration = Duration::from_millis(800);
 /// How long a source is left alone after its first fault; doubled with each further one.
 const LEFT_ALONE: Duration = Duration::from_secs(1);
 const LEFT_ALONE_DOUBLINGS_MAX: u32 = 5;
+/// For what somebody waits for it is left alone so many times as long: as long as the owner names it after all others.
+const SPARED_TIMES: u32 = 10;
 /// A parent that is to send no more than so many blocks is asked for the next ones: with its last block on the way here it
 /// would have nothing to send until the next request has come to it, and behind full links that takes 50 ms.
 pub(super) const ASKED_AHEAD_BLOCKS: u32 = 3;
@@ -28,6 +30,8 @@ const FIRST_REQUEST_BLOCKS: u32 = 4;
 pub(super) struct Link {
     request: Option<Box<Request>>,
     rest_until: Option<Instant>,
+    /// Before this nothing is asked of it that somebody waits for, if anyone else can be asked.
+    spared_until: Option<Instant>,
     /// Smoothed time for a block.
     block_time: Option<Duration>,
     faults: u32,
@@ -80,7 +84,19 @@ impl Link {
     pub(super) fn fault(&mut self, now: Instant) {
         let doublings = self.faults.min(LEFT_ALONE_DOUBLINGS_MAX);
         self.faults = self.faults.saturating_add(1);
-        self.rest_until = Some(now + LEFT_ALONE * 2u32.pow(doublings));
+        let left_alone = LEFT_ALONE * 2u32.pow(doublings);
+        self.rest_until = Some(now + left_alone);
+        self.spared_until = Some(now + left_alone * SPARED_TIMES);
+    }
+
+    /// Whether it failed so lately that nobody should wait for it.
+    pub(super) fn is_spared(&self, now: Instant) -> bool {
+        self.spared_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether it has brought anything yet.
+    pub(super) fn is_proven(&self) -> bool {
+        self.block_time.is_some()
     }
 
     /// A block has come of the request: how long it took is smoothed over eight.

@@ -122,25 +122,45 @@ fn a_block_without_an_attested_digest_comes_from_the_owner_only() {
     assert_eq!(steps[1..], [want(set([4]), &[])]);
 }
 
-/// SIGSTOP on a parent: its children go on within a second.
+/// SIGSTOP on a parent: its children go on within a second, and do not try one after another.
 #[test]
-fn from_a_parent_that_stands_still_another_one_takes_over_within_a_second() {
-    let mut bench = Bench::new(2);
+fn what_a_parent_does_not_bring_in_time_is_asked_of_the_owner() {
+    let mut bench = Bench::new(3);
     bench.download.want(&set([0]));
-    let first = bench.takes();
-    assert_eq!(first.len(), 1);
+    let slow = bench.takes()[0].0;
     let wake = bench.download.wake_at(bench.now).unwrap();
     assert!(wake - bench.now <= PATIENCE_MAX);
     bench.now = wake;
-    let steps = bench.steps();
-    let slow = first[0].0;
     let complaint = Step::Complain { parent: slow, place: 0, fault: Fault::Slow };
-    assert_eq!(steps[..2], [Step::Drop(Source::Parent(slow)), complaint]);
-    assert!(matches!(&steps[2], Step::Take { parent, .. } if *parent != slow), "{steps:?}");
+    assert_eq!(bench.steps(), [Step::Drop(Source::Parent(slow)), complaint, want(set([0]), &[slow])]);
     // What comes all the same is taken, and the other one's is late.
     assert_eq!(bench.arrived(Source::Parent(slow), 0), Arrival::Keep);
-    let Step::Take { parent, .. } = steps[2] else { unreachable!() };
-    assert_eq!(bench.arrived(Source::Parent(parent), 0), Arrival::Late);
+    assert_eq!(bench.arrived(Source::Owner, 0), Arrival::Late);
+    bench.download.ended(&Source::Owner, &set([0]));
+    // An owner that names others instead is believed.
+    bench.download.want(&set([1]));
+    assert_eq!(bench.steps(), [want(set([1]), &[slow])]);
+    bench.download.refused(&Source::Owner, &set([1]), Reaction::AskAgain { after_ms: 5 }, bench.now);
+    let takes = bench.takes();
+    assert!(takes.len() == 1 && takes[0].0 != slow, "{takes:?}");
+}
+
+#[test]
+fn who_has_brought_blocks_is_asked_though_another_one_failed() {
+    let mut bench = Bench::new(2);
+    bench.download.want(&set([0]));
+    let quick = bench.takes()[0].0;
+    bench.arrived(Source::Parent(quick), 0);
+    bench.download.ended(&Source::Parent(quick), &set([0]));
+    let slow = if quick == parent(0) { 1 } else { 0 };
+    // Only the slow one has it.
+    bench.download.have(&quick, &Have { held: BlockSet::EMPTY, lost: set([1]), load: Load::default() });
+    bench.download.want(&set([1]));
+    assert_eq!(bench.takes(), [(parent(slow), set([1]))]);
+    bench.after(300);
+    assert_eq!(bench.steps()[2], want(set([1]), &[parent(slow)]));
+    bench.download.want(&set([2]));
+    assert_eq!(bench.takes(), [(quick, set([2]))]);
 }
 
 #[test]
