@@ -1,7 +1,7 @@
-//! A container of a pod, run by `runc` as the kubelet would have it run: its command, user, capabilities, seccomp profile
-//! and read-only root, with the volumes that the test gives it, in a network of its own.
+//! A container, run by `runc`: of a pod as the kubelet would have it run, with its command, user, capabilities, seccomp profile
+//! and read-only root, the volumes that the test gives it and a network of its own; or by any other specification.
 //!
-//! The root is made of this machine's libraries and programs, as the base of the image would bring them, and the `darter`
+//! A pod's root is made of this machine's libraries and programs, as the base of the image would bring them, and the `darter`
 //! that was built. What only a kubelet does is not there: probes, restarts, host ports.
 
 use std::fs;
@@ -48,16 +48,24 @@ impl Container {
     /// # Panics
     /// When it mounts a volume that is not given.
     pub fn new(spec: &Value, mounts: &[Mount], seccomp: &Value) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let bundle = TempDir::with_prefix("darter-test-").expect("a temporary directory can be made");
-        let root = bundle.path().join("rootfs");
+        let container = Self::specified(&config(spec, mounts, seccomp));
+        let root = container.bundle.path().join("rootfs");
         for directory in ["usr/local/bin", "etc", "proc", "dev", "tmp"] {
             fs::create_dir_all(root.join(directory)).expect("a directory can be made");
         }
         for linked in ["bin", "lib", "lib64"] {
             symlink(format!("usr/{linked}"), root.join(linked)).expect("a link can be made");
         }
-        let config = config(spec, mounts, seccomp);
+        container
+    }
+
+    /// Prepares one by all that a runtime is told, as OCI's specification of runtimes has it.
+    ///
+    /// # Panics
+    /// When no file can be written.
+    pub fn specified(config: &Value) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let bundle = TempDir::with_prefix("darter-test-").expect("a temporary directory can be made");
         fs::write(bundle.path().join("config.json"), config.to_string()).expect("a file can be written");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         Self { id: format!("darter-test-{}-{number}", std::process::id()), bundle }
