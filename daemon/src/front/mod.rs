@@ -100,7 +100,7 @@ impl Shared {
 }
 
 /// The front of one shard under one policy.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Front {
     pub(crate) routing: Routing,
     pub(crate) sources: Sources,
@@ -233,26 +233,11 @@ struct Learned {
 impl Front {
     fn under(&self, Policy { routing, origin, termination }: Policy) -> Self {
         let sources = Sources { origin: origin.clone(), ..self.sources.clone() };
-        Self {
-            routing,
-            sources,
-            origin,
-            shared: self.shared.clone(),
-            tracer: self.tracer.clone(),
-            termination,
-        }
+        Self { routing, sources, origin, termination, ..self.clone() }
     }
 
     fn for_tls(&self) -> Self {
-        let Self { routing, sources, origin, shared, tracer, termination } = self;
-        Self {
-            routing: routing.clone(),
-            sources: Sources { looked_at: true, ..sources.clone() },
-            origin: origin.clone(),
-            shared: shared.clone(),
-            tracer: tracer.clone(),
-            termination: termination.clone(),
-        }
+        Self { sources: Sources { looked_at: true, ..self.sources.clone() }, ..self.clone() }
     }
 
     /// The answer and what follows it. `inside`: the request has come over TLS that ends here in that place's stead.

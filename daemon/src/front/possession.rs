@@ -8,6 +8,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use bytes::Bytes;
+use darter_engine::store::Touch;
 use darter_engine::{BlockIndex, Content};
 
 use super::reader::Sources;
@@ -64,7 +65,7 @@ async fn held_block(sources: &Sources, target: &Target, content: &Content) -> Op
         let Some(block) = rest.blocks().find(held) else { continue };
         let run = layout.run(block.number(), block.number() + 1)?;
         // Evicted since: the next one.
-        if let Ok(parts) = sources.store.read_copied(content, target.scope(), run).await {
+        if let Ok(parts) = sources.store.read_copied(content, target.scope(), run, Touch::Ignored).await {
             return Some((block, parts.concat().into()));
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use darter_engine::store::ReadError;
+use darter_engine::store::{ReadError, Touch};
 use darter_engine::{BLOCK_BYTES, BlockIndex, BlockRun, Content, Store, Verification};
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -54,7 +54,7 @@ pub struct Sources {
 impl Sources {
     async fn read(&self, content: &Content, key: &FetchKey, run: BlockRun) -> Result<Vec<Bytes>, ReadError> {
         match self.looked_at {
-            true => self.store.read_copied_by_client(content, key.scope, run).await,
+            true => self.store.read_copied(content, key.scope, run, Touch::Counts).await,
             false => self.store.read(content, key.scope, run).await,
         }
     }

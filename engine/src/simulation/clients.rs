@@ -20,7 +20,7 @@ use crate::content::Content;
 use crate::content_id::RegistryScope;
 use crate::format::{CONTENT_RECORD_BYTES, Copy, SLOT_RECORD_BYTES};
 use crate::layout::{BlockRun, PIECE_BYTES};
-use crate::store::{FlushError, ReadError, Reservation, Store, WriteError};
+use crate::store::{FlushError, ReadError, Reservation, Store, Touch, WriteError};
 
 type Task<T> = Pin<Box<dyn Future<Output = T>>>;
 
@@ -224,7 +224,7 @@ impl Clients {
         });
         let task = async move {
             if copied {
-                store.read_copied(&content, scope, run).await
+                store.read_copied(&content, scope, run, Touch::Ignored).await
             } else {
                 store.read(&content, scope, run).await
             }

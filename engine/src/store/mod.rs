@@ -42,7 +42,7 @@ use crate::slot::{SlotIndex, SlotState, SlotTable};
 
 pub use crate::scrub::{ScrubOptions, ScrubStatus, Verified};
 pub use crate::slab::Lent;
-pub use read::ReadError;
+pub use read::{ReadError, Touch};
 pub use room::{NoRoom, Reservation};
 pub use stats::{ContentStat, StoreStats};
 pub use survey::Survey;

@@ -150,31 +150,31 @@ impl Store {
         content: &Content,
         registry: RegistryScope,
         run: BlockRun,
+        touch: Touch,
     ) -> Result<Vec<Bytes>, ReadError> {
-        let extents = self.inner.extents(content, run, Touch::Ignored)?;
-        self.inner.copied(content, registry, extents).await
-    }
-
-    /// The same for a reader whose reads count for eviction.
-    ///
-    /// # Errors
-    /// As [`Store::read`].
-    pub async fn read_copied_by_client(
-        &self,
-        content: &Content,
-        registry: RegistryScope,
-        run: BlockRun,
-    ) -> Result<Vec<Bytes>, ReadError> {
-        self.inner.note_used(content);
-        let extents = self.inner.extents(content, run, Touch::Counts)?;
-        self.inner.copied(content, registry, extents).await
+        if touch == Touch::Counts {
+            self.inner.note_used(content);
+        }
+        let extents = self.inner.extents(content, run, touch)?;
+        // After the look at presence, as in `read`.
+        if !content.serves(registry) {
+            return Err(ReadError::Absent(run.first()));
+        }
+        let mut bytes = Vec::new();
+        for extent in extents {
+            let buffers = self.inner.lend(&extent)?;
+            self.inner.read_cold(content, extent, buffers, &mut bytes).await?;
+        }
+        Ok(bytes)
     }
 }
 
-/// Whether a read counts for eviction: a reader's does, the hasher's does not.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Touch {
+/// Whether a read keeps what it reads from being evicted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Touch {
+    /// A client's does.
     Counts,
+    /// The node's own, to look at bytes, does not.
     Ignored,
 }
 
@@ -199,26 +199,6 @@ impl Checked {
 }
 
 impl Inner {
-    async fn copied(
-        &self,
-        content: &Content,
-        registry: RegistryScope,
-        extents: Vec<Extent>,
-    ) -> Result<Vec<Bytes>, ReadError> {
-        // After the look at presence, as in `read`.
-        if !content.serves(registry) {
-            // A run has a block at least.
-            let first = extents.first().map(|extent| extent.run.first());
-            return first.map_or(Ok(Vec::new()), |block| Err(ReadError::Absent(block)));
-        }
-        let mut bytes = Vec::new();
-        for extent in extents {
-            let buffers = self.lend(&extent)?;
-            self.read_cold(content, extent, buffers, &mut bytes).await?;
-        }
-        Ok(bytes)
-    }
-
     fn note_used(&self, content: &Content) {
         if content.note_used()
             && let Some(content) = self.index.places().content(content.place).cloned()
@@ -492,7 +472,10 @@ mod tests {
             assert!(!lately());
             assert_eq!(store.read(&content, scope(), run).await.unwrap().concat(), bytes);
             assert!(lately());
-            assert_eq!(store.read_copied(&content, scope(), run).await.unwrap().concat(), bytes);
+            assert_eq!(
+                store.read_copied(&content, scope(), run, Touch::Ignored).await.unwrap().concat(),
+                bytes
+            );
             assert!(!lately(), "a read from the disk is under way, or was");
             assert_eq!(store.read(&content, scope(), run).await.unwrap().concat(), bytes);
             assert!(lately());

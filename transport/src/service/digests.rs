@@ -4,6 +4,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use darter_engine::store::Touch;
+
 use super::board::Board;
 use super::refusal::Stop;
 use super::{Server, Site};
@@ -46,7 +48,7 @@ impl Server {
             if site.content.is_gone() {
                 return;
             }
-            match self.store.read_copied(&site.content, site.registry, run).await {
+            match self.store.read_copied(&site.content, site.registry, run, Touch::Ignored).await {
                 Ok(bytes) => {
                     let digests: Vec<_> = bytes.iter().map(|block| blake3::hash(block).into()).collect();
                     self.books.attest(&site.plot, places.start, &digests);
