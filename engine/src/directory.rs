@@ -115,7 +115,9 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Anything else the system said.
-    #[error("{what} {path}: {source}")]
+    #[error(
+        "cannot {what} {path} ({source}): `darter doctor` says what it finds there, and --data-dir names another directory"
+    )]
     Io {
         /// What was tried.
         what: &'static str,

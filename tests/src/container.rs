@@ -5,7 +5,7 @@
 //! that was built. What only a kubelet does is not there: probes, restarts, host ports.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -53,6 +53,8 @@ impl Container {
         for directory in ["usr/local/bin", "etc", "proc", "dev", "tmp"] {
             fs::create_dir_all(root.join(directory)).expect("a directory can be made");
         }
+        // Whoever it is might write there if the root were not read-only.
+        fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("it is the test's");
         for linked in ["bin", "lib", "lib64"] {
             symlink(format!("usr/{linked}"), root.join(linked)).expect("a link can be made");
         }
