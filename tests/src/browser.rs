@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::env;
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::need::Need;
 use crate::process::{Process, command};
-use crate::{Client, Request, wait_until};
+use crate::{Client, Request, free_at_localhost, wait_until};
 
 /// What a test with a browser cannot do without.
 pub const BROWSER: [Need; 2] = [
@@ -57,7 +57,8 @@ impl Browser {
     /// When it does not start.
     pub fn start() -> Browser {
         let home = TempDir::with_prefix("darter-test-browser-").expect("a temporary directory can be made");
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        // chromedriver takes no socket and no address.
+        let address = free_at_localhost();
         let mut driver = command("chromedriver");
         driver.arg(format!("--port={}", address.port())).env("HOME", home.path());
         let driver = Process::start(driver, home.path(), || TcpStream::connect(address).is_ok());
@@ -191,10 +192,4 @@ fn asked(client: &mut Client, request: Request) -> Value {
     let mut body: Value = serde_json::from_slice(&answer.body).expect("WebDriver speaks JSON");
     assert_eq!(answer.status(), 200, "{}", body["value"]["message"]);
     body["value"].take()
-}
-
-/// A port that is free now; chromedriver takes no socket and no address.
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("loopback has ports");
-    socket.local_addr().expect("a bound socket has an address").port()
 }

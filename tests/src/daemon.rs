@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -540,6 +540,15 @@ pub fn built(name: &str) -> PathBuf {
 /// An address of this process alone, and a port there that no other server of it has: it can be named before it is bound.
 pub fn free_address() -> SocketAddr {
     SocketAddr::new(own_loopback_address(), free_port())
+}
+
+/// A port of 127.0.0.1 that nobody has now, for a server that can be nowhere else. Others may take it before it is bound.
+///
+/// # Panics
+/// When there is none.
+pub fn free_at_localhost() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
+    listener.local_addr().expect("a listener has an address")
 }
 
 /// An address of 127.64.0.0/10 that belongs to this process alone, by its id (at most 22 bits). No other test

@@ -61,7 +61,7 @@ pub use container::{Container, Mount};
 pub use container_image::ContainerImage;
 pub use containerd::Containerd;
 pub use crashes::Crashes;
-pub use daemon::{Builder, Daemon, Io, built, free_address};
+pub use daemon::{Builder, Daemon, Io, built, free_address, free_at_localhost};
 pub use debian_package::DebianPackage;
 pub use debian_registry::DebianRegistry;
 pub use deployed::deployed;

@@ -2,12 +2,12 @@
 //! served meanwhile notices.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use darter_tests::{Answer, Client, Daemon, Io, Origin, Request, on_both_io};
+use darter_tests::{Answer, Client, Daemon, Io, Origin, Request, free_at_localhost, on_both_io};
 use flate2::read::GzDecoder;
 use prost::Message;
 
@@ -180,18 +180,12 @@ impl Profile {
     }
 }
 
-/// A port that nobody has now.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback can be listened on");
-    listener.local_addr().expect("a listener has an address").port()
-}
-
 /// A daemon that takes profiles, and where.
 fn start(origin: &Origin, io: Io) -> (Daemon, SocketAddr) {
-    let port = free_port();
-    let builder = Daemon::builder().origin(origin).config(&format!("pprofPort: {port}\n"));
+    let profiles = free_at_localhost();
+    let builder = Daemon::builder().origin(origin).config(&format!("pprofPort: {}\n", profiles.port()));
     let builder = if io == Io::Auto { builder } else { builder.over(io) };
-    (builder.start(), SocketAddr::from(([127, 0, 0, 1], port)))
+    (builder.start(), profiles)
 }
 
 fn ask(port: SocketAddr, target: &str) -> Answer {
@@ -303,12 +297,12 @@ fn nobody_listens_unless_it_is_configured() {
 
 #[test]
 fn it_is_on_loopback_although_others_are_not() {
-    let port = free_port();
-    let config = format!("pprofPort: {port}\n");
+    let profiles = free_at_localhost();
+    let config = format!("pprofPort: {}\n", profiles.port());
     let daemon = Daemon::builder().registry("http://127.0.0.1:1").config(&config).start();
     // A daemon of a test has an address of its own in 127.0.0.0/8: there is nobody at that.
-    assert!(TcpStream::connect((daemon.admin().ip(), port)).is_err());
-    assert_eq!(ask(SocketAddr::from(([127, 0, 0, 1], port)), "/debug/pprof/").status(), 200);
+    assert!(TcpStream::connect((daemon.admin().ip(), profiles.port())).is_err());
+    assert_eq!(ask(profiles, "/debug/pprof/").status(), 200);
 }
 
 #[test]

@@ -8,7 +8,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use darter_tests::need::{Need, need};
-use darter_tests::{Client, Daemon, Knocks, Metrics, Origin, Request, Systemd, wait_until};
+use darter_tests::{
+    Client, Daemon, Knocks, Metrics, Origin, Request, Systemd, free_at_localhost, wait_until,
+};
 
 const WITHIN: Duration = Duration::from_secs(60);
 const BLOB_BYTES: u64 = 8 << 20;
@@ -26,9 +28,8 @@ impl Installed {
         let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd");
         let read = |name: &str| fs::read_to_string(units.join(name)).expect("it is there");
         let (front, admin) = Daemon::free_addresses();
-        let profiles = Daemon::free_addresses().0;
-        // It is on this address, whatever else listens where.
-        let profiles = SocketAddr::from(([127, 0, 0, 1], profiles.port()));
+        // It is there, whatever else listens where.
+        let profiles = free_at_localhost();
         let own = |socket: &str, from: &str, to: SocketAddr| {
             let text = read(socket);
             assert!(text.contains(from), "{text}");
