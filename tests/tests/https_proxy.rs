@@ -104,6 +104,7 @@ fn each_side_ends_when_it_likes(io: Io) {
         // What is sent behind the request, before its answer, is for the other end as well.
         let client = connect(daemon.front(), address, b"hello");
         let (mut other, _) = server.accept().expect("the front has connected");
+        other.set_read_timeout(Some(PATIENCE)).expect("a socket takes options");
         let mut hello = [0; 5];
         other.read_exact(&mut hello).expect("it comes");
         assert_eq!(&hello, b"hello");
