@@ -21,7 +21,7 @@ use crate::cluster::{NoPart, NodePart};
 use crate::config::{Inputs, IoChoice, Resolved, Settings};
 use crate::fetch::{Bounds, Copies, Fetches, Turns};
 use crate::front::connect::Seats;
-use crate::front::{Shared, connection};
+use crate::front::{Shared, parting};
 use crate::logs::Verbosity;
 use crate::memory_limit::{free_memory, memory_limit};
 use crate::metrics::Metrics;
@@ -440,7 +440,7 @@ async fn accept(
             && let Ok(refused) = tokio::net::TcpStream::from_std(refused)
         {
             tokio::task::spawn_local(async move {
-                connection::turn_away(refused).await;
+                parting::turn_away(refused).await;
                 drop(place);
             });
         }

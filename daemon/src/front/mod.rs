@@ -17,6 +17,7 @@ mod hit;
 mod line;
 mod manifest;
 pub mod options;
+pub(crate) mod parting;
 mod pass;
 mod possession;
 pub mod range;
