@@ -26,7 +26,9 @@ fn it_serves_a_pull_as_nobodys_user_and_finds_it_again() {
     let data = fs::metadata(image.root().join("var/lib/darter")).expect("a volume gets its owner from here");
     assert_eq!((data.uid(), data.gid(), data.mode() & 0o777), (USER, USER, 0o700));
     assert!(image.root().join("etc/ssl/certs/ca-certificates.crt").exists(), "registries are not believed");
-    assert!(!image.root().join("src").exists(), "sources are in the image");
+    for kept in ["src", "var/cache/apt/pkgcache.bin", "var/cache/apt/srcpkgcache.bin"] {
+        assert!(!image.root().join(kept).exists(), "/{kept} is of no use in the image");
+    }
 
     let volume = tempfile::tempdir().expect("a temporary directory can be made");
     chown(volume.path(), Some(USER), Some(USER)).expect("root may");
