@@ -9,7 +9,9 @@ use url::{Host, Url};
 
 use crate::config::Registry;
 
-/// Longest text that is read: a name of the DNS has 253 bytes.
+/// Longest name of the DNS, without a final dot.
+const NAME_BYTES_MAX: usize = 253;
+/// Longest text that is read: such a name, a dot, and a port that may have zeros before it.
 const BYTES_MAX: usize = 300;
 const HTTPS_PORT: u16 = 443;
 
@@ -135,11 +137,13 @@ fn port_of(text: &str) -> Option<(&str, &str)> {
 fn host(text: &str) -> Result<Host<String>, NoPlace> {
     // Names of other scripts come in ASCII. An authority of HTTP may have a user and his password before the host.
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
-    if text.is_empty() || text.len() > BYTES_MAX || !text.bytes().all(is_plain) {
+    if text.is_empty() || without_dot(text).len() > NAME_BYTES_MAX || !text.bytes().all(is_plain) {
         return Err(NoPlace::Host);
     }
     match Host::parse(text).map_err(|_| NoPlace::Host)? {
         Host::Domain(name) => match without_dot(&name) {
+            // In its one form it may be longer than it was; with a port it still has to be a text that is read.
+            name if name.len() > NAME_BYTES_MAX => Err(NoPlace::Host),
             // A second final dot would be one that is left.
             name if name.split('.').any(str::is_empty) => Err(NoPlace::Host),
             // A dot may have hidden that it ends in a number, and so is an address.
@@ -174,6 +178,20 @@ mod tests {
         check("127.1.:443", Ok("127.0.0.1:443"));
         check("[0:0::1]:8443", Ok("[::1]:8443"));
         check("registry:1", Ok("registry:1"));
+    }
+
+    /// What a `Host` names without a port is read again with one.
+    #[test]
+    fn a_name_is_as_long_as_those_of_the_dns() {
+        let name = |bytes: usize| ["a".repeat(63).as_str(); 5].join(".")[..bytes].to_owned();
+        for (bytes, is_place) in [(253, true), (254, false), (298, false)] {
+            let place = Place::of_host_header(&name(bytes));
+            assert_eq!(place.is_ok(), is_place, "{bytes}");
+            if let Ok(place) = place {
+                assert_eq!(place.to_string().parse(), Ok(place));
+            }
+        }
+        assert!(Place::of_host_header(&format!("{}.", name(253))).is_ok());
     }
 
     #[test]
