@@ -65,11 +65,17 @@ fn an_unknown_key_is_an_error_with_its_place() {
 fn a_missing_file_is_an_error() {
     let ran = darter(&["config", "check", "/nowhere/darter.yaml"]);
     assert_eq!((ran.status, ran.out.as_str()), (2, ""));
-    assert!(
-        ran.err.contains("cannot read the configuration file /nowhere/darter.yaml: No such file"),
-        "{}",
-        ran.err
-    );
+    let message = "cannot read the configuration file /nowhere/darter.yaml: No such file or directory (os error 2); \
+                   name one that is there, or none: every key has a default";
+    assert!(ran.err.contains(message), "{}", ran.err);
+}
+
+#[test]
+fn a_directory_is_no_file() {
+    let ran = darter(&["config", "check", "/"]);
+    assert_eq!(ran.status, 2);
+    assert!(ran.err.contains("cannot read the configuration file /: "), "{}", ran.err);
+    assert!(ran.err.contains("; name a file in it"), "{}", ran.err);
 }
 
 #[test]

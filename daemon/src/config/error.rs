@@ -11,7 +11,7 @@ use crate::sandbox;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read: name another, or make it readable.
-    #[error("cannot read the configuration file {}: {error}{}", file.display(), sandbox::hint(error))]
+    #[error("cannot read the configuration file {}: {error}{}", file.display(), cure(error))]
     Unreadable {
         /// As it was named on the command line.
         file: PathBuf,
@@ -57,6 +57,18 @@ impl ConfigError {
             Self::Unreadable { .. } => &[],
             Self::Invalid(problems) => &problems[..problems.len().min(PROBLEMS_SHOWN_MAX)],
         }
+    }
+}
+
+/// What to do about a file that cannot be read, as the end of a message.
+fn cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; name one that is there, or none: every key has a default",
+        io::ErrorKind::IsADirectory => "; name a file in it",
+        io::ErrorKind::PermissionDenied if sandbox::hint(error).is_empty() => {
+            "; let the user that darter runs as read it"
+        }
+        _ => sandbox::hint(error),
     }
 }
 
