@@ -1,12 +1,13 @@
 //! Three of twelve peers have all of an image and send it a byte a second. Whoever asks them is not held up: bytes that
 //! trickle are no block, and another source is asked in their place.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use darter_tests::need::need;
-use darter_tests::net::{Cluster, NETWORK, Plan, at_once, trickling_port};
+use darter_tests::net::{Cluster, NETWORK, Plan, TricklingPort, at_once};
 
 const MIB: u64 = 1 << 20;
 const BITS_PER_S: u64 = 50_000_000;
@@ -24,15 +25,23 @@ fn readers_hardly_notice() {
     let quick = p99(&plan().start());
     let (parents, readers) = (SEEDS..SEEDS + PARENTS, SEEDS + PARENTS..SEEDS + PEERS);
     // A connection carries requests both ways, whoever opened it: these are not to have any past the trickling ports.
-    let slow = p99(&plan().deaf(parents.clone(), readers).start_seen(|_, between, own| {
-        let seen = (0_u8..).zip(own).map(|(place, &own)| match parents.contains(&place.into()) {
-            true => trickling_port(between, place + 1, own),
-            false => own,
-        });
-        seen.collect::<Vec<SocketAddr>>()
-    }));
+    let (mut ports, plan) = (Vec::new(), plan().deaf(parents.clone(), readers));
+    let cluster = plan.start_seen(|_, between, own| {
+        let open = |(number, own): (u8, &SocketAddr)| TricklingPort::open(between, number, *own);
+        ports = (1..).zip(&own[parents.clone()]).map(open).collect();
+        let mut seen = own.to_vec();
+        seen[parents].iter_mut().zip(&ports).for_each(|(seen, port)| *seen = port.address());
+        seen
+    });
+    let slow = p99(&cluster);
     println!("p99 of reads: {quick:?} from quick parents, {slow:?} where three trickle");
     assert!(slow <= quick.mul_f64(1.5), "{slow:?} where three parents trickle, {quick:?} where none does");
+    // Which parents a reader asks is chance; that one of them got nowhere at one of them is not.
+    let readers: BTreeSet<IpAddr> =
+        cluster.peers()[PARENTS..].iter().map(|reader| reader.host().address().into()).collect();
+    let held_up = ports.iter().flat_map(|port| port.held_up()).filter(|who| readers.contains(who)).count();
+    println!("readers that were held up: {held_up} times");
+    assert!(held_up > 0, "no reader asked a parent that trickles: this has shown nothing");
 }
 
 /// Of reads of single blocks, in an order of each reader's own, when three peers have read all before.

@@ -27,4 +27,4 @@ pub use host::{Host, LinkBytes};
 pub use namespace::Namespace;
 pub use network::{NETWORK, Network};
 pub(crate) use run::MARK as RUN_MARK;
-pub use trickle::trickling_port;
+pub use trickle::TricklingPort;

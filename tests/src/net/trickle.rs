@@ -3,8 +3,10 @@
 //!
 //! UDP does not pass, so who comes this way comes by TCP.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -15,26 +17,56 @@ use crate::pause;
 const QUICK_BYTES: u64 = 48 << 10;
 const REST: Duration = Duration::from_secs(1);
 
-/// Opens such a port at 10.77.1.`number` of `host`, with the port number of `to`, for as long as the process lives, and
-/// says where it is.
-///
-/// # Panics
-/// When it cannot be listened on.
-pub fn trickling_port(host: &Host, number: u8, to: SocketAddr) -> SocketAddr {
-    let own = SocketAddr::new(host.add_address(number).into(), to.port());
-    host.namespace().enter(|| {
-        let listener = TcpListener::bind(own).expect("the address is the host's");
-        // Threads that are started inside stay inside.
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                thread::spawn(move || TcpStream::connect(to).and_then(|server| carry(client, server)));
-            }
-        });
-    });
-    own
+/// Such a port. It stays open for as long as the process lives.
+#[derive(Debug)]
+pub struct TricklingPort {
+    address: SocketAddr,
+    held_up: Arc<Mutex<BTreeSet<IpAddr>>>,
 }
 
-fn carry(mut client: TcpStream, mut server: TcpStream) -> io::Result<()> {
+impl TricklingPort {
+    /// Opens one at 10.77.1.`number` of `host`, with the port number of `to`.
+    ///
+    /// # Panics
+    /// When it cannot be listened on.
+    #[must_use]
+    pub fn open(host: &Host, number: u8, to: SocketAddr) -> Self {
+        let address = SocketAddr::new(host.add_address(number).into(), to.port());
+        let held_up = Arc::default();
+        let seen = Arc::clone(&held_up);
+        host.namespace().enter(|| {
+            let listener = TcpListener::bind(address).expect("the address is the host's");
+            // Threads that are started inside stay inside.
+            thread::spawn(move || {
+                for client in listener.incoming().flatten() {
+                    let seen = Arc::clone(&seen);
+                    thread::spawn(move || {
+                        TcpStream::connect(to).and_then(|server| carry(client, server, &seen))
+                    });
+                }
+            });
+        });
+        Self { address, held_up }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Those who were sent more than passes at once, so far.
+    ///
+    /// # Panics
+    /// When a thread of its connections has.
+    #[must_use]
+    pub fn held_up(&self) -> BTreeSet<IpAddr> {
+        self.held_up.lock().expect("no holder panics").clone()
+    }
+}
+
+fn carry(mut client: TcpStream, mut server: TcpStream, held_up: &Mutex<BTreeSet<IpAddr>>) -> io::Result<()> {
+    let who = client.peer_addr()?.ip();
     let (mut asking, mut to_server) = (client.try_clone()?, server.try_clone()?);
     thread::spawn(move || {
         let _ = io::copy(&mut asking, &mut to_server);
@@ -43,6 +75,7 @@ fn carry(mut client: TcpStream, mut server: TcpStream) -> io::Result<()> {
     io::copy(&mut (&mut server).take(QUICK_BYTES), &mut client)?;
     let mut byte = [0];
     while server.read(&mut byte)? == 1 {
+        held_up.lock().expect("no holder panics").insert(who);
         client.write_all(&byte)?;
         pause(REST);
     }
