@@ -13,8 +13,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use darter_engine::format::{ContentRecord, SlotRecord};
 use darter_engine::ring::{Backend, run_shard};
 use darter_engine::{
-    BLOCK_BYTES, BlockRun, Content, ContentId, ContentSpec, Layout, Naming, RegistryScope, Store,
-    StoreOptions, Verification,
+    BLOCK_BYTES, BlockRun, Content, ContentId, ContentSpec, HashedBlock, Layout, Naming, RegistryScope,
+    Store, StoreOptions, Verification,
 };
 use sha2::Digest;
 
@@ -292,6 +292,8 @@ async fn write(store: &Store, content: &Arc<Content>, run: BlockRun, blocks: Vec
             break Arc::new(reservation);
         }
     };
+    // Hashing is a part of what a write costs.
+    let blocks = blocks.into_iter().map(HashedBlock::new).collect();
     store.write(&reservation, run.first(), blocks, REGISTRY).await.expect("the disk takes it");
 }
 

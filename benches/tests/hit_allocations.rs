@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use darter_engine::ring::{Backend, run_shard};
 use darter_engine::{
-    BLOCK_BYTES, ContentId, ContentSpec, Layout, Naming, RegistryScope, Store, StoreOptions,
+    BLOCK_BYTES, ContentId, ContentSpec, HashedBlock, Layout, Naming, RegistryScope, Store, StoreOptions,
 };
 
 #[global_allocator]
@@ -70,6 +70,6 @@ async fn fill(store: &Store, id: ContentId) {
     let content = content.expect("there is a place");
     let run = content.layout().whole().expect("it is not empty");
     let reservation = store.reserve(&content, run).await.map(Arc::new).expect("there is room");
-    let blocks = run.blocks().map(|_| Bytes::from(vec![7; BLOCK_BYTES as usize])).collect();
+    let blocks = run.blocks().map(|_| HashedBlock::new(Bytes::from(vec![7; BLOCK_BYTES as usize]))).collect();
     store.write(&reservation, run.first(), blocks, REGISTRY).await.expect("the disk takes it");
 }

@@ -20,8 +20,7 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use darter_engine::{BlockIndex, BlockRun, Content, ContentId, RegistryScope, Scope, Store};
+use darter_engine::{BlockIndex, BlockRun, Content, ContentId, HashedBlock, RegistryScope, Scope, Store};
 use tokio::sync::{mpsc, watch};
 
 use crate::announce::Announcer;
@@ -34,7 +33,7 @@ use crate::membership;
 use crate::mesh::{Introduction, Mesh, Service};
 use crate::node::{NodeId, Role};
 use crate::pull::{Context, Pulled, Pulls, Wanted, Watches};
-use crate::service::{HASHED_AT_ONCE, Origin, Server};
+use crate::service::{Origin, Server};
 use crate::session::Session;
 pub use crate::shared::{Counted, Counters, Shared};
 use crate::span::{Plot, SpanIndex, spans};
@@ -169,39 +168,30 @@ impl Cluster {
     }
 
     /// These blocks have come and are on their way to the store; `first` is that of `blocks[0]`. While other nodes are connected,
-    /// what this node owns of them is hashed now: when they ask for it, it would have to be read again, and they would wait.
-    /// Others of its thread have their turn after each 256 KiB.
-    pub async fn came(
+    /// what this node owns of them is attested now: when they ask for it, it would have to be read again, and they would wait.
+    pub fn came(
         &self,
         content: &Content,
         registry: RegistryScope,
         first: BlockIndex,
-        blocks: &[Bytes],
+        blocks: &[HashedBlock],
     ) {
         let shared = &self.context.shared;
-        if !shared.peers().has_company() {
+        // Nothing is attested of bytes that were wrong, perhaps.
+        if !shared.peers().has_company() || content.is_gone() {
             return;
         }
         let run = content.layout().run(first.number(), first.number().saturating_add(blocks.len() as u32));
-        let (books, mut hashed) = (shared.books(), 0);
+        let books = shared.books();
         for (span, places) in run.into_iter().flat_map(spans) {
             let plot = Plot { content: content.id(), scope: Scope::Registry(registry), span };
             if !self.context.owns(content, &plot) {
                 continue;
             }
             for place in places.minus(&books.attestations().known(&plot)).places() {
-                if hashed == HASHED_AT_ONCE {
-                    hashed = 0;
-                    tokio::task::yield_now().await;
-                }
-                // Nothing is attested of bytes that were wrong, perhaps.
-                if content.is_gone() {
-                    return;
-                }
                 let block = span.block(content.layout(), place);
-                let bytes = block.and_then(|block| blocks.get((block.number() - first.number()) as usize));
-                bytes.inspect(|bytes| books.attest(&plot, place, &[blake3::hash(bytes).into()]));
-                hashed += 1;
+                let hashed = block.and_then(|block| blocks.get((block.number() - first.number()) as usize));
+                hashed.inspect(|hashed| books.attest(&plot, place, &[*hashed.blake3()]));
             }
         }
     }

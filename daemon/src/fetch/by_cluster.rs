@@ -7,8 +7,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use darter_engine::{BlockIndex, BlockRun, ContentId, ContentSpec, Layout, Naming, Scope};
+use darter_engine::{BlockIndex, BlockRun, ContentId, ContentSpec, HashedBlock, Layout, Naming, Scope};
 use darter_transport::cluster::Cluster;
 use darter_transport::wire::{Describe, Description, Proof, Prove, Reaction, Refused};
 
@@ -116,9 +115,9 @@ impl Owner {
     }
 
     /// Blocks have come and go to the store, `blocks[0]` is `first`.
-    pub(super) async fn tell_cluster_of(&self, active: &Active, first: BlockIndex, blocks: &[Bytes]) {
+    pub(super) fn tell_cluster_of(&self, active: &Active, first: BlockIndex, blocks: &[HashedBlock]) {
         if let Some(cluster) = self.cluster.get() {
-            cluster.came(active.content(), active.key.scope, first, blocks).await;
+            cluster.came(active.content(), active.key.scope, first, blocks);
         }
     }
 

@@ -5,8 +5,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use darter_engine::{BLOCK_BYTES, BlockIndex, BlockRun, Reservation};
+use darter_engine::{BLOCK_BYTES, BlockIndex, BlockRun, HashedBlock, Reservation};
 
 use super::active::Active;
 use super::plan::REQUEST_BLOCKS_MAX;
@@ -28,7 +27,7 @@ struct Window {
     run: BlockRun,
     reservation: Option<Arc<Reservation>>,
     first: Option<BlockIndex>,
-    batch: Vec<Bytes>,
+    batch: Vec<HashedBlock>,
 }
 
 impl Window {
@@ -61,7 +60,7 @@ impl<'a> Landing<'a> {
     }
 
     /// A block is whole. Whether it goes to the store.
-    pub(super) async fn take(&mut self, block: BlockIndex, bytes: Bytes) -> bool {
+    pub(super) async fn take(&mut self, block: BlockIndex, hashed: HashedBlock) -> bool {
         if self.window.as_ref().is_none_or(|window| !window.run.contains(block)) {
             self.prepare(block).await;
         }
@@ -73,11 +72,11 @@ impl<'a> Landing<'a> {
         let kept = has_slot && self.active.owner.disk_keeps_up().await;
         let Some(window) = &mut self.window else { return false };
         self.active.owner.metrics.givers().note(&self.active.key, block, self.giver);
-        let handed = self.active.deliver(block, &bytes, kept);
+        let handed = self.active.deliver(block, hashed.bytes(), kept);
         if !kept {
             // What is gathered is written as one run of neighbours, and this block would be missing in it.
             self.flush();
-            self.active.owner.metrics.fetches.unkept(bytes.len());
+            self.active.owner.metrics.fetches.unkept(hashed.bytes().len());
             if let Some(bytes) = handed {
                 self.active.owner.store.feed(self.active.content(), block, bytes);
             }
@@ -86,7 +85,7 @@ impl<'a> Landing<'a> {
         }
         self.kept_any = true;
         window.first.get_or_insert(block);
-        window.batch.push(bytes);
+        window.batch.push(hashed);
         // When buffers are short, those that are gathered here may be what everyone waits for.
         if window.batch.len() >= WRITE_BLOCKS || !self.active.owner.has_buffers_to_spare() {
             self.flush();
@@ -113,10 +112,15 @@ impl<'a> Landing<'a> {
 }
 
 impl Active {
-    async fn keep(self: &Rc<Self>, reservation: &Arc<Reservation>, first: BlockIndex, blocks: Vec<Bytes>) {
+    async fn keep(
+        self: &Rc<Self>,
+        reservation: &Arc<Reservation>,
+        first: BlockIndex,
+        blocks: Vec<HashedBlock>,
+    ) {
         let count = blocks.len() as u32;
         let registry = self.registry();
-        self.owner.tell_cluster_of(self, first, &blocks).await;
+        self.owner.tell_cluster_of(self, first, &blocks);
         let written = self.owner.store.write(reservation, first, blocks, &registry).await;
         let run = self.content().layout().run(first.number(), first.number() + count);
         match written {

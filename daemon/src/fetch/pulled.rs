@@ -46,7 +46,7 @@ pub(super) async fn take_all(
             }
         };
         let Some(pulled) = pulled else { break };
-        let Pulled::Block(block, bytes) = pulled else { continue };
+        let Pulled::Block(block, hashed) = pulled else { continue };
         let number = block.number() / REQUEST_BLOCKS_MAX;
         let (Ok(at), Some(window)) = (missing.binary_search(&block), window(active, number)) else {
             continue;
@@ -54,7 +54,7 @@ pub(super) async fn take_all(
         let begin = || Landing::of(active, hull(active, &missing, window), Giver::Peers);
         let landing = landings.entry(number).or_insert_with(begin);
         missing.remove(at);
-        if landing.take(block, bytes).await {
+        if landing.take(block, hashed).await {
             unkept = 0
         } else {
             unkept += 1

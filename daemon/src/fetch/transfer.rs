@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_engine::{BLOCK_BYTES, BlockRun};
+use darter_engine::{BLOCK_BYTES, BlockRun, HashedBlock};
 use http::StatusCode;
 use tokio::time::Instant;
 
@@ -22,6 +22,8 @@ use crate::origin::{Ask, BlobAnswer, BlobStream, OriginError, Target, Verdict};
 /// Tries of a request that makes no progress.
 const TRIES_MAX: u32 = 4;
 const RETRY_AFTER: Duration = Duration::from_millis(150);
+/// Blocks that are hashed in one go: 256 KiB, some 60 µs.
+const HASHED_AT_ONCE: u32 = 4;
 /// How long a block's worth of a body may take; a body that drips would hold its readers and its buffers.
 const BLOCK_WITHIN: Duration = Duration::from_secs(20);
 
@@ -167,7 +169,11 @@ impl<'a> Transfer<'a> {
             let taking = Instant::now();
             while !chunk.is_empty() && !gather.left().is_empty() {
                 if let Some((block, bytes)) = gather.push(&mut chunk, &pool).await {
-                    self.landing.take(block, bytes).await;
+                    self.landing.take(block, HashedBlock::new(bytes)).await;
+                    // Readers of what is cached do not wait for the hashes of a whole body.
+                    if block.number().is_multiple_of(HASHED_AT_ONCE) {
+                        tokio::task::yield_now().await;
+                    }
                 }
             }
             // What this node waited for, a buffer or room, is not the origin's time.

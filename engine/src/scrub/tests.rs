@@ -12,6 +12,7 @@ use rustix::fs::{Advice, fadvise, statfs};
 
 use super::{For, Reading, Scrub, ScrubOptions};
 use crate::content::{Content, Verification};
+use crate::hashed_block::HashedBlock;
 use crate::layout::BLOCK_BYTES;
 use crate::ring::{Backend, run_shard};
 use crate::slot::{SlotIndex, SlotState};
@@ -62,7 +63,7 @@ async fn put(store: &Store, bytes: &[u8]) -> Arc<Content> {
         if let Ok(reservation) = store.reserve(&content, run).await {
             let range = content.layout().bytes(run);
             let blocks = bytes[range.start as usize..range.end as usize].chunks(BLOCK);
-            let blocks = blocks.map(Bytes::copy_from_slice).collect();
+            let blocks = blocks.map(Bytes::copy_from_slice).map(HashedBlock::new).collect();
             let _ = store.write(&Arc::new(reservation), run.first(), blocks, REGISTRY).await;
         }
         rest = rest.and_then(|rest| rest.skip(16));

@@ -19,6 +19,7 @@ use crate::clock;
 use crate::content::Content;
 use crate::content_id::RegistryScope;
 use crate::format::{CONTENT_RECORD_BYTES, Copy, SLOT_RECORD_BYTES};
+use crate::hashed_block::HashedBlock;
 use crate::layout::{BlockRun, PIECE_BYTES};
 use crate::store::{FlushError, ReadError, Reservation, Store, Touch, WriteError};
 
@@ -199,7 +200,8 @@ impl Clients {
         if self.rng.chance(150) {
             self.reserved.push(reservation.clone());
         }
-        let blocks = run.blocks().map(|block| sample.block(registry, block).clone()).collect();
+        let blocks =
+            run.blocks().map(|block| HashedBlock::new(sample.block(registry, block).clone())).collect();
         let task = async move { store.write(&reservation, run.first(), blocks, registry).await };
         self.writing.push((what, Box::pin(task)));
         self.writes += 1;

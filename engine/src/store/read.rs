@@ -447,6 +447,7 @@ mod tests {
     use super::*;
     use crate::content::ContentSpec;
     use crate::content_id::Naming;
+    use crate::hashed_block::HashedBlock;
     use crate::ring::Backend;
     use crate::small_store::{self, REGISTRY, scope};
 
@@ -468,7 +469,10 @@ mod tests {
         };
         ring::run_shard(Backend::Pool, async {
             let reservation = std::sync::Arc::new(store.reserve(&content, run).await.unwrap());
-            store.write(&reservation, run.first(), vec![bytes.clone()], REGISTRY).await.unwrap();
+            store
+                .write(&reservation, run.first(), vec![HashedBlock::new(bytes.clone())], REGISTRY)
+                .await
+                .unwrap();
             assert!(!lately());
             assert_eq!(store.read(&content, scope(), run).await.unwrap().concat(), bytes);
             assert!(lately());

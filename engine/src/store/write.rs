@@ -4,13 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
-
 use super::{Inner, Reservation, Store};
 use crate::content::Content;
 use crate::content_id::{RegistryScope, Scope};
 use crate::format::Geometry;
 use crate::frontier::Noted;
+use crate::hashed_block::HashedBlock;
 use crate::index::Rescoped;
 use crate::layout::{BLOCK_BYTES, BlockIndex, PIECE_BYTES};
 use crate::ring::{self, WriteOp};
@@ -19,9 +18,6 @@ use crate::slot::SlotIndex;
 /// Part of the block buffers that may be on their way to the disk: a quarter. A disk that is slower than the network
 /// would else take them all, and what comes would wait for the disk.
 const WRITING_SHARE: u64 = 4;
-/// Blocks that are hashed in one go: 256 KiB, some 60 µs. Then the shard looks after its sockets, so that readers of what
-/// is cached do not wait for a MiB of somebody's pull.
-const HASHED_AT_ONCE: usize = 4;
 
 /// Why blocks cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +52,7 @@ impl Store {
         &self,
         reservation: &Arc<Reservation>,
         first: BlockIndex,
-        blocks: Vec<Bytes>,
+        blocks: Vec<HashedBlock>,
         registry: &str,
     ) -> Result<(), WriteError> {
         self.inner.write(reservation, first, blocks, registry).await
@@ -68,7 +64,7 @@ impl Inner {
         self: &Arc<Self>,
         reservation: &Arc<Reservation>,
         first: BlockIndex,
-        blocks: Vec<Bytes>,
+        blocks: Vec<HashedBlock>,
         registry: &str,
     ) -> Result<(), WriteError> {
         let content = &reservation.content;
@@ -76,15 +72,11 @@ impl Inner {
         let run = layout.run(first.number(), first.number() + blocks.len() as u32).ok_or(WriteError::Gone)?;
         let scope = RegistryScope::of_origin(registry);
         let mut wanted: Vec<NewBlock> = Vec::with_capacity(blocks.len());
-        for (block, bytes) in run.blocks().zip(blocks) {
-            assert_eq!(bytes.len(), layout.block_bytes(block) as usize, "blocks are written whole");
-            if !wanted.is_empty() && wanted.len().is_multiple_of(HASHED_AT_ONCE) {
-                tokio::task::yield_now().await;
-            }
+        for (block, hashed) in run.blocks().zip(blocks) {
+            assert_eq!(hashed.bytes().len(), layout.block_bytes(block) as usize, "blocks are written whole");
             let slot = *reservation.slots.get(&block.piece()).ok_or(WriteError::Gone)?;
             let Some(claim) = Claim::take(reservation, slot, block) else { continue };
-            let (crc32, blake3) = (crc32fast::hash(&bytes), blake3::hash(&bytes).into());
-            let noted = content.frontier.note_write(block, &blake3);
+            let noted = content.frontier.note_write(block, hashed.blake3());
             match noted {
                 Noted::Pending | Noted::Proved => {}
                 Noted::Wrong => return Err(WriteError::Gone),
@@ -97,15 +89,16 @@ impl Inner {
             if noted != Noted::Proved && !content.takes_bytes_of(scope) {
                 return Err(WriteError::OtherRegistry);
             }
-            wanted.push(NewBlock { block, slot, crc32, blake3, bytes, claim });
+            let crc32 = crc32fast::hash(hashed.bytes());
+            wanted.push(NewBlock { block, slot, crc32, hashed, claim });
         }
         for group in neighbours(self.geometry, wanted) {
-            let written: usize = group.iter().map(|new| new.bytes.len()).sum();
+            let written: usize = group.iter().map(|new| new.hashed.bytes().len()).sum();
             let (slab, slot_offset) = self.place_of(group[0].slot);
             let op = WriteOp {
                 file: self.slabs[slab as usize].file().clone(),
                 offset: slot_offset as u64 + u64::from(group[0].block.in_piece()) * u64::from(BLOCK_BYTES),
-                bytes: group.iter().map(|new| new.bytes.clone()).collect(),
+                bytes: group.iter().map(|new| new.hashed.bytes().clone()).collect(),
                 guard: group.iter().map(|new| new.claim.clone()).collect::<Vec<_>>(),
             };
             // Looked at before, because a write would make a slab that was cut short longer; and after, because it
@@ -123,7 +116,8 @@ impl Inner {
             self.counters.written_bytes.fetch_add(written as u64, Ordering::Relaxed);
             for new in group {
                 self.slots.publish(new.slot, new.block, new.crc32);
-                self.keeper.written(new.slot, self.slots.word(new.slot).generation, new.block, new.blake3);
+                let generation = self.slots.word(new.slot).generation;
+                self.keeper.written(new.slot, generation, new.block, *new.hashed.blake3());
             }
         }
         self.hasher.enqueue(content);
@@ -175,9 +169,8 @@ struct NewBlock {
     claim: Arc<Claim>,
     block: BlockIndex,
     slot: SlotIndex,
-    bytes: Bytes,
+    hashed: HashedBlock,
     crc32: u32,
-    blake3: [u8; 32],
 }
 
 impl NewBlock {

@@ -10,8 +10,8 @@ use darter_engine::store::{ReadError, Verified, WriteError};
 use darter_engine::{Content, ContentSpec, Store, Verification};
 
 use crate::setting::{
-    CAPACITY, REGISTRY, backends, blocks_of, check, cut_slab, found, options, put, put_whole, read_whole,
-    sample, scope, spec, verdict,
+    CAPACITY, REGISTRY, backends, blocks_of, check, cut_slab, found, hashed, options, put, put_whole,
+    read_whole, sample, scope, spec, verdict,
 };
 
 #[test]
@@ -87,7 +87,7 @@ fn nothing_makes_a_slab_that_was_cut_short_longer() {
         let whole = content.layout().whole().unwrap();
         let reservation = Arc::new(store.reserve(&content, whole).await.unwrap());
         cut_slab(directory, 100);
-        let blocks = blocks_of(&bytes, content.layout(), whole);
+        let blocks = hashed(blocks_of(&bytes, content.layout(), whole));
         let error = store.write(&reservation, whole.first(), blocks, REGISTRY).await.unwrap_err();
         assert!(matches!(error, WriteError::Disk(_)), "{error}");
         // A hole below the end would read as zeros in what clients were lent.

@@ -9,8 +9,8 @@ use darter_engine::store::{ReadError, WriteError};
 use darter_engine::{ContentSpec, Layout, RegistryScope, Store, Verification};
 
 use crate::setting::{
-    OTHER, REGISTRY, blocks_of, check, fed_whole, found, options, put, read_whole, sample, scope, spec,
-    verdict,
+    OTHER, REGISTRY, blocks_of, check, fed_whole, found, hashed, options, put, read_whole, sample, scope,
+    spec, verdict,
 };
 
 #[test]
@@ -72,7 +72,7 @@ fn a_removed_content_stays_hidden_whoever_still_writes_to_it() {
         let run = content.layout().run(0, 1).unwrap();
         let reservation = Arc::new(store.reserve(&content, run).await.unwrap());
         store.remove(&content);
-        let blocks = blocks_of(&bytes, content.layout(), run);
+        let blocks = hashed(blocks_of(&bytes, content.layout(), run));
         let late = store.write(&reservation, run.first(), blocks, REGISTRY).await;
         assert!(matches!(late, Err(WriteError::Gone)));
         drop(reservation);
@@ -89,10 +89,10 @@ fn when_a_verdict_falls_the_content_belongs_to_the_registry_of_its_newest_bytes(
         let content = fed_whole(&store, &bytes).await;
         let layout = content.layout();
         let reservation = Arc::new(store.reserve(&content, layout.whole().unwrap()).await.unwrap());
-        let parts = blocks_of(&bytes, layout, layout.whole().unwrap());
+        let parts = hashed(blocks_of(&bytes, layout, layout.whole().unwrap()));
         store.write(&reservation, layout.block(0).unwrap(), parts[..1].to_vec(), REGISTRY).await.unwrap();
         assert_eq!(content.verification(), Verification::Passed, "those are the bytes that were proved");
-        let wrong = vec![Bytes::from(vec![0x66; 1 << 16])];
+        let wrong = hashed([Bytes::from(vec![0x66; 1 << 16])]);
         store.write(&reservation, layout.block(1).unwrap(), wrong.clone(), REGISTRY).await.unwrap();
         let refused = store.write(&reservation, layout.block(2).unwrap(), wrong, OTHER).await;
         assert!(matches!(refused, Err(WriteError::OtherRegistry)));

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use darter_engine::ring::{Backend, run_shard};
 use darter_engine::store::{ReadError, Reservation, WriteError};
 use darter_engine::{
-    BLOCK_BYTES, BlockRun, Content, ContentId, ContentSpec, Layout, Naming, RegistryScope, Store,
-    StoreOptions, Verification,
+    BLOCK_BYTES, BlockRun, Content, ContentId, ContentSpec, HashedBlock, Layout, Naming, RegistryScope,
+    Store, StoreOptions, Verification,
 };
 use sha2::{Digest, Sha256};
 
@@ -91,6 +91,10 @@ pub(crate) async fn reserve(store: &Store, content: &Arc<Content>, run: BlockRun
     }
 }
 
+pub(crate) fn hashed(blocks: impl IntoIterator<Item = Bytes>) -> Vec<HashedBlock> {
+    blocks.into_iter().map(HashedBlock::new).collect()
+}
+
 pub(crate) async fn put(
     store: &Store,
     content: &Arc<Content>,
@@ -98,7 +102,7 @@ pub(crate) async fn put(
     run: BlockRun,
 ) -> Result<(), WriteError> {
     let reservation = Arc::new(reserve(store, content, run).await);
-    store.write(&reservation, run.first(), blocks_of(bytes, content.layout(), run), REGISTRY).await
+    store.write(&reservation, run.first(), hashed(blocks_of(bytes, content.layout(), run)), REGISTRY).await
 }
 
 pub(crate) async fn put_whole(store: &Store, bytes: &[u8]) -> Arc<Content> {

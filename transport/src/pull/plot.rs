@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use darter_engine::{BlockIndex, BlockRun, Layout};
+use darter_engine::{BlockIndex, BlockRun, HashedBlock, Layout};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 use super::receivers::{Client, Receivers};
@@ -578,17 +578,18 @@ impl PlotPull {
     /// A block has come whole: looks whether it is right, and gives it to all that want it. False when it was wrong: then
     /// nothing more is to be read from there.
     pub(super) async fn arrived(&self, source: &Source, place: u32, bytes: bytes::Bytes) -> bool {
-        let right = self.digest(place).is_some_and(|digest| *blake3::hash(&bytes).as_bytes() == digest);
+        let hashed = HashedBlock::new(bytes);
+        let right = self.digest(place).is_some_and(|digest| *hashed.blake3() == digest);
         let arrival = self.state.borrow_mut().download.arrived(source, place, right, Instant::now());
         self.event.notify_one();
-        self.context.shared.counters().received(source, arrival, bytes.len());
+        self.context.shared.counters().received(source, arrival, hashed.bytes().len());
         if arrival != Arrival::Keep {
             return arrival != Arrival::Wrong;
         }
         let Some(block) = self.block(place) else { return false };
         let takers = self.state.borrow_mut().receivers.take(place);
         for taker in takers {
-            let given = taker.to().try_send(Pulled::Block(block, bytes.clone()));
+            let given = taker.to().try_send(Pulled::Block(block, hashed.clone()));
             if let Err(tokio::sync::mpsc::error::TrySendError::Full(given)) = given {
                 self.state.borrow_mut().download.stands_still(source);
                 // Who has gone needs nothing.

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use darter_engine::{BlockIndex, BlockRun, Content, RegistryScope};
+use darter_engine::{BlockIndex, BlockRun, Content, HashedBlock, RegistryScope};
 
 use crate::wire::{Errand, Refused};
 
@@ -27,7 +26,7 @@ pub struct Wanted {
 pub enum Pulled {
     /// It is here, in a buffer of the store's pool, and has the digest that a seed attests. Who gets it stores it and
     /// says so ([`crate::cluster::Cluster::stored`]).
-    Block(BlockIndex, Bytes),
+    Block(BlockIndex, HashedBlock),
     /// The cluster does not have these, and nobody else brings them: this node owns them, or the owner has no room, or
     /// cannot be reached.
     GoToOrigin(BlockRun),

@@ -15,7 +15,7 @@ use crate::span::{Plot, SPAN_BLOCKS};
 use crate::wire::{Attested, List};
 
 /// Blocks that are hashed in one go: 256 KiB, some 100 µs.
-pub(crate) const HASHED_AT_ONCE: u32 = 4;
+const HASHED_AT_ONCE: u32 = 4;
 
 impl Server {
     /// Sends what is known of the digests of these blocks.

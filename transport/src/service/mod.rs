@@ -48,7 +48,6 @@ use self::books::Sent;
 pub use self::books::{Books, Map};
 use self::complaint::Checks;
 use self::deputy::Reach;
-pub(crate) use self::digests::HASHED_AT_ONCE;
 pub use self::handover::MAP_WITHIN;
 pub use self::origin::{Bring, LocalBoxFuture, Origin};
 use self::refusal::{Stop, because, busy, not_owner};

@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_engine::store::Touch;
 use darter_engine::{
-    BlockIndex, BlockRun, Content, ContentId, ContentSpec, Layout, Naming, RegistryScope, Scope, Store,
+    BlockIndex, BlockRun, Content, ContentId, ContentSpec, HashedBlock, Layout, Naming, RegistryScope, Scope,
+    Store,
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -84,9 +85,9 @@ impl Daemon {
         let mut pulled = self.cluster().pull(self.wanted(content, run, bulk));
         while let Some(pulled) = pulled.recv().await {
             match pulled {
-                Pulled::Block(block, bytes) => {
-                    assert!(bytes == self.registry.of(block), "block {} is wrong", block.number());
-                    self.keep(content, block, bytes).await;
+                Pulled::Block(block, hashed) => {
+                    assert!(*hashed.bytes() == self.registry.of(block), "block {} is wrong", block.number());
+                    self.keep(content, block, hashed).await;
                 }
                 Pulled::GoToOrigin(run) => {
                     for block in run.blocks() {
@@ -164,11 +165,11 @@ impl Daemon {
         }
     }
 
-    async fn keep(&self, content: &Arc<Content>, block: BlockIndex, bytes: Bytes) {
+    async fn keep(&self, content: &Arc<Content>, block: BlockIndex, hashed: HashedBlock) {
         let run = content.layout().run(block.number(), block.number() + 1).unwrap();
         let reservation = Arc::new(self.store.reserve(content, run).await.expect("room"));
-        self.cluster().came(content, self.scope(), block, std::slice::from_ref(&bytes)).await;
-        self.store.write(&reservation, block, vec![bytes], REGISTRY).await.expect("written");
+        self.cluster().came(content, self.scope(), block, std::slice::from_ref(&hashed));
+        self.store.write(&reservation, block, vec![hashed], REGISTRY).await.expect("written");
         // What is just being written for somebody else is passed over.
         while !self.store.has(content, self.scope(), block) {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -192,7 +193,7 @@ impl Daemon {
         self.on_way.borrow_mut().insert(block.number(), comes.clone());
         let bytes = self.registry.of(block);
         self.registry.given_bytes.fetch_add(bytes.len() as u64, Ordering::SeqCst);
-        self.keep(content, block, bytes.clone()).await;
+        self.keep(content, block, HashedBlock::new(bytes.clone())).await;
         self.on_way.borrow_mut().remove(&block.number());
         comes.notify_waiters();
         bytes

@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use darter_engine::ring::Backend;
 use darter_engine::{
-    BLOCK_BYTES, BlockIndex, BlockRun, Content, ContentId, ContentSpec, Layout, Naming, RegistryScope, Scope,
-    Store, StoreOptions,
+    BLOCK_BYTES, BlockIndex, BlockRun, Content, ContentId, ContentSpec, HashedBlock, Layout, Naming,
+    RegistryScope, Scope, Store, StoreOptions,
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -212,7 +212,7 @@ impl Origin for TestOrigin {
 pub(super) async fn put(store: &Store, content: &Arc<Content>, place: u32, bytes: Bytes) {
     let run = content.layout().run(place, place + 1).unwrap();
     let reservation = Arc::new(store.reserve(content, run).await.expect("room"));
-    store.write(&reservation, run.first(), vec![bytes], REGISTRY).await.expect("written");
+    store.write(&reservation, run.first(), vec![HashedBlock::new(bytes)], REGISTRY).await.expect("written");
 }
 
 /// One node.
