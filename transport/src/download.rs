@@ -14,7 +14,8 @@
 //! parent that brings no block for as long as its patience lasts loses its request to another one and is left alone
 //! for a while, longer each time; one whose bytes are wrong is never asked again. Bytes that come late
 //! all the same are taken when they are still wanted. Who has waited in vain for one parent's block does not try the
-//! next: what somebody waits for is then asked of the owner, or of parents that have brought blocks before.
+//! next: what somebody waits for is then asked of the owner, or of parents that have brought blocks before; then of those that
+//! the owner names, who knows of complaints.
 //!
 //! Pure: events go in with the time, [`Step`]s come out of [`Download::poll`]. Who checks digests, stores blocks and
 //! moves messages is elsewhere; the owner's side is [`crate::schedule`].
@@ -148,6 +149,11 @@ pub struct Download {
     /// has, and whole names of 24 parents are twelve cache lines.
     keys: Vec<u64>,
     parents: Vec<Parent>,
+    /// Until then a parent that has let this node down is spared, though it may be gone by now: what was not brought yet by
+    /// others is in doubt.
+    doubt_until: Option<Instant>,
+    /// How often holders have been named.
+    namings: u32,
     owner: Link,
     owner_failures: u32,
     stand_in: bool,
@@ -175,9 +181,21 @@ struct Parent {
     wrong: bool,
     /// Busy when it was asked, less what it has sent, since parents were last let go.
     refusals: i32,
+    /// Which naming was the last that had it.
+    named_last: u32,
 }
 
 impl Parent {
+    /// How little is known for it, where another one has failed: least of one that has brought blocks; more of one that the
+    /// owner named with its last word, for it knows what others complain of.
+    fn doubt(&self, namings: u32) -> u8 {
+        match (self.link.is_proven(), self.named_last == namings) {
+            (true, _) => 0,
+            (false, true) => 1,
+            (false, false) => 2,
+        }
+    }
+
     fn coming(&self) -> &BlockSet {
         static NOTHING: BlockSet = BlockSet::EMPTY;
         self.coming.as_deref().unwrap_or(&NOTHING)
@@ -207,6 +225,8 @@ impl Download {
             asked: BlockSet::EMPTY,
             keys: Vec::new(),
             parents: Vec::new(),
+            doubt_until: None,
+            namings: 0,
             owner: Link::default(),
             owner_failures: 0,
             stand_in: false,
@@ -306,6 +326,7 @@ impl Download {
 
     /// The owner has named parents. `zone` is this node's own.
     pub fn named(&mut self, holders: &[Holder], zone: &str) {
+        self.namings = self.namings.wrapping_add(1);
         for holder in holders {
             let at = match self.at(&holder.node.id) {
                 Some(at) => at,
@@ -320,6 +341,7 @@ impl Download {
                         link: Link::default(),
                         wrong: false,
                         refusals: 0,
+                        named_last: 0,
                     });
                     self.parents.len() - 1
                 }
@@ -327,6 +349,7 @@ impl Download {
             };
             self.holds(at, &holder.held, &BlockSet::EMPTY);
             let parent = &mut self.parents[at];
+            parent.named_last = self.namings;
             let coming = holder.coming.and(&self.blocks).minus(&parent.held);
             parent.coming = (!coming.is_empty()).then(|| Box::new(coming));
             parent.load = holder.load;
@@ -597,7 +620,7 @@ impl Download {
         for at in 0..self.parents.len() {
             let parent = &mut self.parents[at];
             if parent.link.overdue_at(parent.link.patience()).is_some_and(|at| at <= now) {
-                parent.link.fault(now);
+                self.doubt_until = self.doubt_until.max(Some(parent.link.fault(now)));
                 let source = Source::Parent(parent.id);
                 let left = self.release(&source, &ALL);
                 self.drops.push(source);
@@ -645,11 +668,11 @@ impl Download {
     fn ask_parent(&mut self, open: &BlockSet, need: Need, now: Instant, chance: &mut Chance) -> Option<Step> {
         let (open, urgent) = (open.and(&self.attested), need == Need::Urgent);
         let choosy = urgent && self.owner_answers(now);
-        let in_doubt = choosy && self.parents.iter().any(|parent| parent.link.is_spared(now));
+        let in_doubt = urgent && self.doubt_until.is_some_and(|until| now < until);
         let free = |parent: &&Parent| {
             let link = &parent.link;
             let is_free = if need == Need::Ahead { link.is_nearly_free() } else { link.is_free(now) };
-            let is_sure = !(choosy && link.is_spared(now) || in_doubt && !link.is_proven());
+            let is_sure = !choosy || !link.is_spared(now) && (!in_doubt || link.is_proven());
             !parent.wrong && is_free && is_sure
         };
         let of_parents = |sets: fn(&Parent) -> &BlockSet| {
@@ -672,7 +695,9 @@ impl Download {
             .filter(|at| free(&&self.parents[*at]) && of(&self.parents[*at]).contains(first))
             .min_by_key(|at| {
                 let parent = &self.parents[*at];
-                (parent.link.faults(), !parent.near, parent.load.busy / LOADS_ALIKE, chance.number())
+                let doubt = if in_doubt { parent.doubt(self.namings) } else { 0 };
+                let busy = parent.load.busy / LOADS_ALIKE;
+                (parent.link.faults(), doubt, !parent.near, busy, chance.number())
             })?;
         let parent = &self.parents[at];
         let behind = first..first.saturating_add(parent.link.request_blocks());

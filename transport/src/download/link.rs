@@ -81,12 +81,12 @@ impl Link {
     }
 
     /// It has failed: it is left alone, longer each time.
-    pub(super) fn fault(&mut self, now: Instant) {
+    pub(super) fn fault(&mut self, now: Instant) -> Instant {
         let doublings = self.faults.min(LEFT_ALONE_DOUBLINGS_MAX);
         self.faults = self.faults.saturating_add(1);
         let left_alone = LEFT_ALONE * 2u32.pow(doublings);
         self.rest_until = Some(now + left_alone);
-        self.spared_until = Some(now + left_alone * SPARED_TIMES);
+        *self.spared_until.insert(now + left_alone * SPARED_TIMES)
     }
 
     /// Whether it failed so lately that nobody should wait for it.

@@ -145,6 +145,26 @@ fn what_a_parent_does_not_bring_in_time_is_asked_of_the_owner() {
     assert!(takes.len() == 1 && takes[0].0 != slow, "{takes:?}");
 }
 
+/// A connection on which bytes trickle is given up in the end: readers then tried the next one that trickled, all at once.
+#[test]
+fn who_let_a_reader_down_leaves_others_in_doubt_though_it_is_gone() {
+    let mut bench = Bench::new(4);
+    bench.download.want(&set([0]));
+    let slow = bench.takes()[0].0;
+    bench.after(300);
+    bench.steps();
+    bench.arrived(Source::Owner, 0);
+    bench.download.ended(&Source::Owner, &set([0]));
+    bench.download.gone(&slow);
+    bench.download.want(&set([1]));
+    assert_eq!(bench.steps(), [want(set([1]), &[])]);
+    // The owner knows what others complain of: whom it names is asked, and not just anyone.
+    let named = (0..4).rev().find(|number| parent(*number) != slow).unwrap();
+    bench.download.named(&[holder(node(named), BlockSet::full(), BlockSet::EMPTY)], "");
+    bench.download.refused(&Source::Owner, &set([1]), Reaction::AskAgain { after_ms: 5 }, bench.now);
+    assert_eq!(bench.takes(), [(parent(named), set([1]))]);
+}
+
 #[test]
 fn who_has_brought_blocks_is_asked_though_another_one_failed() {
     let mut bench = Bench::new(2);
