@@ -21,14 +21,16 @@
 //! moves messages is elsewhere; the owner's side is [`crate::schedule`].
 
 mod link;
+mod parent;
 
 use std::time::{Duration, Instant};
 
 use self::link::Link;
+use self::parent::Parent;
 use crate::block_set::BlockSet;
 use crate::chance::Chance;
 use crate::node::NodeId;
-use crate::wire::{CANDIDATES_MAX, Fault, Have, Holder, Load, Reaction};
+use crate::wire::{CANDIDATES_MAX, Fault, Have, Holder, Reaction};
 
 /// Parents that send at a time, besides the owner. Where all links are full each of them sends as much as its congestion
 /// window allows, and three filled half of a link (`docs/performance.md`).
@@ -167,39 +169,6 @@ pub struct Download {
     drops: Vec<Source>,
     unwatched: Vec<NodeId>,
     for_origin: BlockSet,
-}
-
-#[derive(Debug)]
-struct Parent {
-    id: NodeId,
-    near: bool,
-    held: BlockSet,
-    /// What it is about to have; few have anything, so it is kept apart.
-    coming: Option<Box<BlockSet>>,
-    load: Load,
-    link: Link,
-    wrong: bool,
-    /// Busy when it was asked, less what it has sent, since parents were last let go.
-    refusals: i32,
-    /// Which naming was the last that had it.
-    named_last: u32,
-}
-
-impl Parent {
-    /// How little is known for it, where another one has failed: least of one that has brought blocks; more of one that the
-    /// owner named with its last word, for it knows what others complain of.
-    fn doubt(&self, namings: u32) -> u8 {
-        match (self.link.is_proven(), self.named_last == namings) {
-            (true, _) => 0,
-            (false, true) => 1,
-            (false, false) => 2,
-        }
-    }
-
-    fn coming(&self) -> &BlockSet {
-        static NOTHING: BlockSet = BlockSet::EMPTY;
-        self.coming.as_deref().unwrap_or(&NOTHING)
-    }
 }
 
 /// Whatever was asked for.

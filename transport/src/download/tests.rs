@@ -4,6 +4,7 @@ use super::link::{ASKED_AHEAD_BLOCKS, PATIENCE_MAX};
 use super::*;
 use crate::node::Node;
 use crate::tracker::tests::node;
+use crate::wire::Load;
 use proptest::prelude::*;
 
 /// A download of 64 blocks that may come from anyone, with its clock.
